@@ -89,6 +89,15 @@ def diag_normal_kl(mean_p, std_p, mean_q, std_q):
 # ---------------------------------------------------------------- weights to test with
 
 
+def arrays(weights):
+    """Nested tuples of tensors (or arrays) as nested tuples of float64 arrays; None and numbers stay."""
+    if isinstance(weights, (tuple, list)):
+        return tuple(arrays(w) for w in weights)
+    if weights is None or isinstance(weights, (int, float)):
+        return weights
+    return np.asarray(weights.detach().cpu().numpy() if hasattr(weights, "detach") else weights, dtype=np.float64)
+
+
 def random_layer(rng, out, inp):
     """A linear layer from a NumPy generator."""
     return rng.normal(size=(out, inp)) / math.sqrt(inp), rng.normal(size=out) * 0.1

@@ -1,0 +1,55 @@
+# make train   creates .venv, installs the pinned dependencies, builds the extension, and trains
+# make test    the linters and every test, in the same environment
+#
+#   PYTHON       the interpreter that .venv is made with (3.11 or 3.12)
+#   ARGS         passed on to `lsp-fast train`, e.g. ARGS="--task walker_walk --env-steps 3000 --logdir runs/x"
+#   TEST_ARGS    passed on to pytest, e.g. TEST_ARGS="-m 'not slow'"
+#   TORCH_INDEX  a package index to take torch from; set it to one with CPU wheels where the default index offers CUDA
+#                builds only (several GB)
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+ARGS ?=
+TEST_ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
+NATIVE := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*/*.cpp csrc/*/*.hpp)
+
+.PHONY: train test lint install clean
+.DELETE_ON_ERROR:
+
+train: .venv/.installed
+	$(BIN)/lsp-fast train --preset cpu $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest -q $(TEST_ARGS)
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+install: .venv/.installed
+
+# Debian's python3 comes without ensurepip; pip itself can fill such an environment.
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 13) else \
+		"Python 3.11 or 3.12 is needed, and $(PYTHON) is %d.%d; try: make PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv .venv || { $(PYTHON) -m venv --clear --without-pip .venv && \
+		$(PYTHON) -m pip --python .venv/bin/python install pip; }
+
+# torch comes first: from its own index if one is named, and by the exact version, for which that index may hold another
+# build than the default one. The stamp is what keeps a second run from installing again.
+.venv/.installed: pyproject.toml constraints.txt setup.py CMakeLists.txt $(NATIVE) | .venv/bin/python
+	$(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -c 'from lsp_fast import native; native.load()' || \
+		echo "WARNING: the native extension is not there (see above); training goes on with the reference backend." >&2
+	@touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
+	rm -f lsp_fast/_native*.so lsp_fast/_native_build.log

@@ -1,0 +1,71 @@
+"""The C++ extension `lsp_fast._native`, imported when it is first asked for, behind torch tensors."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from lsp_fast.errors import BackendUnavailable
+
+BUILD_LOG = Path(__file__).with_name("_native_build.log")
+
+
+@functools.cache
+def load() -> ModuleType:
+    """The extension module.
+
+    Raises:
+        BackendUnavailable: it cannot be imported; the message holds the original error and the build log's last lines.
+    """
+    try:
+        return importlib.import_module("lsp_fast._native")
+    except ImportError as error:
+        message = f"the native extension lsp_fast._native cannot be imported: {error}"
+        raise BackendUnavailable(message + _log_tail()) from error
+
+
+def _log_tail(lines: int = 20) -> str:
+    """What the install kept of a failed build, or what to do where it kept nothing."""
+    try:
+        tail = BUILD_LOG.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+    except OSError:
+        return "\nNo build log was kept; install the package (`pip install .`) to build the extension."
+    return f"\nThe last lines of its build ({BUILD_LOG}):\n" + "\n".join(f"    {line}" for line in tail)
+
+
+def select_elites(
+    values: Tensor, plans: Tensor, num_elites: int, mean: Tensor, std: Tensor, floor: float = 1e-6
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`lsp_fast.ops.select_elites` in C++: the same contract, on the CPU, float32 or float64, without gradients.
+
+    Args:
+        values: [N, G].
+        plans: [N, G, P, Z].
+        num_elites: M, 1 <= M <= G.
+        mean, std: [N, P, Z].
+        floor: added to the population variance under the root.
+
+    Returns:
+        mean, std: [N, P, Z]; indices: [N, M] int64, best first, -1 where absent.
+
+    Raises:
+        ValueError: a shape, dtype or device that does not fit; the message names the argument.
+        BackendUnavailable: the extension was not built.
+    """
+    arrays = [_array(name, t) for name, t in (("values", values), ("plans", plans), ("mean", mean), ("std", std))]
+    new_mean, new_std, indices = load().select_elites(*arrays[:2], num_elites, *arrays[2:], floor)
+    return torch.from_numpy(new_mean), torch.from_numpy(new_std), torch.from_numpy(indices)
+
+
+def _array(name: str, tensor: Tensor):
+    if tensor.device.type != "cpu" or tensor.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"{name} ({tensor.dtype}, shape {tuple(tensor.shape)}, on {tensor.device}) must be float32 or float64 on "
+            "the CPU"
+        )
+    return tensor.detach().contiguous().numpy()

@@ -1,0 +1,173 @@
+"""What pip and make do with the tree: wheels, the source archive, an install without a compiler, repeated runs."""
+
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = ("CMakeLists.txt", "LICENSE", "MANIFEST.in", "Makefile", "constraints.txt", "pyproject.toml", "setup.py")
+FOLDERS = ("csrc", "kernels", "lsp_fast")
+PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
+# Without isolation, so that no index is needed; the dev extra brings the build requirements.
+PIP_BUILD = ("--no-deps", "--no-build-isolation")
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A copy of what the package is built from, without anything built."""
+    copy = tmp_path / "tree"
+    copy.mkdir()
+    for name in (*FILES, "README.md", "CHANGELOG.md", "CITATION.cff"):
+        if name in FILES or (ROOT / name).exists():
+            shutil.copy2(ROOT / name, copy)
+    ignore = shutil.ignore_patterns("__pycache__", "*.so", "_native_build.log")
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=ignore)
+    return copy
+
+
+def run(*command, cwd, **environment):
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def python(code, site, cwd):
+    """Run code against the package installed in `site`, from a folder that has nothing to do with the tree."""
+    cwd.mkdir()
+    # An editable install's finder would serve from the working tree what the installed package lacks.
+    drop = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'Editable' not in getattr(f, '__name__', '')]\n"
+    return run(sys.executable, "-c", drop + code, cwd=cwd, PYTHONPATH=str(site)).split()
+
+
+@pytest.mark.slow
+def test_wheel_works_from_another_folder(tree, tmp_path):
+    site, wheels = tmp_path / "site", tmp_path / "wheels"
+    run(*PIP, "wheel", *PIP_BUILD, "-w", wheels, ".", cwd=tree)
+    (wheel,) = wheels.glob("lsp_fast-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    for kernel in (ROOT / "kernels").glob("*.py"):
+        assert f"lsp_fast/kernels/{kernel.name}" in names
+    assert any(re.fullmatch(r"lsp_fast/_native\..*(so|pyd)", name) for name in names)
+    assert not any(name.startswith(("tests", "kernels", "csrc")) or name.endswith(".log") for name in names)
+
+    run(*PIP, "install", "--no-deps", "--target", site, wheel, cwd=tmp_path)
+    code = (
+        "import numpy as np, lsp_fast.kernels; from lsp_fast import native; m = native.load();"
+        "m.select_elites(np.zeros((1, 2)), np.zeros((1, 2, 1, 1)), 1, np.zeros((1, 1, 1)), np.zeros((1, 1, 1)));"
+        "print(m.__file__, lsp_fast.kernels.__file__)"
+    )
+    extension, kernels = map(Path, python(code, site, tmp_path / "elsewhere"))
+    assert extension.parent == site / "lsp_fast"
+    assert kernels == site / "lsp_fast/kernels/__init__.py" and not kernels.parent.is_symlink()
+    assert (site / "bin" / "lsp-fast").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("missing", ["compiler fails", "compiler absent"])
+def test_install_without_a_compiler_goes_on_and_keeps_the_log(tree, tmp_path, missing):
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    empty.mkdir()
+    environment = {"CXX": "/bin/false"} if missing == "compiler fails" else {"CXX": "", "PATH": str(empty)}
+    # A module of an earlier build must not come along in its place.
+    stale = tree / "build" / f"lib.{sysconfig.get_platform()}-{sys.implementation.cache_tag}" / "lsp_fast"
+    stale.mkdir(parents=True)
+    (stale / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}").touch()
+    output = run(*PIP, "install", "-v", *PIP_BUILD, "--target", site, ".", cwd=tree, **environment)
+    assert "WARNING: lsp_fast's native extension was not built" in output
+    log = (site / "lsp_fast" / "_native_build.log").read_text()
+    assert "/bin/false" in log if missing == "compiler fails" else "no C++ compiler" in log
+    assert not list((site / "lsp_fast").glob("_native*.so"))
+
+    code = (
+        "from lsp_fast import native\nfrom lsp_fast.errors import BackendUnavailable\n"
+        "try: native.load()\nexcept BackendUnavailable as error: print(error)"
+    )
+    said = " ".join(python(code, site, tmp_path / "elsewhere"))
+    assert "No module named 'lsp_fast._native'" in said
+    assert "status 1" in said if missing == "compiler fails" else "no C++ compiler" in said
+
+
+def test_source_archive_holds_what_the_build_needs(tree):
+    run(sys.executable, "-c", "from setuptools import build_meta; build_meta.build_sdist('dist')", cwd=tree)
+    (archive,) = (tree / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        names = {name.partition("/")[2] for name in tar.getnames()}
+    sources = [path.relative_to(ROOT) for path in (ROOT / "csrc").rglob("*.[ch]pp")]
+    assert len(sources) >= 3
+    for wanted in (*map(str, sources), *FILES, "kernels/__init__.py", "lsp_fast/kernels/__init__.py"):
+        assert wanted in names
+
+
+def test_kernels_are_one_folder():
+    assert (ROOT / "lsp_fast/kernels").is_symlink()
+    assert os.readlink(ROOT / "lsp_fast/kernels") == "../kernels"
+
+
+def test_constraints_pin_every_requirement():
+    def normal(name):
+        return re.sub(r"[-_.]+", "-", name).lower()
+
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pins = dict(line.split("==") for line in lines)
+    pins = {normal(name): version for name, version in pins.items()}
+    assert (pins["torch"], pins["mujoco"], pins["dm-control"]) == ("2.13.0", "3.17.0", "1.0.50")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for requirement in (*project["dependencies"], *project["optional-dependencies"]["dev"]):
+        assert normal(re.match(r"[\w.-]+", requirement)[0]) in pins
+
+
+def test_console_script():
+    try:
+        distribution = importlib.metadata.distribution("lsp-fast")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("the package is not installed")
+    assert ("lsp-fast", "lsp_fast.cli:main") in {(e.name, e.value) for e in distribution.entry_points}
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_installs_once_and_again_when_the_sources_change(tree):
+    def commands(*arguments, **environment):
+        # What a make above this one hands down is not for this one.
+        clean = {"MAKEFLAGS": "", "MFLAGS": "", "ARGS": "", "TEST_ARGS": "", "TORCH_INDEX": "", **environment}
+        return run("make", "--no-print-directory", "-n", *arguments, cwd=tree, **clean)
+
+    fresh = commands("train", "ARGS=--task walker_walk")
+    assert "-m venv .venv" in fresh
+    assert fresh.index("torch==2.13.0") < fresh.index("-e '.[dev]'") < fresh.index("lsp-fast train --preset cpu")
+    assert "--index-url" not in fresh
+    assert re.search(
+        r"--index-url https://example.invalid/cpu torch==2.13.0", commands("TORCH_INDEX=https://example.invalid/cpu")
+    )
+
+    (tree / ".venv/bin").mkdir(parents=True)
+    (tree / ".venv/bin/python").touch()
+    (tree / ".venv/.installed").touch()
+    assert commands("train", "ARGS=--task walker_walk").strip() == (
+        ".venv/bin/lsp-fast train --preset cpu --task walker_walk"
+    )
+    assert "pip" not in commands("test")
+    assert "pytest -q -m smoke" in commands("test", "TEST_ARGS=-m smoke")
+
+    later = (tree / ".venv/.installed").stat().st_mtime + 10
+    os.utime(tree / "csrc/ops/select_elites.hpp", (later, later))
+    again = commands("train")
+    assert "install" in again and "venv .venv" not in again

@@ -1,0 +1,182 @@
+"""dm_control tasks as gymnasium environments (SPEC section 1)."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import gymnasium
+import numpy as np
+
+from lsp_fast.errors import LspFastError
+
+if TYPE_CHECKING:
+    import dm_env
+
+EPISODE_ENV_STEPS = 1000
+"""Suite episodes are 1000 environment steps. Every suite task but lqr says so itself; lqr would never end."""
+
+UNBOUNDED = 1e9
+"""Beyond it a bound means "none": dm_control gives an actuator without limits ±1e10."""
+
+
+class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
+    """A dm_env environment (dm_control's or our own) with flat observations, normalised actions and action repeat.
+
+    Observation: float32 [O], the task's entries in its own order, each flattened (a scalar counts 1).
+    Action: float32 [A] in [-1, 1], clipped, then mapped affinely to the task's bounds; an actuator without bounds
+    takes it as it is. One `step` is one agent step: up to `action_repeat` environment (control) steps.
+
+    The environment ends by termination where its discount is 0; a time limit truncates.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+
+    def __init__(
+        self,
+        environment: dm_env.Environment,
+        random_state: np.random.RandomState,
+        *,
+        action_repeat: int = 2,
+        seed: int = 0,
+        max_env_steps: int | None = None,
+    ) -> None:
+        """
+        Args:
+            environment: the task.
+            random_state: the very generator that the task draws from. It is how an episode is seeded without reaching
+                into the task.
+            action_repeat: environment steps per agent step.
+            seed: of the first episode, unless `reset` names another.
+            max_env_steps: truncate an episode after so many environment steps; None leaves it to the task.
+        """
+        if action_repeat < 1:
+            raise ValueError(f"action_repeat must be at least 1, not {action_repeat}")
+        self._environment = environment
+        self._random_state = random_state
+        self._random_state.seed(seed)
+        self._action_repeat = action_repeat
+        self._max_env_steps = max_env_steps
+        self._episode_env_steps = 0
+        self._running = False
+
+        # dm_env types its specs as nested anything; a suite task has a mapping here and one array there.
+        entries: Any = environment.observation_spec()
+        spec: Any = environment.action_spec()
+        size = sum(int(np.prod(entry.shape)) for entry in entries.values())
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, spec.shape, np.float32)
+        low = np.broadcast_to(spec.minimum, spec.shape).astype(np.float64)
+        high = np.broadcast_to(spec.maximum, spec.shape).astype(np.float64)
+        bounded = (np.abs(low) < UNBOUNDED) & (np.abs(high) < UNBOUNDED)
+        # Centre and scale, rather than low + share * range: bounds of ±1 then pass an action through to the bit.
+        self._centre = np.where(bounded, (low + high) / 2, 0.0)
+        self._scale = np.where(bounded, (high - low) / 2, 1.0)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode: (observation float32 [O], {}).
+
+        With a seed (0 to 2**32 - 1) the episode depends on it and the actions alone; without one it goes on from
+        the episodes before.
+        """
+        super().reset(seed=seed)  # gymnasium wants its own generator seeded too; nothing here draws from it
+        if seed is not None:
+            self._random_state.seed(seed)
+        self._episode_env_steps = 0
+        self._running = True
+        return flatten(self._environment.reset().observation), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One agent step: (observation float32 [O], summed reward, terminated, truncated, info).
+
+        `info["env_steps"]` counts the control steps really taken, fewer than `action_repeat` where the episode ended.
+
+        Raises:
+            ValueError: the action has another shape or is not finite.
+            gymnasium.error.ResetNeeded: no episode is running.
+        """
+        if not self._running:
+            raise gymnasium.error.ResetNeeded("no episode is running: call reset() before step()")
+        control = self._control(action)
+        total, taken, last, limited = 0.0, 0, False, False
+        timestep = None
+        while taken < self._action_repeat and not (last or limited):
+            timestep = self._environment.step(control)
+            total += float(timestep.reward)  # type: ignore[arg-type]  # only a reset has none
+            taken += 1
+            self._episode_env_steps += 1
+            # After its last step dm_control resets silently, with reward None: the loop must end here.
+            last = timestep.last()
+            limited = self._episode_env_steps == self._max_env_steps
+        assert timestep is not None
+        terminated = last and timestep.discount == 0.0
+        truncated = (last or limited) and not terminated
+        self._running = not (last or limited)
+        return flatten(timestep.observation), total, terminated, truncated, {"env_steps": taken}
+
+    def close(self) -> None:
+        self._environment.close()
+
+    def _control(self, action: np.ndarray) -> np.ndarray:
+        """The task's own control, float64 [A]."""
+        action = np.asarray(action, np.float64)
+        if action.shape != self.action_space.shape:
+            raise ValueError(f"an action has shape {self.action_space.shape}, not {action.shape}")
+        if not np.isfinite(action).all():
+            raise ValueError(f"action is not finite: {action.tolist()}")
+        return self._centre + self._scale * np.clip(action, -1.0, 1.0)
+
+
+def flatten(observation: Mapping[str, Any]) -> np.ndarray:
+    """The entries in their order, each flattened: float32 [O], a new array."""
+    return np.concatenate([np.ravel(entry) for entry in observation.values()], dtype=np.float32, casting="same_kind")
+
+
+def make(task: str, *, action_repeat: int = 2, seed: int = 0) -> DmcEnv:
+    """The suite task `domain_task` as an environment; `lsp_fast.envs.make` documents arguments and errors."""
+    tasks = suite_tasks()
+    if task not in tasks:
+        near = difflib.get_close_matches(task, tasks, n=3, cutoff=0.4)
+        hint = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(sorted(tasks))}"
+        raise LspFastError(f"unknown task {task!r}; {hint}")
+    domain, name = tasks[task]
+    # lqr draws its springs while it is built. A fixed seed here makes the task the same whatever the seed of its
+    # episodes, so that several environments and the evaluation share one dynamics.
+    random_state = np.random.RandomState(0)
+    try:
+        environment = _suite().load(domain, name, task_kwargs={"random": random_state})
+        environment.reset()
+    except RuntimeError as error:
+        if "OpenGL" not in str(error):
+            raise
+        raise LspFastError(
+            f"task {task!r} needs OpenGL even without pixels: {error} Set MUJOCO_GL=egl (packages libegl1 libgl1 "
+            "libgl1-mesa-dri) or MUJOCO_GL=osmesa (package libosmesa6)"
+        ) from error
+    return DmcEnv(environment, random_state, action_repeat=action_repeat, seed=seed, max_env_steps=EPISODE_ENV_STEPS)
+
+
+@functools.cache
+def suite_tasks() -> dict[str, tuple[str, str]]:
+    """Every suite task: `domain_task` to (domain, task). Domains contain underscores, so a name is never split."""
+    return {f"{domain}_{name}": (domain, name) for domain, name in _suite().ALL_TASKS}
+
+
+def _suite() -> Any:
+    """dm_control's suite, imported at first use: it takes most of a second."""
+    # Features need no renderer, and looking for one fails on many machines. A user's own choice stands.
+    os.environ.setdefault("MUJOCO_GL", "disable")
+    try:
+        from dm_control import suite
+    except (ImportError, AttributeError, RuntimeError) as error:
+        # A renderer without its library breaks dm_control's import with an AttributeError that does not say so.
+        raise LspFastError(
+            f"dm_control cannot be imported (MUJOCO_GL={os.environ['MUJOCO_GL']!r}): {error}. Unset MUJOCO_GL to train "
+            "from features"
+        ) from error
+    return suite

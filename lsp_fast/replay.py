@@ -1,0 +1,417 @@
+"""Replay: completed episodes in memory, windows of them as training batches, append-only files on disk (SPEC §1, §2).
+
+A row is one observation with the action and the reward that led to it. An episode of n agent steps has n + 1 rows; the
+first is the reset's, with zero action and reward. Rows of completed episodes lie one after the other in a ring, oldest
+first, so that a window is a run of rows in which only the ring's end needs care.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections import deque
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+from lsp_fast.errors import CheckpointError, LspFastError
+
+VERSION = 1
+FIRST_ROWS = 4096
+CHUNK_BYTES = 1 << 24
+
+
+class Batch(NamedTuple):
+    """Windows of L rows, B of them."""
+
+    observation: np.ndarray  # [B, L, O] float32
+    action: np.ndarray  # [B, L, A] float32, the one that led to the observation
+    reward: np.ndarray  # [B, L] float32
+    terminal: np.ndarray  # [B, L] float32, 1 at a true termination (a time limit is none)
+    is_first: np.ndarray  # [B, L] bool, true where an episode begins
+
+    @classmethod
+    def empty(cls, batch: int, length: int, observation_dim: int, action_dim: int) -> Batch:
+        """Uninitialised arrays of that size."""
+        shape = (batch, length)
+        return cls(
+            np.empty((*shape, observation_dim), np.float32),
+            np.empty((*shape, action_dim), np.float32),
+            np.empty(shape, np.float32),
+            np.empty(shape, np.float32),
+            np.empty(shape, bool),
+        )
+
+
+class Rows(NamedTuple):
+    """Rows one after the other: [R, O], [R, A], [R], [R] float32 and [R] bool."""
+
+    observation: np.ndarray
+    action: np.ndarray
+    reward: np.ndarray
+    terminal: np.ndarray
+    is_first: np.ndarray
+
+    @classmethod
+    def empty(cls, rows: int, observation_dim: int, action_dim: int) -> Rows:
+        """Uninitialised rows."""
+        return cls(*(array[0] for array in Batch.empty(1, rows, observation_dim, action_dim)))
+
+
+FILES = ("observation.f32", "action.f32", "reward.f32", "terminal.f32", "is_first.u8")
+"""On disk: one file per field of Rows, named by the field and its little-endian type."""
+
+DISK_DTYPES = tuple(np.dtype(code) for code in ("<f4", "<f4", "<f4", "<f4", "u1"))
+
+
+@numba.njit(cache=True)
+def _gather(starts, length, oldest, live, ring, rows, out):  # pragma: no cover - compiled
+    """Copy the windows that begin `starts` [B] rows after the oldest one, which lies at `oldest` in the ring.
+
+    A window that passes the newest of the `live` rows goes on at the oldest.
+    """
+    for b in range(starts.shape[0]):
+        for t in range(length):
+            row = oldest + (starts[b] + t) % live
+            if row >= ring:
+                row -= ring
+            for i in range(rows.observation.shape[1]):
+                out.observation[b, t, i] = rows.observation[row, i]
+            for i in range(rows.action.shape[1]):
+                out.action[b, t, i] = rows.action[row, i]
+            out.reward[b, t] = rows.reward[row]
+            out.terminal[b, t] = rows.terminal[row]
+            out.is_first[b, t] = rows.is_first[row]
+
+
+class Replay:
+    """Episodes of one task from `num_envs` environments.
+
+    Running episodes are kept apart and can be sampled only once they have ended. When `capacity` rows are full, the
+    oldest whole episodes give way. Memory grows with what is stored: (O + A + 2) × 4 + 1 bytes a row.
+    """
+
+    def __init__(self, capacity: int, observation_dim: int, action_dim: int, num_envs: int = 1) -> None:
+        """
+        Args:
+            capacity: in rows of completed episodes.
+            observation_dim: O.
+            action_dim: A.
+            num_envs: environments that add rows.
+        """
+        if min(capacity, observation_dim, action_dim, num_envs) < 1:
+            raise ValueError("capacity, observation_dim, action_dim and num_envs must be at least 1")
+        self.capacity = capacity
+        self.observation_dim = observation_dim
+        self.action_dim = action_dim
+        self.num_envs = num_envs
+        self._running: list[list[tuple[np.ndarray, np.ndarray, float, bool, bool]]] = [[] for _ in range(num_envs)]
+        # On disk: the folder that holds the rows so far, how many there are, each file's checksum, and how many of
+        # the newest completed rows are not there yet.
+        self._folder: Path | None = None
+        self._file_rows = 0
+        self._checksums = [0] * len(FILES)
+        self._unsaved_rows = 0
+        self._clear()
+
+    def _clear(self) -> None:
+        self._rows = self._empty(0)
+        self._oldest = 0  # where in the ring the oldest episode begins
+        self._live = 0  # rows of completed episodes
+        self._lengths: deque[int] = deque()
+        self._table: tuple[np.ndarray, np.ndarray] | None = None  # lengths and starts, made when a sample needs them
+
+    @property
+    def num_episodes(self) -> int:
+        """Completed episodes that can be sampled."""
+        return len(self._lengths)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the completed episodes."""
+        return self._live
+
+    def add(
+        self,
+        env: int,
+        observation: np.ndarray,
+        action: np.ndarray,
+        reward: float,
+        terminated: bool,
+        is_first: bool,
+        is_last: bool,
+    ) -> None:
+        """Add a row to the running episode of environment `env`.
+
+        Args:
+            env: below num_envs.
+            observation: [O].
+            action: [A], the one that led to the observation; zero where is_first.
+            reward: that came with it; zero where is_first.
+            terminated: the task ended here, not its time.
+            is_first: begins an episode; one that was running is dropped, for it never ended.
+            is_last: ends the episode, which is then completed and can be sampled.
+
+        Raises:
+            ValueError: a shape is wrong, or an episode does not begin with is_first.
+            LspFastError: the episode alone is longer than the capacity.
+        """
+        observation, action = np.array(observation, np.float32), np.array(action, np.float32)
+        if observation.shape != (self.observation_dim,) or action.shape != (self.action_dim,):
+            raise ValueError(
+                f"a row has shapes ({self.observation_dim},) and ({self.action_dim},), "
+                f"not {observation.shape} and {action.shape}"
+            )
+        episode = self._running[env]
+        if is_first:
+            episode.clear()
+        elif not episode:
+            raise ValueError(f"the episode of environment {env} does not begin with is_first")
+        if len(episode) == self.capacity:
+            raise LspFastError(f"an episode is longer than the replay's capacity of {self.capacity} rows; raise it")
+        episode.append((observation, action, reward, terminated, is_first))
+        if is_last:
+            self._complete(Rows(*(np.asarray(column) for column in zip(*episode, strict=True))))
+            episode.clear()
+
+    def sample(self, rng: np.random.Generator, batch: int, length: int, out: Batch | None = None) -> Batch:
+        """`batch` windows of `length` rows: an episode uniformly, then its start uniformly, the window inside it.
+
+        An episode of fewer rows is taken from its first one, and the window runs on into the episodes completed after
+        it (after the newest comes the oldest); is_first marks each beginning.
+
+        Args:
+            rng: drawn from twice, whatever is stored.
+            out: C-contiguous arrays to write into and return, of exactly the batch's shapes and types.
+
+        Raises:
+            LspFastError: no episode has been completed.
+            ValueError: `out` does not fit, or batch or length is below 1.
+        """
+        if batch < 1 or length < 1:
+            raise ValueError(f"batch and length must be at least 1, not {batch} and {length}")
+        self._require_episode()
+        if out is None:
+            out = Batch.empty(batch, length, self.observation_dim, self.action_dim)
+        else:
+            self._check_out(out, batch, length)
+        lengths, starts = self._episode_table()
+        chosen = rng.integers(len(lengths), size=batch)
+        offsets = rng.integers(np.maximum(lengths[chosen] - length, 0) + 1)
+        _gather(starts[chosen] + offsets, length, self._oldest, self._live, self.capacity, self._rows, out)
+        return out
+
+    def observation_statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation (population) of each observation entry over the completed rows: float32 [O].
+
+        Raises:
+            LspFastError: no episode has been completed.
+        """
+        self._require_episode()
+        # Summed in float64; nothing of the rows' size is copied, for the ring's rows are in at most two pieces.
+        end = self._oldest + self._live
+        rows = self._rows.observation
+        pieces = [rows[self._oldest : min(end, self.capacity)], rows[: max(end - self.capacity, 0)]]
+        mean = sum(piece.sum(0, dtype=np.float64) for piece in pieces) / self._live
+        # Centred first: E[x²] - mean² would lose everything for an entry that hardly varies.
+        variance = sum(((piece - mean) ** 2).sum(0) for piece in pieces) / self._live
+        return np.asarray(mean, np.float32), np.sqrt(variance).astype(np.float32)
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Append the completed episodes that the folder lacks, and make them durable.
+
+        One raw little-endian file per key, rows one after the other; rows that gave way to newer ones stay in the
+        files. The first save into a folder (unless `load` read it) begins its files anew. One that failed half-way,
+        say on a full disk, may be repeated. Running episodes are not saved.
+
+        Returns:
+            What a checkpoint stores as JSON and `load` takes. Until it is stored, the state before stays valid.
+
+        Raises:
+            CheckpointError: a file that earlier saves wrote is gone or shorter.
+            OSError: the disk's.
+        """
+        folder = Path(folder).resolve()
+        if folder != self._folder:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in FILES:
+                (folder / name).write_bytes(b"")
+            self._folder, self._file_rows, self._checksums = folder, 0, [0] * len(FILES)
+            self._unsaved_rows = self._live
+        new = self._newest(self._unsaved_rows)
+        checksums = []
+        for name, dtype, array, checksum in zip(FILES, DISK_DTYPES, new, self._checksums, strict=True):
+            path = folder / name
+            data = np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8).data
+            held = self._file_rows * _row_bytes(array, dtype)
+            _check_size(path, held)
+            with open(path, "r+b") as file:
+                file.seek(held)  # over what a save that failed left behind; `load` cuts what sticks out
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            checksums.append(zlib.crc32(data, checksum))
+        _sync_folder(folder)
+        self._checksums = checksums
+        self._file_rows += self._unsaved_rows
+        self._unsaved_rows = 0
+        return {
+            "version": VERSION,
+            "observation_dim": self.observation_dim,
+            "action_dim": self.action_dim,
+            "rows": self._file_rows,
+            "checksums": dict(zip(FILES, checksums, strict=True)),
+            # The live episodes, oldest first: they are the last rows of the files.
+            "episodes": list(self._lengths),
+        }
+
+    def load(self, folder: Path, state: dict[str, Any]) -> None:
+        """Replace everything by what `state` says; rows that were appended after it are cut from the files.
+
+        Running episodes are dropped: the environments begin new ones. With a smaller capacity than the state was
+        taken with, the newest episodes that fit are kept.
+
+        Raises:
+            CheckpointError: a file is missing, shorter than the state says, or not the one that was saved; or the
+                state is of another version or another task. The replay is unchanged then.
+        """
+        folder = Path(folder).resolve()
+        rows, lengths, checksums = self._read_state(folder, state)
+        while sum(lengths) > self.capacity:
+            lengths.pop(0)
+        live = sum(lengths)
+        loaded = self._empty(live)
+        for name, dtype, array, checksum in zip(FILES, DISK_DTYPES, loaded, checksums, strict=True):
+            path, width = folder / name, _row_bytes(array, dtype)
+            _check_size(path, rows * width)
+            _check_content(path, rows * width, checksum)
+            values = np.fromfile(path, dtype, array.size, offset=(rows - live) * width)
+            array[...] = values.reshape(array.shape)
+        firsts = np.cumsum([0, *lengths])[:-1]
+        if not np.array_equal(np.flatnonzero(loaded.is_first), firsts):
+            raise CheckpointError(f"{folder / FILES[-1]} does not fit the checkpoint's episodes")
+        for name, dtype, array in zip(FILES, DISK_DTYPES, loaded, strict=True):
+            size = rows * _row_bytes(array, dtype)
+            if (folder / name).stat().st_size > size:
+                os.truncate(folder / name, size)
+        self._clear()
+        self._rows, self._live, self._lengths = loaded, live, deque(lengths)
+        for episode in self._running:
+            episode.clear()
+        self._folder, self._file_rows, self._checksums, self._unsaved_rows = folder, rows, checksums, 0
+
+    def _empty(self, rows: int) -> Rows:
+        return Rows.empty(rows, self.observation_dim, self.action_dim)
+
+    def _complete(self, episode: Rows) -> None:
+        """Append a completed episode, evicting the oldest ones where it needs their room."""
+        count = len(episode.reward)
+        while self._live + count > self.capacity:
+            evicted = self._lengths.popleft()
+            self._live -= evicted
+            self._oldest = (self._oldest + evicted) % self.capacity
+        self._unsaved_rows = min(self._unsaved_rows, self._live) + count
+        self._reserve(self._oldest + self._live + count)
+        begin = (self._oldest + self._live) % self.capacity
+        until_wrap = min(count, self.capacity - begin)
+        for stored, new in zip(self._rows, episode, strict=True):
+            stored[begin : begin + until_wrap] = new[:until_wrap]
+            stored[: count - until_wrap] = new[until_wrap:]
+        self._live += count
+        self._lengths.append(count)
+        self._table = None
+
+    def _reserve(self, rows: int) -> None:
+        """Grow the storage, at least by doubling; it wraps round only once it has the full capacity."""
+        held = len(self._rows.reward)
+        if rows <= held or held == self.capacity:
+            return
+        grown = self._empty(min(self.capacity, max(rows, 2 * held, FIRST_ROWS)))
+        for new, old in zip(grown, self._rows, strict=True):
+            new[:held] = old
+        self._rows = grown
+
+    def _newest(self, count: int) -> Rows:
+        """The newest `count` rows of completed episodes."""
+        first = self._oldest + self._live - count
+        indices = np.arange(first, first + count) % self.capacity
+        return Rows(*(array[indices] for array in self._rows))
+
+    def _episode_table(self) -> tuple[np.ndarray, np.ndarray]:
+        """Each episode's length and its start after the oldest row, int64 [N]."""
+        if self._table is None:
+            lengths = np.fromiter(self._lengths, np.int64, len(self._lengths))
+            self._table = lengths, np.cumsum(lengths) - lengths
+        return self._table
+
+    def _require_episode(self) -> None:
+        if not self._lengths:
+            running = sum(max(len(episode) - 1, 0) for episode in self._running)
+            raise LspFastError(
+                f"replay holds no completed episode ({running} agent steps of running ones); windows lie within "
+                f"completed episodes, so collect until one has ended: 1000 env steps of a suite task in each "
+                f"environment, {1000 * self.num_envs} in all with {self.num_envs} (raise prefill)"
+            )
+
+    def _check_out(self, out: Batch, batch: int, length: int) -> None:
+        widths = ((self.observation_dim,), (self.action_dim,), (), (), ())
+        for name, array, width, row in zip(Batch._fields, out, widths, self._rows, strict=True):
+            shape = (batch, length, *width)
+            if array.shape != shape or array.dtype != row.dtype or not array.flags.c_contiguous:
+                raise ValueError(f"out.{name} must be a C-contiguous {row.dtype} array of shape {shape}")
+
+    def _read_state(self, folder: Path, state: dict[str, Any]) -> tuple[int, list[int], list[int]]:
+        """Rows in the files, lengths of the live episodes, checksums; checked as far as possible without the files."""
+        try:
+            version, dims = state["version"], (state["observation_dim"], state["action_dim"])
+            rows, lengths = int(state["rows"]), [int(length) for length in state["episodes"]]
+            checksums = [int(state["checksums"][name]) for name in FILES]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint's state of the replay in {folder} is damaged: {error!r}") from error
+        if version != VERSION:
+            raise CheckpointError(f"the replay in {folder} has version {version!r}; this program reads {VERSION}")
+        if dims != (self.observation_dim, self.action_dim):
+            raise CheckpointError(
+                f"the replay in {folder} holds observations and actions of {dims[0]} and {dims[1]} numbers; "
+                f"this task has {self.observation_dim} and {self.action_dim}"
+            )
+        if rows < 0 or any(length < 1 for length in lengths) or sum(lengths) > rows:
+            raise CheckpointError(f"the checkpoint's state of the replay in {folder} contradicts itself")
+        return rows, lengths, checksums
+
+
+def _row_bytes(array: np.ndarray, dtype: np.dtype) -> int:
+    """Bytes of one row [R, ...] on disk."""
+    return dtype.itemsize * int(np.prod(array.shape[1:]))
+
+
+def _check_size(path: Path, size: int) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing")
+    if path.stat().st_size < size:
+        raise CheckpointError(f"{path} has {path.stat().st_size} bytes, the checkpoint needs {size}")
+
+
+def _check_content(path: Path, size: int, checksum: int) -> None:
+    """The first `size` bytes must be those that were saved."""
+    found = 0
+    with open(path, "rb") as file:
+        while size:
+            chunk = file.read(min(size, CHUNK_BYTES))
+            if not chunk:
+                raise CheckpointError(f"{path} became shorter while it was read")
+            found = zlib.crc32(chunk, found)
+            size -= len(chunk)
+    if found != checksum:
+        raise CheckpointError(f"{path} is not the file that the checkpoint belongs to: its content differs")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the files' names durable too."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

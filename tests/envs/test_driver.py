@@ -1,0 +1,172 @@
+"""Several environments stepped together (SPEC sections 1 and 2)."""
+
+import gymnasium
+import numpy as np
+import pytest
+
+from lsp_fast import envs
+from lsp_fast.envs.driver import Driver, EpisodeSummary, episode_seed
+
+
+class Counting(gymnasium.Env):
+    """Observation = (the episode's seed in 0 .. 999, step); reward = step + action; ends after `length` steps."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, length=3, terminates=False):
+        self.length, self.terminates = length, terminates
+        self.seeds = []
+
+    def observe(self):
+        return np.array([self.seeds[-1] % 1000, self.count], np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        self.seeds.append(seed)
+        self.count = 0
+        return self.observe(), {}
+
+    def step(self, action):
+        assert self.count < self.length
+        self.count += 1
+        over = self.count == self.length
+        steps = 1 if over else 2
+        reward = self.count + float(action[0])
+        return self.observe(), reward, over and self.terminates, over and not self.terminates, {"env_steps": steps}
+
+
+class Log:
+    """A replay that remembers its rows."""
+
+    def __init__(self):
+        self.rows = []
+
+    def add(self, *row):
+        env, observation, action, *rest = row
+        self.rows.append((env, observation.tolist(), action.tolist(), *rest))
+
+
+def test_episodes_follow_each_other():
+    env = Counting()
+    driver = Driver([env], seed=1)
+    driver.reset()
+    seeds = [episode_seed(1, 0, n) for n in range(3)]
+    first = [seed % 1000 for seed in seeds]
+    assert driver.observations.tolist() == [[first[0], 0]] and driver.is_first.tolist() == [True]
+    for step in (1, 2):
+        result = driver.step(np.array([[0.5]]))
+        assert result.next_observations.tolist() == driver.observations.tolist() == [[first[0], step]]
+        assert driver.is_first.tolist() == [False]
+        assert result.rewards.tolist() == [step + 0.5] and result.env_steps == 2 and result.finished == []
+        assert not result.terminated.any() and not result.truncated.any()
+    result = driver.step(np.array([[0.5]]))
+    assert result.next_observations.tolist() == [[first[0], 3]]  # the true last one
+    assert driver.observations.tolist() == [[first[1], 0]] and driver.is_first.tolist() == [True]
+    assert result.finished == [EpisodeSummary(env=0, episode_return=7.5, agent_steps=3, env_steps=5)]
+    assert result.truncated.tolist() == [True] and result.terminated.tolist() == [False] and result.env_steps == 1
+    for _ in range(3):
+        result = driver.step(np.array([[0.0]]))
+    assert result.finished == [EpisodeSummary(0, 6.0, 3, 5)]  # counts began anew
+    assert env.seeds == seeds
+
+
+def test_types_and_new_arrays():
+    driver = Driver([Counting(), Counting()], seed=0)
+    driver.reset()
+    kept = driver.observations
+    copy = kept.copy()
+    result = driver.step(np.zeros((2, 1)))
+    np.testing.assert_array_equal(kept, copy)
+    assert driver.observations.dtype == result.next_observations.dtype == result.rewards.dtype == np.float32
+    assert driver.is_first.dtype == result.terminated.dtype == result.truncated.dtype == bool
+    assert driver.observations.shape == result.next_observations.shape == (2, 2) and result.env_steps == 4
+
+
+def test_rows_written_to_the_replay():
+    log = Log()
+    driver = Driver([Counting(2, terminates=True), Counting(3)], seed=0, replay=log)
+    driver.reset()
+    for action in (0.25, 0.5, 0.75):
+        driver.step(np.full((2, 1), action))
+    a, b = (episode_seed(0, 0, n) % 1000 for n in (0, 1))
+    c, d = (episode_seed(0, 1, n) % 1000 for n in (0, 1))
+    # observation, the action that led to it, its reward, terminated, is_first, is_last
+    assert [row[1:] for row in log.rows if row[0] == 0] == [
+        ([a, 0], [0.0], 0.0, False, True, False),
+        ([a, 1], [0.25], 1.25, False, False, False),
+        ([a, 2], [0.5], 2.5, True, False, True),
+        ([b, 0], [0.0], 0.0, False, True, False),
+        ([b, 1], [0.75], 1.75, False, False, False),
+    ]
+    assert [row[1:] for row in log.rows if row[0] == 1] == [
+        ([c, 0], [0.0], 0.0, False, True, False),
+        ([c, 1], [0.25], 1.25, False, False, False),
+        ([c, 2], [0.5], 2.5, False, False, False),
+        ([c, 3], [0.75], 3.75, False, False, True),
+        ([d, 0], [0.0], 0.0, False, True, False),
+    ]
+
+
+def test_seeds_depend_on_their_three_numbers_only():
+    seeds = {episode_seed(s, e, n) for s in range(4) for e in range(4) for n in range(50)}
+    assert len(seeds) == 800 and all(0 <= seed < 2**32 for seed in seeds)
+    assert episode_seed(2**63, 0, 0) == episode_seed(2**63, 0, 0)
+
+
+@pytest.mark.parametrize("task", ["cheetah_run", "walker_walk"])
+def test_an_environment_is_the_same_alone_or_among_others(task):
+    def run(indices, steps=520):
+        """Observations of environment 1 over more than an episode, each environment acting by its own numbers."""
+        driver = Driver([envs.make(task, seed=i) for i in range(indices)], seed=3)
+        driver.reset()
+        noise = [np.random.default_rng(i) for i in range(indices)]
+        seen = []
+        for _ in range(steps):
+            driver.step(np.stack([n.uniform(-1, 1, 6) for n in noise]))
+            seen.append(driver.observations)
+        return np.stack(seen, 1)
+
+    one, three = run(1), run(3)
+    np.testing.assert_array_equal(one[0], three[0])
+    assert not np.array_equal(three[1], three[0])
+
+
+def test_state_goes_on_with_the_next_episode():
+    driver = Driver([Counting(), Counting(2)], seed=5)
+    driver.reset()
+    for _ in range(4):
+        driver.step(np.zeros((2, 1)))
+    state = driver.state()
+    assert state == {"next_episode": [2, 3]}
+    again = Driver([Counting(), Counting(2)], seed=5)
+    again.load(state)
+    with pytest.raises(RuntimeError, match="reset"):
+        again.step(np.zeros((2, 1)))
+    again.reset()
+    assert again.envs[0].seeds == [episode_seed(5, 0, 2)] and again.envs[1].seeds == [episode_seed(5, 1, 3)]
+    with pytest.raises(ValueError, match="2 environments"):
+        Driver([Counting()], seed=5).load(state)
+
+
+def test_reset_drops_running_episodes():
+    driver = Driver([Counting()], seed=5)
+    driver.reset()
+    driver.step(np.zeros((1, 1)))
+    driver.reset()
+    assert driver.is_first.all() and driver.envs[0].seeds == [episode_seed(5, 0, n) for n in (0, 1)]
+    for _ in range(3):
+        result = driver.step(np.zeros((1, 1)))
+    assert result.finished == [EpisodeSummary(0, 6.0, 3, 5)]
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="at least one"):
+        Driver([], seed=0)
+    with pytest.raises(ValueError, match="equal spaces"):
+        Driver([envs.make("cheetah_run"), envs.make("walker_walk")], seed=0)
+    driver = Driver([Counting()], seed=0)
+    with pytest.raises(RuntimeError, match="reset"):
+        driver.step(np.zeros((1, 1)))
+    driver.reset()
+    with pytest.raises(ValueError, match="shape"):
+        driver.step(np.zeros((2, 1)))

@@ -1,0 +1,81 @@
+"""Implementations of the hot operations, chosen once while an agent is built.
+
+A backend is a named tuple of plain functions with the signatures and rules of `lsp_fast.ops`. One that is asked for by
+name and cannot be had raises BackendUnavailable with the original error; `auto` falls back to the reference and says so.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lsp_fast import native, ops
+from lsp_fast.errors import BackendUnavailable, ConfigError
+from lsp_fast.ops.lambda_return import from_kernels
+from lsp_fast.ops.types import Rollout
+
+
+class Backend(NamedTuple):
+    """The hot operations; `lsp_fast.ops` holds each one's contract."""
+
+    name: str
+    lambda_return: Callable[..., Tensor]
+    select_elites: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    imagine: Callable[..., Rollout]
+
+
+REFERENCE = Backend("reference", ops.lambda_return, ops.select_elites, ops.imagine)
+
+
+def _cpp(device: torch.device) -> Backend:
+    if device.type != "cpu":
+        raise BackendUnavailable(f"backend 'cpp' runs on the processor, not on {device}; use --device cpu")
+    native.load()
+    return REFERENCE._replace(name="cpp", select_elites=native.select_elites)
+
+
+def _triton(device: torch.device) -> Backend:
+    try:
+        from lsp_fast.kernels import lambda_return
+    except ImportError as error:
+        raise BackendUnavailable(f"backend 'triton' needs the triton package: {error}") from error
+    if device.type != "cuda":
+        raise BackendUnavailable(f"backend 'triton' runs on a GPU, not on {device}; use --device cuda")
+    return REFERENCE._replace(name="triton", lambda_return=from_kernels(lambda_return.forward, lambda_return.backward))
+
+
+_BUILDERS: dict[str, Callable[[torch.device], Backend]] = {
+    "reference": lambda device: REFERENCE,
+    "cpp": _cpp,
+    "triton": _triton,
+}
+
+
+def get(name: str, device: torch.device | str = "cpu") -> Backend:
+    """The backend of that name for tensors on `device`.
+
+    Raises:
+        ConfigError: no backend has that name.
+        BackendUnavailable: it cannot be had here; `auto` never raises.
+    """
+    device = torch.device(device)
+    if name == "auto":
+        return _auto(device)
+    if name not in _BUILDERS:
+        raise ConfigError(f"unknown backend {name!r}; there are auto, {', '.join(_BUILDERS)}")
+    return _BUILDERS[name](device)
+
+
+@functools.cache
+def _auto(device: torch.device) -> Backend:
+    try:
+        return _BUILDERS["triton" if device.type == "cuda" else "cpp"](device)
+    except BackendUnavailable as error:
+        # Cached, so that it is said once.
+        warnings.warn(f"falling back to the reference backend: {error}", stacklevel=3)
+        return REFERENCE

@@ -1,0 +1,106 @@
+"""The command line: `lsp-fast train`, `lsp-fast evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from lsp_fast.config import ALGORITHMS, PRESETS, Config, base_config, check
+from lsp_fast.errors import LspFastError
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train an agent, or go on with the run that --logdir holds."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    logdir: Path | None = None
+    """Folder of the run; runs/TASK-ALGORITHM-SEED by default."""
+
+    def run(self) -> int:
+        check(self.config)
+        from lsp_fast.train import train
+
+        c = self.config
+        logdir = self.logdir or Path("runs") / f"{c.task}-{c.algorithm}-{c.seed}"
+        result = train(c, logdir)
+        if not result.finished:
+            print(f"interrupted at {result.env_steps} environment steps; the same command goes on from there")
+        if result.score is not None:
+            print(
+                f"return         {result.score:.1f} at {result.env_steps} environment steps, {result.updates} updates"
+            )
+        print(f"learning curve {result.curve or '- (no evaluation yet)'}")
+        print(f"checkpoint     {result.checkpoint}")
+        print(f"scores         {result.scores if result.curve else '- (no evaluation yet)'}")
+        return 0 if result.finished else 130
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Run whole episodes of a trained agent and print their returns."""
+
+    logdir: Path
+    """Folder of the run."""
+    episodes: int = 5
+    seed: int = 0
+    """Decides the episodes' beginnings and the policy's noise."""
+    baselines: bool = False
+    """Also score random actions, zero actions and the untrained agent."""
+    device: str = "auto"
+    backend: Literal["auto", "reference", "cpp", "triton"] = "auto"
+
+    def run(self) -> int:
+        from lsp_fast import evaluate
+
+        if self.episodes < 1:
+            raise LspFastError(f"episodes = {self.episodes}: must be at least 1")
+        agent = evaluate.load(self.logdir, device=self.device, backend=self.backend)
+        evaluator = evaluate.Evaluator(agent.config, self.episodes)
+        scores = {
+            "deterministic": evaluator.run_agent(agent, self.seed),
+            "exploring": evaluator.run_agent(agent, self.seed, explore=True),
+        }
+        if self.baselines:
+            scores |= evaluate.baselines(agent.config, self.episodes, self.seed)
+        for name, score in scores.items():
+            print(f"{name:20} {score}")
+        return 0
+
+
+COMMANDS = {"train": Train, "evaluate": Evaluate}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns its exit status; 2 for what the user can mend."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        print(f"usage: lsp-fast COMMAND [OPTIONS]\n\ncommands: {known}\n`lsp-fast COMMAND --help` lists its options.")
+        return 0 if argv and argv[0] in ("-h", "--help") else 2
+    try:
+        return parse(argv).run()
+    except LspFastError as error:
+        print(f"lsp-fast: {error}", file=sys.stderr)
+        return 2
+
+
+def parse(argv: list[str]) -> Train | Evaluate:
+    """The command with its options; presets and algorithms are the defaults that the options then override."""
+    if argv[0] == "evaluate":
+        return tyro.cli(Evaluate, prog="lsp-fast evaluate", args=argv[1:])
+    rows = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    rows.add_argument("--preset", default="paper", choices=PRESETS)
+    rows.add_argument("--algorithm", default="lsp", choices=ALGORITHMS)
+    row, _ = rows.parse_known_args(argv[1:])
+    default = Train(base_config(row.preset, row.algorithm))
+    return tyro.cli(Train, prog="lsp-fast train", args=argv[1:], default=default)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

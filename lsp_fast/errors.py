@@ -1,0 +1,17 @@
+"""Errors that are meant for users: the message names the value and the remedy; the command line exits with status 2."""
+
+
+class LspFastError(Exception):
+    """Base of every error that a user can mend."""
+
+
+class ConfigError(LspFastError):
+    """A configuration value that cannot be used."""
+
+
+class BackendUnavailable(LspFastError):
+    """A backend that was asked for by name and cannot be had; carries the original error."""
+
+
+class CheckpointError(LspFastError):
+    """A run folder or checkpoint that cannot be used."""

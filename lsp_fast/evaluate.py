@@ -1,0 +1,110 @@
+"""Whole episodes of an agent, or of a policy that does not look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lsp_fast import envs
+from lsp_fast.agents import ImaginationAgent
+from lsp_fast.config import Config
+from lsp_fast.envs.driver import Driver
+from lsp_fast.noise import Noise, stream_seed
+
+Policy = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(observations [N, O], is_first [N]) -> actions [N, A]"""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Returns of some episodes."""
+
+    returns: list[float]
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(np.mean(self.returns))
+
+    def __str__(self) -> str:
+        low, high = min(self.returns), max(self.returns)
+        return f"{self.mean:.1f} (min {low:.1f}, max {high:.1f}, {len(self.returns)} episodes)"
+
+
+class Evaluator:
+    """Episodes of one task, run side by side; each call starts from layouts of its own seed.
+
+    Args:
+        config: task and action repeat are used.
+        episodes: how many.
+    """
+
+    def __init__(self, config: Config, episodes: int) -> None:
+        self.config = config
+        self.envs = [envs.make(config.task, action_repeat=config.collect.action_repeat) for _ in range(episodes)]
+
+    def run(self, policy: Policy, seed: int) -> Score:
+        """One episode per environment."""
+        driver = Driver(self.envs, seed)
+        driver.reset()
+        returns: dict[int, float] = {}
+        while len(returns) < len(self.envs):
+            result = driver.step(policy(driver.observations, driver.is_first))
+            for episode in result.finished:
+                # Where episodes differ in length, a second one of a faster environment does not count.
+                returns.setdefault(episode.env, episode.episode_return)
+        return Score([returns[i] for i in range(len(self.envs))])
+
+    def run_agent(self, agent: ImaginationAgent, seed: int, explore: bool = False) -> Score:
+        """Episodes of the agent; its own noise is not touched, so that evaluating changes nothing in training."""
+        carry = agent.initial_carry(len(self.envs), explore=explore, noise=Noise(seed, agent.device))
+
+        def policy(observations: np.ndarray, is_first: np.ndarray) -> np.ndarray:
+            nonlocal carry
+            actions, carry = agent.policy(observations, agent.reset(carry, is_first))
+            return actions
+
+        return self.run(policy, seed)
+
+
+def baselines(config: Config, episodes: int, seed: int = 0) -> dict[str, Score]:
+    """What a policy scores without learning: uniformly random actions, zero actions, and the untrained agent."""
+    evaluator = Evaluator(config, episodes)
+    obs_dim, action_dim = dimensions(evaluator.envs[0])
+    rng = np.random.default_rng(stream_seed(seed, "baseline"))
+
+    def random(observations: np.ndarray, is_first: np.ndarray) -> np.ndarray:
+        return rng.uniform(-1, 1, (len(observations), action_dim)).astype(np.float32)
+
+    def zero(observations: np.ndarray, is_first: np.ndarray) -> np.ndarray:
+        return np.zeros((len(observations), action_dim), np.float32)
+
+    untrained = ImaginationAgent(obs_dim, action_dim, config)
+    return {
+        "random actions": evaluator.run(random, seed),
+        "zero actions": evaluator.run(zero, seed),
+        "untrained": evaluator.run_agent(untrained, seed),
+        "untrained, exploring": evaluator.run_agent(untrained, seed, explore=True),
+    }
+
+
+def dimensions(env) -> tuple[int, int]:
+    """Widths of an environment's observation and action."""
+    return int(env.observation_space.shape[0]), int(env.action_space.shape[0])
+
+
+def load(logdir: str | Path, *, device: str = "auto", backend: str = "auto") -> ImaginationAgent:
+    """The trained agent of a run folder, from its newest checkpoint.
+
+    Raises:
+        CheckpointError: the folder holds no run, or no checkpoint that can be read.
+    """
+    from lsp_fast.runs import read_run
+
+    config, state = read_run(Path(logdir), device=device, backend=backend)
+    agent = ImaginationAgent(state["observation_dim"], state["action_dim"], config)
+    agent.load_state_dict(state["agent"])
+    return agent

@@ -1,0 +1,85 @@
+"""Where a run's numbers go: metrics.jsonl, TensorBoard events and scores.json. Knows neither models nor agents."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Means:
+    """Averages of metrics between two rows of the log; tensors are only read when the row is made."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[Tensor]] = defaultdict(list)
+
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
+        """Take 0-d tensors in without waiting for their device."""
+        for name, value in metrics.items():
+            self._values[name].append(value.detach())
+
+    def pop(self) -> dict[str, float]:
+        """The means since the last call."""
+        means = {name: torch.stack(values).float().mean().item() for name, values in self._values.items()}
+        self._values.clear()
+        return means
+
+
+class RunLogger:
+    """Appends rows to metrics.jsonl and TensorBoard, and keeps scores.json.
+
+    Args:
+        folder: the run's; made if absent.
+        identity: task, method and seed, which a row of scores.json carries.
+        env_steps: where a resumed run goes on; rows beyond it are cut.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], env_steps: int = 0) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self.metrics_path, self.scores_path = folder / "metrics.jsonl", folder / "scores.json"
+        self.identity = dict(identity)
+        rows = [row for row in read_rows(self.metrics_path) if row["env_steps"] <= env_steps]
+        self.metrics_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self._file = self.metrics_path.open("a")
+        self._events = SummaryWriter(str(folder), purge_step=env_steps + 1 if env_steps else None)
+        evaluations = [row for row in rows if "eval/return" in row]
+        self.xs = [row["env_steps"] for row in evaluations]
+        self.ys = [row["eval/return"] for row in evaluations]
+
+    def write(self, env_steps: int, row: Mapping[str, float]) -> None:
+        """Add one row. A value that is not finite is written as null: JSON has no NaN."""
+        finite = {k: (v if math.isfinite(v) else None) for k, v in row.items()}
+        self._file.write(json.dumps({"env_steps": env_steps, **finite}) + "\n")
+        self._file.flush()
+        for name, value in row.items():
+            self._events.add_scalar(name, value, env_steps)
+        if "eval/return" in row:
+            self.xs.append(env_steps)
+            self.ys.append(row["eval/return"])
+            self.scores_path.write_text(json.dumps([{**self.identity, "xs": self.xs, "ys": self.ys}]) + "\n")
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        self._file.close()
+        self._events.close()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; a last line that was cut off is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

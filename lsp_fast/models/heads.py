@@ -1,0 +1,38 @@
+"""Actor and value heads (SPEC section 3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from lsp_fast.config import ActorConfig, ValueConfig
+from lsp_fast.models.networks import MLP
+from lsp_fast.ops.types import ActorWeights, MLPWeights
+
+
+class Actor(nn.Module):
+    """Low-level policy q(a | features, skill), a tanh-normal."""
+
+    def __init__(
+        self, feature_dim: int, skill_dim: int, action_dim: int, config: ActorConfig, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.mlp = MLP(feature_dim + skill_dim, config.units, config.layers, 2 * action_dim, generator)
+
+    def weights(self) -> ActorWeights:
+        """The live parameters."""
+        c = self.config
+        return ActorWeights(self.mlp.weights(), c.mean_scale, c.init_std, c.min_std)
+
+
+class Value(nn.Module):
+    """State value v(features), the mean of a unit normal."""
+
+    def __init__(self, feature_dim: int, config: ValueConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        self.mlp = MLP(feature_dim, config.units, config.layers, 1, generator)
+
+    def weights(self) -> MLPWeights:
+        """The live parameters."""
+        return self.mlp.weights()

@@ -1,0 +1,93 @@
+"""The recurrent state-space model (SPEC section 2)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lsp_fast.config import ModelConfig
+from lsp_fast.models.networks import GRU, Linear
+from lsp_fast.ops import layers
+from lsp_fast.ops.types import Normal, PosteriorWeights, PriorWeights, State
+
+
+class Observed(NamedTuple):
+    """A filtered sequence; time comes first."""
+
+    states: State  # [L, B, ...], posterior samples
+    posterior: Normal  # [L, B, S]
+    prior: Normal  # [L, B, S]
+
+
+class RSSM(nn.Module):
+    """Deterministic GRU path h and stochastic diagonal normal s.
+
+    Args:
+        action_dim: A.
+        embedding_dim: E, width of the encoder's output.
+        config: sizes.
+        generator: draws the initial weights.
+    """
+
+    def __init__(self, action_dim: int, embedding_dim: int, config: ModelConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        c = self.config = config
+        self.prior_in = Linear(c.stoch + action_dim, c.hidden, generator)
+        self.gru = GRU(c.hidden, c.deter, generator)
+        self.prior_hidden = Linear(c.deter, c.hidden, generator)
+        self.prior_out = Linear(c.hidden, 2 * c.stoch, generator)
+        self.posterior_hidden = Linear(c.deter + embedding_dim, c.hidden, generator)
+        self.posterior_out = Linear(c.hidden, 2 * c.stoch, generator)
+
+    def prior_weights(self) -> PriorWeights:
+        """The live parameters of the transition."""
+        return PriorWeights(
+            self.prior_in.weights(),
+            self.gru.weights(),
+            self.prior_hidden.weights(),
+            self.prior_out.weights(),
+            self.config.min_std,
+        )
+
+    def posterior_weights(self) -> PosteriorWeights:
+        """The live parameters of the filter."""
+        return PosteriorWeights(self.posterior_hidden.weights(), self.posterior_out.weights(), self.config.min_std)
+
+    def initial(self, batch: int) -> State:
+        """The zero state, [batch, ...]."""
+        like = self.prior_in.weight
+        return State(like.new_zeros(batch, self.config.stoch), like.new_zeros(batch, self.config.deter))
+
+    def filter(self, state: State, action: Tensor, embedding: Tensor, noise: Tensor) -> State:
+        """One posterior step: ([N, ...], action [N, A] that led here, [N, E], noise [N, S]) -> [N, ...]."""
+        deter = layers.advance(state, action, self.prior_weights())
+        q = layers.posterior(deter, embedding, self.posterior_weights())
+        return State(q.mean + q.std * noise, deter)
+
+    def observe(self, embeddings: Tensor, actions: Tensor, is_first: Tensor, noise: Tensor) -> Observed:
+        """Filter sequences from a zero state, which is also where an episode begins.
+
+        Args:
+            embeddings: [L, B, E].
+            actions: [L, B, A], each the one that led to its observation; at a reset it is ignored.
+            is_first: [L, B] bool, true where an observation begins an episode.
+            noise: [L, B, S] standard normal.
+        """
+        prior, posterior = self.prior_weights(), self.posterior_weights()
+        keep = (~is_first).to(embeddings.dtype)[..., None]  # [L, B, 1]
+        actions = actions * keep
+        state = self.initial(embeddings.shape[1])
+        states, posteriors = [], []
+        for t in range(embeddings.shape[0]):
+            state = State(state.stoch * keep[t], state.deter * keep[t])
+            deter = layers.advance(state, actions[t], prior)
+            q = layers.posterior(deter, embeddings[t], posterior)
+            state = State(q.mean + q.std * noise[t], deter)
+            states.append(state)
+            posteriors.append(q)
+        all_states = State(*(torch.stack(x) for x in zip(*states, strict=True)))
+        all_posteriors = Normal(*(torch.stack(x) for x in zip(*posteriors, strict=True)))
+        # The prior does not feed the recurrence, so that all steps go through it at once.
+        return Observed(all_states, all_posteriors, layers.prior(all_states.deter, prior))

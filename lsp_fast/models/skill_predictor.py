@@ -1,0 +1,81 @@
+"""Backward predictor q(z | s_1 .. s_K, s_0), which tells a skill from what it led to (SPEC section 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lsp_fast.config import ModelConfig, PredictorConfig, SkillConfig
+from lsp_fast.models.networks import MLP
+from lsp_fast.ops import layers
+
+MAX_STATES = 10  # states of a segment that the predictor sees (SPEC section 4)
+
+
+def segment_states(length: int) -> list[int]:
+    """Which of the states 1 .. K of a segment the predictor sees, counted from 0: at most 10, evenly spaced.
+
+    >>> segment_states(30)
+    [2, 5, 8, 11, 14, 17, 20, 23, 26, 29]
+    """
+    count = min(length, MAX_STATES)
+    return [(i + 1) * length // count - 1 for i in range(count)]
+
+
+class SkillPredictor(nn.Module):
+    """A diagonal normal over skills with softly clamped standard deviation.
+
+    Args:
+        feature_dim: F.
+        skill: their width and length.
+        config: sizes, inputs and input noise.
+        model: bounds of the standard deviation, shared with the decoder.
+        generator: draws the initial weights.
+    """
+
+    def __init__(
+        self,
+        feature_dim: int,
+        skill: SkillConfig,
+        config: PredictorConfig,
+        model: ModelConfig,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.config, self.bounds = config, (model.decoder_min_std, model.decoder_max_std)
+        self.steps = [skill.length - 1] if config.inputs == "ends" else segment_states(skill.length)
+        width = 2 if config.inputs == "per_step" else len(self.steps) + 1
+        self.mlp = MLP(width * feature_dim, config.units, config.layers, 2 * skill.dim, generator)
+
+    def inputs(self, segment: Tensor, first: Tensor) -> Tensor:
+        """What the network reads: (segment [K, N, F], first [N, F]) -> [N, I], or [k, N, 2F] for `per_step`.
+
+        `first` is s_0, the state in which the skill began; the segment's states come after it.
+        """
+        seen = segment[self.steps]  # [k, N, F]
+        if self.config.inputs == "per_step":
+            return torch.cat([seen, first.expand_as(seen)], -1)
+        return torch.cat([*seen, first], -1)
+
+    def log_prob(self, segment: Tensor, first: Tensor, skill: Tensor, noise: Tensor) -> Tensor:
+        """log q(skill | segment, first).
+
+        Args:
+            segment: [K, N, F], features of s_1 .. s_K.
+            first: [N, F], features of s_0.
+            skill: [N, Z].
+            noise: standard normal, of the shape of `inputs`; scaled by the configured standard deviation.
+
+        Returns:
+            [N], differentiable in every argument.
+        """
+        x = self.inputs(segment, first) + self.config.noise * noise
+        mean, raw_log_std = layers.mlp(x, self.mlp.weights()).chunk(2, -1)
+        std = layers.soft_clamp_std(raw_log_std, *self.bounds)
+        log_prob = layers.normal_log_prob(skill, mean, std).sum(-1)
+        return log_prob.mean(0) if self.config.inputs == "per_step" else log_prob
+
+    def noise_shape(self, batch: int) -> tuple[int, ...]:
+        """Shape of `log_prob`'s noise for N = batch."""
+        width = self.mlp.hidden[0].weight.shape[1]  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue]
+        return (len(self.steps), batch, width) if self.config.inputs == "per_step" else (batch, width)

@@ -1,0 +1,129 @@
+"""World model: feature encoder, RSSM, decoder, reward and discount heads, and their loss (SPEC section 2)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lsp_fast.config import ModelConfig
+from lsp_fast.models.networks import MLP
+from lsp_fast.models.rssm import RSSM
+from lsp_fast.ops import layers
+from lsp_fast.ops.types import MLPWeights, State, features
+
+
+class SequenceBatch(NamedTuple):
+    """Replayed sequences as tensors (SPEC section 1); batch comes first, as the replay gives them."""
+
+    observation: Tensor  # [B, L, O] float32
+    action: Tensor  # [B, L, A] float32, the one that led to the observation
+    reward: Tensor  # [B, L] float32
+    terminal: Tensor  # [B, L] float32, 1 where the episode truly ended
+    is_first: Tensor  # [B, L] bool
+
+
+class WorldModelLoss(NamedTuple):
+    """The loss to minimise, the posterior states it was taken at, and its parts (0-d tensors, detached)."""
+
+    loss: Tensor
+    states: State  # [L, B, ...]
+    metrics: dict[str, Tensor]
+
+
+def discounts(feature: Tensor, gamma: float, head: MLPWeights | None) -> Tensor:
+    """What the future after each state counts, [..., F] -> [...]; the head is trained on gamma * (1 - terminal) [D]."""
+    if head is None:
+        return torch.full_like(feature[..., 0], gamma)
+    return torch.sigmoid(layers.scalar_head(feature, head))
+
+
+class WorldModel(nn.Module):
+    """Encoder, RSSM, decoder and heads.
+
+    Args:
+        observation_dim: O.
+        action_dim: A.
+        config: sizes and loss settings.
+        gamma: the discount that the discount head scales.
+        generator: draws the initial weights.
+    """
+
+    observation_mean: Tensor
+    observation_std: Tensor
+
+    def __init__(
+        self, observation_dim: int, action_dim: int, config: ModelConfig, gamma: float, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        c = self.config = config
+        self.gamma = gamma
+        feature_dim = c.stoch + c.deter
+        self.encoder = MLP(observation_dim, c.encoder_units, c.encoder_layers, 0, generator)
+        self.rssm = RSSM(action_dim, c.encoder_units, c, generator)
+        self.decoder = MLP(feature_dim, c.decoder_units, c.decoder_layers, 2 * observation_dim, generator)
+        self.reward = MLP(feature_dim, c.reward_units, c.reward_layers, 1, generator)
+        self.discount = MLP(feature_dim, c.reward_units, c.reward_layers, 1, generator) if c.discount_head else None
+        # Ones and zeros change nothing, so that there is one path with normalisation and without.
+        self.register_buffer("observation_mean", torch.zeros(observation_dim))
+        self.register_buffer("observation_std", torch.ones(observation_dim))
+
+    def fit_normalizer(self, mean: Tensor, std: Tensor) -> None:
+        """Standardise observations by these statistics [O] from now on (`normalize_observations`)."""
+        self.observation_mean.copy_(mean)
+        # A coordinate that hardly moved in the prefill may move later: 1e-2 bounds how much it is blown up.
+        self.observation_std.copy_(std.clamp(min=1e-2))
+
+    def normalize(self, observation: Tensor) -> Tensor:
+        """[..., O] -> [..., O]; the identity unless a normaliser was fitted."""
+        return (observation - self.observation_mean) / self.observation_std
+
+    def embed(self, observation: Tensor) -> Tensor:
+        """[..., O] -> [..., E]"""
+        return layers.mlp(self.normalize(observation), self.encoder.weights())
+
+    def filter(self, state: State, action: Tensor, observation: Tensor, noise: Tensor) -> State:
+        """The posterior state after one more observation: ([N, ...], [N, A], [N, O], [N, S]) -> [N, ...]."""
+        return self.rssm.filter(state, action, self.embed(observation), noise)
+
+    def discount_weights(self) -> MLPWeights | None:
+        """The live parameters of the discount head, None where it is off."""
+        return None if self.discount is None else self.discount.weights()
+
+    def loss(self, batch: SequenceBatch, noise: Tensor) -> WorldModelLoss:
+        """max(mean KL, free nats) - mean log p(o) - mean log p(r), sums over dimensions, means over batch and time.
+
+        Args:
+            batch: [B, L, ...].
+            noise: [L, B, S] standard normal.
+        """
+        c = self.config
+        target = self.normalize(batch.observation).transpose(0, 1)  # [L, B, O]
+        embeddings = layers.mlp(target, self.encoder.weights())
+        observed = self.rssm.observe(embeddings, batch.action.transpose(0, 1), batch.is_first.transpose(0, 1), noise)
+        feature = features(observed.states)  # [L, B, F]
+
+        mean, raw_log_std = layers.mlp(feature, self.decoder.weights()).chunk(2, -1)
+        std = layers.soft_clamp_std(raw_log_std, c.decoder_min_std, c.decoder_max_std)
+        observation_nll = -layers.normal_log_prob(target, mean, std).sum(-1).mean()
+        reward = layers.scalar_head(feature, self.reward.weights())
+        reward_nll = -layers.normal_log_prob(batch.reward.T, reward).mean()
+        kl = layers.kl_divergence(observed.posterior, observed.prior).mean()
+        # Free nats apply after averaging, without a gradient below them [D].
+        loss = kl.clamp(min=c.free_nats) + observation_nll + reward_nll
+        metrics = {
+            "observation_nll": observation_nll,
+            "reward_nll": reward_nll,
+            "reward_error": (reward - batch.reward.T).abs().mean(),
+            "kl": kl,
+        }
+        if self.discount is not None:
+            # Log-likelihood of the soft target gamma * (1 - terminal) under a Bernoulli [D].
+            logit = layers.scalar_head(feature, self.discount.weights())
+            soft = self.gamma * (1 - batch.terminal.T)
+            metrics["discount_nll"] = F.binary_cross_entropy_with_logits(logit, soft)
+            loss = loss + c.discount_scale * metrics["discount_nll"]
+        metrics["loss"] = loss
+        return WorldModelLoss(loss, observed.states, {k: v.detach() for k, v in metrics.items()})

@@ -1,0 +1,68 @@
+"""The only source of randomness in torch code.
+
+Every use of noise draws from a stream of its own, named by its purpose. A stream's numbers depend on the run's seed and
+its name alone, so that switching one part off (say, the intrinsic reward) leaves every other part's noise, and
+therefore its results, unchanged to the bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def stream_seed(seed: int, name: str) -> int:
+    """A 63-bit seed that depends on the run's seed and a stream's name."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+class Noise:
+    """Named streams of random numbers on one device.
+
+    Args:
+        seed: the run's seed.
+        device: where the numbers are drawn; streams on different devices give different numbers.
+    """
+
+    def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
+        self.seed = seed
+        self.device = torch.device(device)
+        self._streams: dict[str, torch.Generator] = {}
+
+    def generator(self, stream: str) -> torch.Generator:
+        """The generator of one stream, created at its first use."""
+        if stream not in self._streams:
+            generator = torch.Generator(self.device)
+            generator.manual_seed(stream_seed(self.seed, stream))
+            self._streams[stream] = generator
+        return self._streams[stream]
+
+    def generators(self) -> Iterable[torch.Generator]:
+        """All streams used so far (a CUDA graph registers them before capture)."""
+        return self._streams.values()
+
+    def normal(self, stream: str, *shape: int) -> Tensor:
+        """Standard normal numbers, float32, of the given shape."""
+        return torch.randn(shape, generator=self.generator(stream), device=self.device)
+
+    def uniform(self, stream: str, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """Uniform numbers in [low, high), float32, of the given shape."""
+        return low + (high - low) * torch.rand(shape, generator=self.generator(stream), device=self.device)
+
+    def choice(self, stream: str, total: int, count: int) -> Tensor:
+        """`count` different indices below `total`, in random order, int64."""
+        return torch.randperm(total, generator=self.generator(stream), device=self.device)[:count]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Every stream's state, for a checkpoint."""
+        return {name: generator.get_state() for name, generator in self._streams.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue every stream where `state_dict` was taken; streams it does not name start anew."""
+        self._streams.clear()
+        for name, value in state.items():
+            self.generator(name).set_state(value)

@@ -1,0 +1,74 @@
+"""Rolling the world model out under the policy: contract and plain PyTorch reference."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lsp_fast.ops import layers
+from lsp_fast.ops.types import ActorWeights, ImagineNoise, Normal, PriorWeights, Rollout, State, features
+
+
+def imagine(
+    start: State,
+    prior: PriorWeights,
+    actor: ActorWeights,
+    skills: Tensor | None,
+    skill_length: int,
+    noise: ImagineNoise,
+) -> Rollout:
+    """Imagine H steps from every start state (SPEC sections 3 and 4).
+
+        a_t = tanh(mean + std * noise) of actor([s_t, h_t, z]),   h_{t+1} = GRU(.),   s_{t+1} ~ p(. | h_{t+1})
+
+    Args:
+        start: [N, ...]. H and N are the noise's.
+        prior, actor: weights. Gradients flow through states and actions, not from the actor's input into the state [D].
+        skills: [P, N, Z], each held `skill_length` steps, the last one to the end; None without skills.
+        skill_length: K >= 1.
+        noise: standard normal numbers; without `action` noise the policy's tanh(mean) acts.
+
+    Returns:
+        Rollout: the H states after the start, the actions that led to them, and the policy they were drawn from.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    check_imagine(start, prior, skills, skill_length, noise)
+    state, states, actions, policies = start, [], [], []
+    for t in range(noise.stoch.shape[0]):
+        skill = None if skills is None else skills[min(t // skill_length, skills.shape[0] - 1)]
+        policy = layers.actor(features(state).detach(), skill, actor)
+        action = layers.act(policy, None if noise.action is None else noise.action[t])
+        deter = layers.advance(state, action, prior)
+        p = layers.prior(deter, prior)
+        state = State(p.mean + p.std * noise.stoch[t], deter)
+        states.append(state)
+        actions.append(action)
+        policies.append(policy)
+    return Rollout(
+        State(*(torch.stack(x) for x in zip(*states, strict=True))),
+        torch.stack(actions),
+        Normal(*(torch.stack(x) for x in zip(*policies, strict=True))),
+    )
+
+
+def check_imagine(
+    start: State, prior: PriorWeights, skills: Tensor | None, skill_length: int, noise: ImagineNoise
+) -> None:
+    """Raise ValueError unless the shapes are those of the contract."""
+    n, s = start.stoch.shape
+    action_dim = prior.inp.weight.shape[1] - s
+    problems = []
+    if start.deter.shape != (n, prior.gru.weight_hh.shape[1]):
+        problems.append(f"start.deter {tuple(start.deter.shape)}")
+    if noise.stoch.dim() != 3 or noise.stoch.shape[1:] != (n, s) or len(noise.stoch) == 0:
+        problems.append(f"noise.stoch {tuple(noise.stoch.shape)}")
+    if noise.action is not None and noise.action.shape != (*noise.stoch.shape[:2], action_dim):
+        problems.append(f"noise.action {tuple(noise.action.shape)}")
+    if skills is not None and (skills.dim() != 3 or skills.shape[1] != n or len(skills) == 0):
+        problems.append(f"skills {tuple(skills.shape)}")
+    if skill_length < 1:
+        problems.append(f"skill_length {skill_length}")
+    if problems:
+        raise ValueError(f"imagine from {n} states of {s} stochastic dimensions does not fit {', '.join(problems)}")

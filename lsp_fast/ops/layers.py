@@ -1,0 +1,106 @@
+"""Plain PyTorch functions of the networks, on weight tuples. They read like SPEC sections 2 and 3."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lsp_fast.ops.types import (
+    ActorWeights,
+    Dense,
+    GRUWeights,
+    MLPWeights,
+    Normal,
+    PosteriorWeights,
+    PriorWeights,
+    State,
+)
+
+
+def dense(x: Tensor, layer: Dense) -> Tensor:
+    """[..., in] -> [..., out]"""
+    return F.linear(x, layer.weight, layer.bias)
+
+
+def mlp(x: Tensor, weights: MLPWeights) -> Tensor:
+    """[..., in] -> [..., out], or the last hidden layer's activation where there is no output layer."""
+    for layer in weights.hidden:
+        x = F.elu(dense(x, layer))
+    return x if weights.out is None else dense(x, weights.out)
+
+
+def scalar_head(x: Tensor, weights: MLPWeights) -> Tensor:
+    """[..., in] -> [...], the mean of a unit normal (reward, value)."""
+    return mlp(x, weights).squeeze(-1)
+
+
+def gru(x: Tensor, hidden: Tensor, weights: GRUWeights) -> Tensor:
+    """One step of torch.nn.GRUCell: x [N, in], hidden [N, D] -> [N, D]."""
+    return torch.gru_cell(x, hidden, *weights)
+
+
+def softplus_normal(x: Tensor, min_std: float) -> Normal:
+    """[..., 2S] -> mean, softplus(.) + min_std, each [..., S]."""
+    mean, std = x.chunk(2, -1)
+    return Normal(mean, F.softplus(std) + min_std)
+
+
+def advance(state: State, action: Tensor, weights: PriorWeights) -> Tensor:
+    """The deterministic part of a transition: ([N, ...], [N, A]) -> h' [N, D]."""
+    x = F.elu(dense(torch.cat([state.stoch, action], -1), weights.inp))
+    return gru(x, state.deter, weights.gru)
+
+
+def prior(deter: Tensor, weights: PriorWeights) -> Normal:
+    """p(s' | h'): [..., D] -> [..., S]"""
+    return softplus_normal(dense(F.elu(dense(deter, weights.hidden)), weights.out), weights.min_std)
+
+
+def posterior(deter: Tensor, embedding: Tensor, weights: PosteriorWeights) -> Normal:
+    """q(s' | h', o'): ([..., D], [..., E]) -> [..., S]"""
+    x = F.elu(dense(torch.cat([deter, embedding], -1), weights.hidden))
+    return softplus_normal(dense(x, weights.out), weights.min_std)
+
+
+def actor(feature: Tensor, skill: Tensor | None, weights: ActorWeights) -> Normal:
+    """The policy before its tanh: ([..., F], [..., Z] or None) -> [..., A] (SPEC section 3)."""
+    x = feature if skill is None else torch.cat([feature, skill], -1)
+    mean, std = mlp(x, weights.mlp).chunk(2, -1)
+    mean = weights.mean_scale * torch.tanh(mean / weights.mean_scale)
+    # log(e^s - 1) is softplus' inverse: a zero output gives the initial standard deviation.
+    std = F.softplus(std + math.log(math.expm1(weights.init_std))) + weights.min_std
+    return Normal(mean, std)
+
+
+def act(policy: Normal, noise: Tensor | None) -> Tensor:
+    """tanh(mean + std * noise), or tanh(mean) without noise: [..., A] in (-1, 1)."""
+    return torch.tanh(policy.mean if noise is None else policy.mean + policy.std * noise)
+
+
+def normal_log_prob(x: Tensor, mean: Tensor, std: Tensor | float = 1.0) -> Tensor:
+    """log N(x; mean, std^2), elementwise."""
+    log_std = std.log() if isinstance(std, Tensor) else math.log(std)
+    return -0.5 * ((x - mean) / std) ** 2 - log_std - 0.5 * math.log(2 * math.pi)
+
+
+def tanh_normal_log_prob(pre_tanh: Tensor, policy: Normal) -> Tensor:
+    """log density of tanh(pre_tanh), elementwise: the normal's, less log |d tanh| = 2 (log 2 - x - softplus(-2x))."""
+    log_slope = 2 * (math.log(2) - pre_tanh - F.softplus(-2 * pre_tanh))
+    return normal_log_prob(pre_tanh, *policy) - log_slope
+
+
+def kl_divergence(p: Normal, q: Normal) -> Tensor:
+    """KL(p || q) of diagonal normals, summed over the last dimension."""
+    ratio = (p.std / q.std) ** 2
+    return 0.5 * (ratio + ((p.mean - q.mean) / q.std) ** 2 - 1 - ratio.log()).sum(-1)
+
+
+def soft_clamp_std(raw_log_std: Tensor, low: float, high: float) -> Tensor:
+    """Standard deviation whose log-variance is softly clamped between fixed bounds, as in PETS (SPEC section 2)."""
+    lo, hi = 2 * math.log(low), 2 * math.log(high)
+    y = hi - F.softplus(hi - 2 * raw_log_std)
+    y = lo + F.softplus(y - lo)
+    return (0.5 * y).exp()

@@ -1,0 +1,102 @@
+"""What ops take and return. Weight tuples hold a module's parameters themselves, never copies."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Dense(NamedTuple):
+    """A linear layer: y = x @ weight.T + bias."""
+
+    weight: Tensor  # [out, in]
+    bias: Tensor  # [out]
+
+
+class MLPWeights(NamedTuple):
+    """Layers with ELU between them; `out` None ends with the last hidden layer's ELU."""
+
+    hidden: tuple[Dense, ...]
+    out: Dense | None
+
+
+class GRUWeights(NamedTuple):
+    """torch.nn.GRUCell's parameters, gates in the order reset, update, new."""
+
+    weight_ih: Tensor  # [3D, in]
+    weight_hh: Tensor  # [3D, D]
+    bias_ih: Tensor  # [3D]
+    bias_hh: Tensor  # [3D]
+
+
+class PriorWeights(NamedTuple):
+    """The RSSM's transition (SPEC section 2): Linear([s, a]) ELU -> GRU -> Linear ELU -> Linear -> mean, std."""
+
+    inp: Dense  # [hidden, S + A]
+    gru: GRUWeights
+    hidden: Dense  # [hidden, D]
+    out: Dense  # [2S, hidden]
+    min_std: float
+
+
+class PosteriorWeights(NamedTuple):
+    """The RSSM's filter (SPEC section 2): Linear([h, embedding]) ELU -> Linear -> mean, std."""
+
+    hidden: Dense  # [hidden, D + E]
+    out: Dense  # [2S, hidden]
+    min_std: float
+
+
+class ActorWeights(NamedTuple):
+    """Policy (SPEC section 3): MLP([features, skill]) -> tanh-normal."""
+
+    mlp: MLPWeights
+    mean_scale: float
+    init_std: float
+    min_std: float
+
+
+class State(NamedTuple):
+    """Latent state of the RSSM."""
+
+    stoch: Tensor  # [..., S]
+    deter: Tensor  # [..., D]
+
+
+class Normal(NamedTuple):
+    """A diagonal normal distribution."""
+
+    mean: Tensor
+    std: Tensor
+
+
+class ImagineNoise(NamedTuple):
+    """Standard normal numbers of a rollout; `action` None takes tanh(mean) for the action."""
+
+    stoch: Tensor  # [H, N, S]
+    action: Tensor | None  # [H, N, A]
+
+
+class Rollout(NamedTuple):
+    """An imagined trajectory; the start state is not in it."""
+
+    states: State  # [H, N, ...]
+    actions: Tensor  # [H, N, A], actions[t] led to states[t]
+    policy: Normal  # [H, N, A], what actions[t] was drawn from, before the tanh
+
+
+def features(state: State) -> Tensor:
+    """[s, h], what every head sees: [..., S + D]."""
+    return torch.cat([state.stoch, state.deter], -1)
+
+
+def map_state(function, state: State) -> State:
+    """Apply a tensor function to both parts."""
+    return State(function(state.stoch), function(state.deter))
+
+
+def detach(state: State) -> State:
+    """The same values without their history."""
+    return map_state(Tensor.detach, state)

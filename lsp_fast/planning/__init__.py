@@ -1,0 +1,1 @@
+"""Planning: one cross-entropy method, and where skills come from."""

@@ -1,0 +1,53 @@
+"""Does planning prefer something, or does it follow the noise of its own rollouts?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lsp_fast.backends import Backend
+from lsp_fast.config import Config
+from lsp_fast.noise import Noise
+from lsp_fast.ops.types import State
+from lsp_fast.planning.skills import PlanWeights, draw_plan_noise, score_plans, standard_normal
+from lsp_fast.ops.types import ImagineNoise
+
+
+@torch.no_grad()
+def planner_health(
+    start: State, weights: PlanWeights, noise: Noise, config: Config, backend: Backend
+) -> dict[str, Tensor]:
+    """Score one population twice with fresh rollout noise and compare.
+
+    Args:
+        start: [N, ...], states to look at.
+
+    Returns:
+        elite_overlap: share of the M elites that both draws agree on; chance is M / G.
+        value_spread: standard deviation over candidates of their mean value, averaged over states.
+        rollout_noise: standard deviation of one candidate's value over noise, likewise.
+        random_plan_value: mean value of the population, that is of skills from N(0, I).
+    """
+    n, g, m = len(start.stoch), config.planner.candidates, config.planner.elites
+    dims = (start.stoch.shape[-1], weights.prior.inp.weight.shape[1] - start.stoch.shape[-1])
+    prior = standard_normal(start, config)
+    values, elites, plans = [], [], None
+    for _ in range(2):
+        drawn = draw_plan_noise(noise, "health", config, n, dims, sample=True)
+        if plans is None:
+            plans = prior.mean[:, None] + prior.std[:, None] * drawn.candidates[0]
+        assert drawn.action is not None
+        value = score_plans(start, plans, weights, ImagineNoise(drawn.stoch[0], drawn.action[0]), config, backend)
+        values.append(value)
+        elites.append(backend.select_elites(value, plans, m, *prior, config.planner.std_floor)[2])
+    chosen = [torch.zeros_like(values[0]).scatter_(1, e.clamp(min=0), 1.0) for e in elites]  # [N, G]
+    a, b = values
+    # Half the squared difference of two draws estimates the noise's variance; it also inflates the spread of the mean.
+    noise_var = ((a - b) ** 2 / 2).mean(1)
+    spread_var = (((a + b) / 2).var(1, correction=0) - noise_var / 2 * (g - 1) / g).clamp(min=0)
+    return {
+        "elite_overlap": (chosen[0] * chosen[1]).sum(1).mean() / m,
+        "value_spread": spread_var.sqrt().mean(),
+        "rollout_noise": noise_var.sqrt().mean(),
+        "random_plan_value": ((a + b) / 2).mean(),
+    }

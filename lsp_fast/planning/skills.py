@@ -1,0 +1,160 @@
+"""Where skills come from: nowhere, a standard normal, or a plan (SPEC sections 4 and 5)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lsp_fast.backends import Backend
+from lsp_fast.config import Config
+from lsp_fast.models.world_model import discounts
+from lsp_fast.noise import Noise
+from lsp_fast.ops import layers
+from lsp_fast.ops.types import ActorWeights, ImagineNoise, MLPWeights, Normal, PriorWeights, State, features, map_state
+from lsp_fast.planning.cem import CEMResult, cem
+
+
+class PlanWeights(NamedTuple):
+    """All that scoring a plan needs."""
+
+    prior: PriorWeights
+    actor: ActorWeights
+    reward: MLPWeights
+    value: MLPWeights
+    discount: MLPWeights | None
+
+
+class PlanNoise(NamedTuple):
+    """Standard normal numbers of a whole plan of N states; `action` None rolls out tanh(mean)."""
+
+    candidates: Tensor  # [I, N, G, P, Z]
+    stoch: Tensor  # [I, H, N * G, S]
+    action: Tensor | None  # [I, H, N * G, A]
+
+
+def plan_values(
+    rewards: Tensor, values: Tensor, discount: Tensor, lam: float, objective: str, backend: Backend
+) -> Tensor:
+    """What imagined trajectories are worth (SPEC section 4).
+
+    Args:
+        rewards, values, discount: [H, N], at the H imagined states.
+        objective: `lambda_return`, at the first imagined state; or `sum`, sum_t gamma^t r_t + gamma^H v of the last
+            state. (Dreamer's value of a state counts that state's own reward, so `sum` counts the last one twice.)
+
+    Returns:
+        [N]
+    """
+    if objective == "lambda_return":
+        return backend.lambda_return(rewards[:-1], values[:-1], discount[:-1], values[-1], lam)[0]
+    weights = torch.cat([torch.ones_like(discount[:1]), discount.cumprod(0)])  # [H + 1, N]
+    return (weights[:-1] * rewards).sum(0) + weights[-1] * values[-1]
+
+
+def score_plans(
+    start: State, plans: Tensor, weights: PlanWeights, noise: ImagineNoise, config: Config, backend: Backend
+) -> Tensor:
+    """Roll every candidate out and value it.
+
+    Args:
+        start: [N, ...]
+        plans: [N, G, P, Z]
+        noise: of H steps for N * G rollouts, a state's candidates side by side.
+
+    Returns:
+        [N, G]
+    """
+    n, g = plans.shape[:2]
+    skills = plans.flatten(0, 1).transpose(0, 1)  # [P, N * G, Z]
+    starts = map_state(lambda x: x.repeat_interleave(g, 0), start)
+    rollout = backend.imagine(starts, weights.prior, weights.actor, skills, config.skill.length, noise)
+    feature = features(rollout.states)  # [H, N * G, F]; the heads see all steps at once
+    value = plan_values(
+        layers.scalar_head(feature, weights.reward),
+        layers.scalar_head(feature, weights.value),
+        discounts(feature, config.behavior.gamma, weights.discount),
+        config.behavior.lam,
+        config.planner.objective,
+        backend,
+    )
+    return value.view(n, g)
+
+
+def draw_plan_noise(noise: Noise, stream: str, config: Config, states: int, dims: tuple[int, int], sample: bool):
+    """Noise of one whole plan from `states` start states; dims are the stochastic and the action dimension."""
+    p, h, n = config.planner, config.behavior.horizon, states
+    rollouts = n * p.candidates
+    return PlanNoise(
+        noise.normal(
+            f"{stream}/candidates", p.iterations, n, p.candidates, config.skills_per_rollout, config.skill.dim
+        ),
+        noise.normal(f"{stream}/plan_latent", p.iterations, h, rollouts, dims[0]),
+        noise.normal(f"{stream}/plan_action", p.iterations, h, rollouts, dims[1]) if sample else None,
+    )
+
+
+@torch.no_grad()
+def plan_skills(start: State, weights: PlanWeights, noise: PlanNoise, config: Config, backend: Backend) -> CEMResult:
+    """CEM over skills from every start state, from N(0, I) [O], without gradients.
+
+    Args:
+        start: [N, ...]
+        noise: as `draw_plan_noise` gives it.
+    """
+
+    def score(plans: Tensor, i: int) -> Tensor:
+        rollout_noise = ImagineNoise(noise.stoch[i], None if noise.action is None else noise.action[i])
+        return score_plans(start, plans, weights, rollout_noise, config, backend)
+
+    prior = standard_normal(start, config)
+    return cem(
+        score,
+        prior.mean,
+        prior.std,
+        noise.candidates,
+        config.planner.elites,
+        floor=config.planner.std_floor,
+        select_elites=backend.select_elites,
+    )
+
+
+def standard_normal(start: State, config: Config) -> Normal:
+    """N(0, I) over plans: mean and std, [N, P, Z]."""
+    mean = start.stoch.new_zeros(start.stoch.shape[0], config.skills_per_rollout, config.skill.dim)
+    return Normal(mean, torch.ones_like(mean))
+
+
+def skill_distribution(
+    start: State,
+    weights: PlanWeights,
+    noise: Noise,
+    stream: str,
+    config: Config,
+    backend: Backend,
+    *,
+    explore: bool,
+) -> Normal:
+    """The distribution that skills are drawn from in each start state (SPEC sections 4 and 5).
+
+    Args:
+        start: [N, ...]
+        stream: prefix of the noise's names, the purpose of the plan.
+        explore: in imagination and while collecting: plans are scored with sampled actions, and epsilon is added to the
+            planned mean. In evaluation neither.
+
+    Returns:
+        mean and std, [N, P, Z]; of N(0, I) for random skills.
+    """
+    if config.skill.source == "random":
+        return standard_normal(start, config)
+    dims = (start.stoch.shape[-1], weights.prior.inp.weight.shape[1] - start.stoch.shape[-1])
+    drawn = draw_plan_noise(noise, stream, config, len(start.stoch), dims, sample=explore)
+    result = plan_skills(start, weights, drawn, config, backend)
+    if not explore:
+        return Normal(result.mean, result.std)
+    s = config.skill
+    epsilon_std = s.noise if s.noise_kind == "std" else s.noise**0.5
+    epsilon = epsilon_std * noise.normal(f"{stream}/epsilon", *result.mean.shape)
+    return Normal(result.mean + epsilon, result.std)

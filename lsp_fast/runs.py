@@ -1,0 +1,85 @@
+"""The folder of a run: what lies where, and whether a configuration may go on in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lsp_fast import checkpoint
+from lsp_fast.config import Config, check, differences, from_dict, replace, to_dict
+from lsp_fast.errors import CheckpointError, ConfigError
+
+# What may change between two starts of one run: nothing that decides what is learned.
+RESUMABLE = {
+    "env_steps", "device", "backend", "threads", "preset", "train.log_every", "train.health_every",
+    "train.checkpoint_every",
+}  # fmt: skip
+
+
+class RunFolder:
+    """Paths inside a run's folder."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.replay = self.path / "replay"
+        self.metrics = self.path / "metrics.jsonl"
+        self.scores = self.path / "scores.json"
+        self.curve = self.path / "learning_curve.png"
+
+    def prepare(self, config: Config) -> dict[str, Any] | None:
+        """Make the folder for this configuration, or find what to resume from.
+
+        Returns:
+            the newest checkpoint of the same run, or None for a new one.
+
+        Raises:
+            ConfigError: the folder holds something else, or a run with another configuration.
+            CheckpointError: no checkpoint of the run can be read.
+        """
+        if self.config.exists():
+            changed = {k: v for k, v in differences(self.read_config(), config).items() if k not in RESUMABLE}
+            if changed:
+                lines = [f"  {name}: {old!r} there, {new!r} asked for" for name, (old, new) in changed.items()]
+                raise ConfigError(
+                    f"{self.path} holds a run with another configuration; choose another --logdir:\n" + "\n".join(lines)
+                )
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise ConfigError(f"{self.path} is not empty and holds no run; choose another --logdir")
+        state = checkpoint.load_latest(self.checkpoints)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.config.write_text(json.dumps(to_dict(config), indent=2) + "\n")
+        except OSError as error:
+            raise ConfigError(f"cannot write to {self.path}: {error.strerror}; choose another --logdir") from error
+        return state
+
+    def read_config(self) -> Config:
+        """The configuration of the run that lies here.
+
+        Raises:
+            CheckpointError: there is none, or it cannot be read.
+        """
+        try:
+            return from_dict(json.loads(self.config.read_text()))
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{self.path} holds no run (no {self.config.name})") from error
+        except (json.JSONDecodeError, UnicodeDecodeError, ConfigError) as error:
+            raise CheckpointError(f"{self.config} cannot be used: {error}") from error
+
+
+def read_run(path: Path, **overrides: Any) -> tuple[Config, dict[str, Any]]:
+    """Configuration (with overrides) and newest checkpoint of a run.
+
+    Raises:
+        CheckpointError: no run, or no readable checkpoint.
+    """
+    folder = RunFolder(path)
+    config = replace(folder.read_config(), overrides)
+    check(config)
+    state = checkpoint.load_latest(folder.checkpoints)
+    if state is None:
+        raise CheckpointError(f"{path} has no checkpoint yet; let the run go on until it has written one")
+    return config, state

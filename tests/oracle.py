@@ -1,7 +1,7 @@
 """What lsp_fast must compute, once more: float64 NumPy loops written from the specification alone.
 
-Nothing here imports lsp_fast or computes a gradient, and noise comes in as an argument. Section numbers are those of the
-project's specification (§2 world model, §3 behaviour, §4 skills, §5 systems, §6 checks).
+Nothing here imports lsp_fast or computes a gradient, and noise comes in as an argument. Section numbers are those of
+the project's specification (§2 world model, §3 behaviour, §4 skills, §5 systems, §6 checks).
 
 Weights are plain tuples and dicts of arrays:
 
@@ -214,7 +214,7 @@ def world_model_loss(model, obs, actions, rewards, is_first, noise_post, free_na
 
 
 def actor_dist(actor, feat, z=None, init_std=5.0, min_std=1e-4):
-    """The Gaussian under the tanh, for input [feat, z]: 5 tanh(m / 5) and softplus(x + log(e^init_std - 1)) + min_std."""
+    """The Gaussian under the tanh, for input [feat, z]: 5 tanh(m / 5), softplus(x + log(e^init_std - 1)) + min_std."""
     x = feat if z is None else np.concatenate([feat, z], axis=-1)
     m, raw = np.split(mlp(actor, x), 2, axis=-1)
     return 5.0 * np.tanh(m / 5.0), softplus(raw + math.log(math.exp(init_std) - 1.0)) + min_std

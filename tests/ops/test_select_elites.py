@@ -100,6 +100,14 @@ def test_ties_infinities_and_nan(values, want, dtype):
     assert std.item() == (np.std(chosen) if chosen else 0.25)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_infinities_are_beyond_every_finite_value(dtype):
+    largest = torch.finfo(dtype).max
+    _, plans, mean, std = population(1, 6, 1, 1)
+    values = [-INF, -largest, largest, INF, NAN, 0.0]
+    assert run([values], plans, 6, mean, std, dtype)[2].tolist() == [[3, 2, 5, 1, 0, -1]]
+
+
 def test_many_equal_values_keep_their_order():
     # Long enough for a sort that is stable on short rows only.
     for g in (17, 64, 1000, 5000):

@@ -236,7 +236,7 @@ def start_of(config, n, dtype=torch.float32):
     return State(*(torch.randn(n, size, generator=generator).to(dtype) for size in sizes))
 
 
-def distribution(config, n=4000, explore=True, seed=0):
+def distribution(config, n=1000, explore=True, seed=0):
     weights, *_ = small_system(config)
     single = lambda w: w.float() if isinstance(w, torch.Tensor) else w  # noqa: E731
     weights = map_tensors(single, weights)
@@ -257,8 +257,8 @@ def test_exploring_adds_noise_to_the_mean_alone(kind, want):
     loud = distribution(small_config(skill__noise=0.1, skill__noise_kind=kind))
     assert torch.equal(quiet.std, loud.std)
     shift = loud.mean - quiet.mean
-    assert shift.std().item() == pytest.approx(want, rel=0.03)
-    assert shift.mean().item() == pytest.approx(0.0, abs=0.01)
+    assert shift.std().item() == pytest.approx(want, rel=0.06)
+    assert shift.mean().item() == pytest.approx(0.0, abs=0.02)
 
 
 def test_no_noise_in_evaluation():

@@ -18,9 +18,11 @@ def capture(
 ) -> Callable[..., Any]:
     """Capture `function(*inputs)` on the inputs' GPU and return a callable that replays it.
 
-    The function must not read a tensor's value on the host, and must leave every tensor that it keeps (parameters,
-    optimiser state) in its storage. The callable copies its arguments into the captured inputs; what it returns is
-    overwritten by the next call.
+    The function must not read a tensor's value on the host nor make tensors from values there, and must leave every
+    tensor that it keeps (parameters, optimiser state) in its storage; so must whoever loads a checkpoint later, and the
+    generators must stay the same objects. Before the capture it is called WARMUP times for real, so that an update has
+    then made as many steps. The callable copies its arguments into the captured inputs; what it returns is overwritten
+    by the next call.
 
     Args:
         function: of tensors, returning tensors (nested in tuples or dictionaries).
@@ -34,17 +36,22 @@ def capture(
     if not torch.cuda.is_available() or not all(x.is_cuda for x in inputs):
         raise LspFastError("a CUDA graph needs its inputs on a GPU; use --device cuda on a machine with one")
     static = [x.clone() for x in inputs]
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(WARMUP):
-            function(*static)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    for generator in generators():
-        graph.register_generator_state(generator)
-    with torch.cuda.graph(graph):
-        outputs = function(*static)
+    # Streams are the current device's, which need not be the inputs'; that of the capture must be named, or it would be
+    # that of the process's first capture.
+    with torch.cuda.device(static[0].device if static else torch.cuda.current_device()):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARMUP):
+                function(*static)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        for generator in generators():
+            graph.register_generator_state(generator)
+        with torch.cuda.graph(graph, stream=side):
+            outputs = function(*static)
+    # A graph holds addresses: what the function holds on to must live as long as the callable.
+    kept = function, graph
 
     def replay(*arguments: Tensor) -> Any:
         for i, (old, new) in enumerate(zip(static, arguments, strict=True)):
@@ -54,7 +61,7 @@ def capture(
                     f"not {new.dtype} {list(new.shape)}"
                 )
             old.copy_(new)
-        graph.replay()
+        kept[1].replay()
         return outputs
 
     return replay

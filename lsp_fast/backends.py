@@ -1,7 +1,7 @@
 """Implementations of the hot operations, chosen once while an agent is built.
 
 A backend is a named tuple of plain functions with the signatures and rules of `lsp_fast.ops`. One that is asked for by
-name and cannot be had raises BackendUnavailable with the original error; `auto` falls back to the reference and says so.
+name and cannot be had raises BackendUnavailable with the original error; `auto` falls back and says so.
 """
 
 from __future__ import annotations

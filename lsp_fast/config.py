@@ -104,7 +104,7 @@ class ActorConfig:
     entropy: float = 0.0
     """Small-budget option: weight of the policy's entropy (nats, of the tanh-normal) in the actor's objective."""
     eval_action: Literal["mode_of_samples", "tanh_mean"] = "mode_of_samples"
-    """Deterministic action: the densest of 100 samples [D], or tanh of the mean. Inside plans it is always tanh(mean)."""
+    """Deterministic action: the densest of 100 samples [D], or tanh(mean), which plans in evaluation always take."""
     learning_rate: float = 8e-5
 
 
@@ -165,7 +165,7 @@ class PlannerConfig:
     objective: Literal["lambda_return", "sum"] = "lambda_return"
     """A candidate's score [O]: the lambda-return at the first imagined state, or sum gamma^t r + gamma^H v."""
     value: Literal["shared", "task"] = "shared"
-    """Bootstrap by the value that the actor learns with (trained on R + beta r^i), or by a second head on R alone [O]."""
+    """Bootstrap by the value that the actor learns with (on R + beta r^i), or by a second head on R alone [O]."""
     std_floor: float = 1e-6
     """Added to the elites' variance under the root [O]."""
 
@@ -275,6 +275,7 @@ _CPU: Overrides = {
     "value.units": 128,
     "value.learning_rate": 3e-4,
     "behavior.plan_states": 32,
+    "skill.beta": 0.1,
     "skill.per_plan": 4,
     "predictor.units": 128,
     "predictor.learning_rate": 3e-4,
@@ -330,11 +331,10 @@ def _replace_one(node: Any, path: list[str], name: str, value: Any) -> Any:
     names = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
     if path[0] not in names:
         near = difflib.get_close_matches(path[0], names, n=3)
-        raise ConfigError(
-            f"unknown configuration value {name!r}" + (f"; did you mean {', '.join(near)}?" if near else "")
-        )
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise ConfigError(f"unknown configuration value {name!r}{hint}")
     child = value if len(path) == 1 else _replace_one(getattr(node, path[0]), path[1:], name, value)
-    return dataclasses.replace(node, **{path[0]: child})
+    return dataclasses.replace(node, **{path[0]: child})  # pyright: ignore[reportArgumentType]
 
 
 def base_config(preset: str = "paper", algorithm: str = "lsp") -> Config:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import nn
 
@@ -28,8 +30,7 @@ class MLP(nn.Module):
     def __init__(self, inputs: int, units: int, layers: int, outputs: int, generator: torch.Generator) -> None:
         super().__init__()
         widths = [inputs, *[units] * layers]
-        pairs = zip(widths[:-1], widths[1:], strict=True)
-        self.hidden = nn.ModuleList([Linear(a, b, generator) for a, b in pairs])
+        self.hidden = nn.ModuleList([Linear(a, b, generator) for a, b in itertools.pairwise(widths)])
         self.out = Linear(widths[-1], outputs, generator) if outputs else None
 
     def weights(self) -> MLPWeights:

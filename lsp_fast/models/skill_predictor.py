@@ -44,8 +44,9 @@ class SkillPredictor(nn.Module):
         super().__init__()
         self.config, self.bounds = config, (model.decoder_min_std, model.decoder_max_std)
         self.steps = [skill.length - 1] if config.inputs == "ends" else segment_states(skill.length)
-        width = 2 if config.inputs == "per_step" else len(self.steps) + 1
-        self.mlp = MLP(width * feature_dim, config.units, config.layers, 2 * skill.dim, generator)
+        states = 2 if config.inputs == "per_step" else len(self.steps) + 1
+        self.width = states * feature_dim
+        self.mlp = MLP(self.width, config.units, config.layers, 2 * skill.dim, generator)
 
     def inputs(self, segment: Tensor, first: Tensor) -> Tensor:
         """What the network reads: (segment [K, N, F], first [N, F]) -> [N, I], or [k, N, 2F] for `per_step`.
@@ -77,5 +78,5 @@ class SkillPredictor(nn.Module):
 
     def noise_shape(self, batch: int) -> tuple[int, ...]:
         """Shape of `log_prob`'s noise for N = batch."""
-        width = self.mlp.hidden[0].weight.shape[1]  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue]
-        return (len(self.steps), batch, width) if self.config.inputs == "per_step" else (batch, width)
+        shape = (batch, self.width)
+        return (len(self.steps), *shape) if self.config.inputs == "per_step" else shape

@@ -8,9 +8,8 @@ from torch import Tensor
 from lsp_fast.backends import Backend
 from lsp_fast.config import Config
 from lsp_fast.noise import Noise
-from lsp_fast.ops.types import State
+from lsp_fast.ops.types import ImagineNoise, State
 from lsp_fast.planning.skills import PlanWeights, draw_plan_noise, score_plans, standard_normal
-from lsp_fast.ops.types import ImagineNoise
 
 
 @torch.no_grad()
@@ -40,7 +39,7 @@ def planner_health(
         value = score_plans(start, plans, weights, ImagineNoise(drawn.stoch[0], drawn.action[0]), config, backend)
         values.append(value)
         elites.append(backend.select_elites(value, plans, m, *prior, config.planner.std_floor)[2])
-    chosen = [torch.zeros_like(values[0]).scatter_(1, e.clamp(min=0), 1.0) for e in elites]  # [N, G]
+    chosen = [torch.zeros_like(values[0]).scatter_add_(1, e.clamp(min=0), (e >= 0).float()) for e in elites]  # [N, G]
     a, b = values
     # Half the squared difference of two draws estimates the noise's variance; it also inflates the spread of the mean.
     noise_var = ((a - b) ** 2 / 2).mean(1)

@@ -1,0 +1,188 @@
+"""Ten whole training updates: against stored losses, and each against the oracle (SPEC section 6).
+
+`python tests/agents/test_update.py` stores the losses anew; a commit that does so says why they changed.
+"""
+
+import copy
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import oracle
+
+from lsp_fast.agents import ImaginationAgent
+from lsp_fast.config import ALGORITHMS, make_config
+from lsp_fast.models.world_model import SequenceBatch
+from lsp_fast.noise import Noise
+from lsp_fast.ops.types import ActorWeights
+
+STORED = Path(__file__).parents[1] / "data" / "ten_updates.json"
+OBS, ACTION = 5, 2
+LOSSES = ("world_model/loss", "behavior/actor_loss", "behavior/value_loss", "behavior/predictor_loss")
+
+
+def build(algorithm="lsp", **overrides):
+    config = make_config("smoke", algorithm, device="cpu", backend="reference", **overrides)
+    return ImaginationAgent(OBS, ACTION, config)
+
+
+def batches(config, count=10):
+    """Sequences of a little linear system, with resets inside."""
+    rng = np.random.default_rng(0)
+    b, length = config.train.batch_size, config.train.batch_length
+    for _ in range(count):
+        action = rng.uniform(-1, 1, (b, length, ACTION))
+        observation = np.cumsum(rng.normal(size=(b, length, OBS)), 1) * 0.3
+        reward = observation[..., 0] + action.sum(-1)
+        is_first = rng.uniform(size=(b, length)) < 0.1
+        arrays = (observation, action, reward, np.zeros((b, length)))
+        yield SequenceBatch(*(torch.tensor(x, dtype=torch.float32) for x in arrays), torch.tensor(is_first))
+
+
+def losses(algorithm):
+    agent = build(algorithm)
+    rows = [agent.update(batch) for batch in batches(agent.config)]
+    return {name: [row[name].item() for row in rows] for name in LOSSES if name in rows[0]}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_ten_updates_reproduce_the_stored_losses(algorithm):
+    stored = json.loads(STORED.read_text())[algorithm]
+    now = losses(algorithm)
+    assert now.keys() == stored.keys()
+    for name, values in now.items():
+        np.testing.assert_allclose(values, stored[name], rtol=1e-4, err_msg=name)
+
+
+def numpy64(x):
+    return x.detach().numpy().astype(np.float64)
+
+
+class Snapshot:
+    """Float64 copies of an agent's weights at one moment, and the noise that its next draws will give."""
+
+    def __init__(self, agent):
+        self.agent = copy.deepcopy(agent.modules)
+        self.noise = Noise(agent.config.seed)
+        self.noise.load_state_dict(copy.deepcopy(agent.noise.state_dict()))
+
+    def draw(self, stream, *shape):
+        return numpy64(self.noise.normal(stream, *shape))
+
+
+def rssm_of(world_model):
+    prior = oracle.arrays(world_model.rssm.prior_weights())
+    post = oracle.arrays(world_model.rssm.posterior_weights())
+    names = ("img_in", "gru", "img_out", "img_dist", "obs_out", "obs_dist")
+    return dict(zip(names, (*prior[:4], *post[:2]), strict=True))
+
+
+def oracle_update(before, after_model, batch, config):
+    """All four losses of one LSP update, from the specification. `after_model` has the world model already updated."""
+    c = config
+    wm = before.agent["world_model"]
+    b, length = batch.reward.shape
+    weights = {
+        "encoder": oracle.arrays(wm.encoder.weights()),
+        "rssm": rssm_of(wm),
+        "decoder": oracle.arrays(wm.decoder.weights()),
+        "reward": oracle.arrays(wm.reward.weights()),
+    }
+    obs, action, reward, _, is_first = (np.asarray(x, np.float64) for x in batch)
+    latent = before.draw("world_model/latent", length, b, c.model.stoch).swapaxes(0, 1)
+    model = oracle.world_model_loss(weights, obs, action, reward, is_first, latent, c.model.free_nats)
+    posterior, _ = oracle.observe(
+        weights["rssm"], oracle.mlp(weights["encoder"], obs), action, is_first, noise_post=latent
+    )
+    s, h = (posterior[k].swapaxes(0, 1).reshape(b * length, -1) for k in ("s", "h"))
+    rows = before.noise.choice("behavior/starts", b * length, c.behavior.plan_states).numpy()
+    s, h = s[rows], h[rows]
+
+    rssm, actor = rssm_of(after_model["world_model"]), oracle.arrays(after_model["actor"].weights().mlp)
+    reward_head = oracle.arrays(after_model["world_model"].reward.weights())
+    value_head = oracle.arrays(after_model["value"].weights())
+    n, g, p, z = len(s), c.planner.candidates, c.skills_per_rollout, c.skill.dim
+    horizon, k = c.behavior.horizon, c.skill.length
+    iterations = c.planner.iterations
+    candidates = before.draw("behavior/candidates", iterations, n, g, p, z)
+    plan_latent = before.draw("behavior/plan_latent", iterations, horizon, n * g, c.model.stoch)
+    plan_action = before.draw("behavior/plan_action", iterations, horizon, n * g, ACTION)
+
+    def rollout(s, h, skills, latent, noise):
+        stds = (c.actor.init_std, c.actor.min_std)
+        feats, _ = oracle.imagine(s, h, rssm, actor, skills, latent, noise, *stds)
+        return feats, oracle.mlp(reward_head, feats)[..., 0], oracle.mlp(value_head, feats)[..., 0]
+
+    def score(state, plans, i):
+        own = slice(state * g, (state + 1) * g)
+        start = (np.repeat(x[state][None], g, 0) for x in (s, h))
+        skills = oracle.hold_skills(plans, k, horizon)
+        _, rewards, values = rollout(*start, skills, plan_latent[i][:, own], plan_action[i][:, own])
+        return oracle.plan_values(rewards, values, c.behavior.gamma, c.behavior.lam, c.planner.objective)
+
+    shape = (n, p, z)
+    mean, std = oracle.cem(score, candidates, np.zeros(shape), np.ones(shape), c.planner.elites, c.planner.std_floor)
+    mean = mean + c.skill.noise * before.draw("behavior/epsilon", *shape)
+    mean, std, s, h = (np.repeat(x, c.skill.per_plan, 0) for x in (mean, std, s, h))
+    n = len(s)
+    skills = mean + std * before.draw("behavior/skills", p, n, z).swapaxes(0, 1)  # [N, P, Z]
+
+    steps = horizon + 1
+    latent = before.draw("behavior/latent", steps, n, c.model.stoch)
+    noise = before.draw("behavior/action", steps, n, ACTION)
+    feats, rewards, values = rollout(s, h, oracle.hold_skills(skills, k, steps), latent, noise)
+    predictor = oracle.arrays(after_model["predictor"].mlp.weights())
+    first = oracle.feature(s, h)
+
+    def log_q(stream):
+        drawn = c.predictor.noise * before.draw(stream, n, (k + 1) * feats.shape[-1])
+        return oracle.predictor_log_prob(predictor, feats[:k], first, skills[:, 0], drawn)[None]
+
+    bonus = oracle.intrinsic_reward(log_q("behavior/intrinsic"), k, horizon, c.skill.intrinsic_form)
+    discounts = np.full_like(rewards, c.behavior.gamma)
+    result = oracle.behavior_losses(rewards + c.skill.beta * bonus, values, discounts, c.behavior.lam)
+    # The entropy bonus belongs to the presets that use it: -log density of each action, weighted like its return.
+    before_feats = np.concatenate([first[None], feats[:-1]])
+    held = oracle.hold_skills(skills, k, steps)
+    policy = [
+        oracle.actor_dist(actor, before_feats[t], held[t], c.actor.init_std, c.actor.min_std) for t in range(steps)
+    ]
+    entropy = np.stack(
+        [-oracle.tanh_normal_log_prob(oracle.act(*policy[t], noise[t]), *policy[t]) for t in range(steps)]
+    )
+    return {
+        "world_model/loss": model["loss"],
+        "behavior/actor_loss": result["actor_loss"] - c.actor.entropy * np.mean(result["weights"] * entropy[:-1]),
+        "behavior/value_loss": result["value_loss"],
+        "behavior/predictor_loss": -np.mean(log_q("behavior/predictor")),
+    }
+
+
+def test_every_update_agrees_with_the_oracle():
+    agent = build()
+    after_model = {}
+    step = agent.optimizers["world_model"].step
+
+    def spy(loss):
+        norm = step(loss)
+        after_model["modules"] = copy.deepcopy(agent.modules)
+        return norm
+
+    agent.optimizers["world_model"].step = spy
+    for i, batch in enumerate(batches(agent.config)):
+        before = Snapshot(agent)
+        metrics = agent.update(batch)
+        expected = oracle_update(before, after_model["modules"], batch, agent.config)
+        for name, value in expected.items():
+            assert metrics[name].item() == pytest.approx(value, rel=1e-4), f"update {i}, {name}"
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    STORED.parent.mkdir(exist_ok=True)
+    STORED.write_text(json.dumps({a: losses(a) for a in ALGORITHMS}, indent=1) + "\n")

@@ -62,7 +62,12 @@ class Noise:
         return {name: generator.get_state() for name, generator in self._streams.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue every stream where `state_dict` was taken; streams it does not name start anew."""
-        self._streams.clear()
+        """Continue every stream where `state_dict` was taken; streams it does not name start anew.
+
+        Generators stay the same objects: a captured graph draws on them.
+        """
+        for name, generator in self._streams.items():
+            if name not in state:
+                generator.manual_seed(stream_seed(self.seed, name))
         for name, value in state.items():
             self.generator(name).set_state(value)

@@ -89,14 +89,7 @@ def lasting(agent):
     return [*agent.modules.parameters(), *agent.modules.buffers(), *tensors([list(s.values()) for s in adam])]
 
 
-HOST_INDEX = pytest.mark.xfail(
-    strict=True,
-    reason="SkillPredictor.inputs indexes with a Python list (segment[self.steps]): PyTorch makes an index tensor from "
-    "it on the host in every call, and on a GPU waits for its copy",
-)
-
-
-@pytest.mark.parametrize("algorithm", [pytest.param("lsp", marks=HOST_INDEX), "no_mi", "dreamer"])
+@pytest.mark.parametrize("algorithm", ["lsp", "no_mi", "dreamer"])
 @pytest.mark.parametrize("plan_states", [4, 0])
 def test_an_update_reads_nothing_on_the_host(algorithm, plan_states):
     agent = make_agent(algorithm, backend="reference", behavior__plan_states=plan_states)
@@ -119,11 +112,6 @@ def test_weights_and_adams_state_keep_their_storage(algorithm):
     assert sum(not torch.equal(x, old) for x, (_, old) in zip(after, before, strict=True)) > len(before) / 2
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="torch.optim.Optimizer.load_state_dict puts new tensors in Adam's state, and Noise.load_state_dict makes "
-    "new generators, so that a graph captured before goes on with the old ones",
-)
 def test_loading_a_checkpoint_keeps_storage_and_generators():
     agent = make_agent("lsp")
     agent.update(make_batch(agent))

@@ -57,6 +57,18 @@ class Optimizer:
         self.adam.step()
         return norm
 
+    def load_state_dict(self, state: dict) -> None:
+        """Restore Adam's moments, in place where there are some already: a captured graph goes on using them."""
+        held = {parameter: dict(moments) for parameter, moments in self.adam.state.items()}
+        capturable = [group["capturable"] for group in self.adam.param_groups]
+        self.adam.load_state_dict(state)
+        for group, value in zip(self.adam.param_groups, capturable, strict=True):
+            group["capturable"] = value  # the device's matter, not the checkpoint's
+        for parameter, moments in held.items():
+            restored = self.adam.state[parameter]
+            for name, tensor in moments.items():
+                restored[name] = tensor.copy_(restored[name])
+
     def norm(self, objective: Tensor) -> Tensor:
         """Norm of an objective's gradient, 0-d, without taking a step; the graph is kept."""
         gradients = torch.autograd.grad(objective, self.parameters, retain_graph=True)
@@ -292,7 +304,7 @@ class ImaginationAgent:
         """Restore what `state_dict` gave, in place: parameters keep their storage."""
         self.modules.load_state_dict(state["modules"])
         for name, optimizer in self.optimizers.items():
-            optimizer.adam.load_state_dict(state["optimizers"][name])
+            optimizer.load_state_dict(state["optimizers"][name])
         self.noise.load_state_dict(state["noise"])
 
 

@@ -53,9 +53,10 @@ class SkillPredictor(nn.Module):
 
         `first` is s_0, the state in which the skill began; the segment's states come after it.
         """
-        seen = segment[self.steps]  # [k, N, F]
+        # One by one: indexing with a list would copy the list to the device at every call.
+        seen = [segment[step] for step in self.steps]  # k of [N, F]
         if self.config.inputs == "per_step":
-            return torch.cat([seen, first.expand_as(seen)], -1)
+            return torch.stack([torch.cat([state, first], -1) for state in seen])
         return torch.cat([*seen, first], -1)
 
     def log_prob(self, segment: Tensor, first: Tensor, skill: Tensor, noise: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def imagine(
     Raises:
         ValueError: shapes that do not fit.
     """
-    check_imagine(start, prior, skills, skill_length, noise)
+    check_imagine(start, prior, actor, skills, skill_length, noise)
     state, states, actions, policies = start, [], [], []
     for t in range(noise.stoch.shape[0]):
         skill = None if skills is None else skills[min(t // skill_length, skills.shape[0] - 1)]
@@ -54,7 +54,12 @@ def imagine(
 
 
 def check_imagine(
-    start: State, prior: PriorWeights, skills: Tensor | None, skill_length: int, noise: ImagineNoise
+    start: State,
+    prior: PriorWeights,
+    actor: ActorWeights,
+    skills: Tensor | None,
+    skill_length: int,
+    noise: ImagineNoise,
 ) -> None:
     """Raise ValueError unless the shapes are those of the contract."""
     n, s = start.stoch.shape
@@ -68,6 +73,9 @@ def check_imagine(
         problems.append(f"noise.action {tuple(noise.action.shape)}")
     if skills is not None and (skills.dim() != 3 or skills.shape[1] != n or len(skills) == 0):
         problems.append(f"skills {tuple(skills.shape)}")
+    skill_dim = actor.mlp.hidden[0].weight.shape[1] - s - start.deter.shape[-1]
+    if skill_dim != (0 if skills is None else skills.shape[-1]):
+        problems.append(f"an actor of {skill_dim} skill dimensions")
     if skill_length < 1:
         problems.append(f"skill_length {skill_length}")
     if problems:

@@ -15,7 +15,7 @@ TEST_ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
-NATIVE := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*/*.cpp csrc/*/*.hpp)
+NATIVE := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.hpp csrc/*/*.inl)
 
 .PHONY: train test lint install clean
 .DELETE_ON_ERROR:

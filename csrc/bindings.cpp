@@ -2,11 +2,15 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <initializer_list>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "ops/imagine_heads.hpp"
 #include "ops/select_elites.hpp"
 
 namespace py = pybind11;
@@ -111,6 +115,134 @@ py::tuple select_elites(const py::object& values_object, const py::object& plans
   throw py::value_error(describe("values", values) + " must be float32 or float64");
 }
 
+// Packed layers, which live as long as the call.
+class Packer {
+ public:
+  // weight [out, in] and bias [out]; `columns` says which input of the weight comes first, for inputs in another order.
+  lsp_fast::Layer pack(const char* name, const py::handle& layer, std::int64_t in, std::int64_t out,
+                       std::int64_t first_column = 0) {
+    const auto pair = py::reinterpret_borrow<py::tuple>(layer);
+    const auto weight_array = as_array(name, pair[0]), bias_array = as_array(name, pair[1]);
+    if (out < 0 && weight_array.ndim() == 2) out = weight_array.shape(0);
+    require_shape(name, weight_array, {out, in}, "[out, in]");
+    require_shape(name, bias_array, {out}, "[out]");
+    const auto weight = dense<float>(name, weight_array), bias = dense<float>(name, bias_array);
+    const auto panel = lsp_fast::kPanel, padded = (out + panel - 1) / panel * panel;
+    widest_ = std::max(widest_, padded);
+    float* w = allocate(padded * in);
+    float* b = allocate(padded);
+    for (std::int64_t o = 0; o < out; ++o) {
+      float* column = w + o / panel * in * panel + o % panel;
+      for (std::int64_t k = 0; k < in; ++k) column[k * panel] = weight.data()[o * in + (k + first_column) % in];
+      b[o] = bias.data()[o];
+    }
+    return {w, b, in, out};
+  }
+
+  // (hidden layers, output layer) of lsp_fast.ops.types.MLPWeights.
+  lsp_fast::Mlp pack_mlp(const char* name, const py::handle& weights, std::int64_t in, std::int64_t out) {
+    const auto parts = py::reinterpret_borrow<py::tuple>(weights);
+    lsp_fast::Mlp net{};
+    for (const auto& layer : py::reinterpret_borrow<py::tuple>(parts[0])) {
+      if (net.count + 1 >= lsp_fast::kMaxLayers) throw py::value_error(std::string(name) + " has too many layers");
+      net.layers[net.count] = pack(name, layer, in, -1);
+      in = net.layers[net.count++].out;
+    }
+    net.layers[net.count++] = pack(name, parts[1], in, out);
+    return net;
+  }
+
+  std::int64_t widest() const { return widest_; }
+
+ private:
+  float* allocate(std::int64_t count) {
+    blocks_.push_back(std::make_unique<float[]>(static_cast<std::size_t>(count)));  // zeros
+    return blocks_.back().get();
+  }
+
+  std::vector<std::unique_ptr<float[]>> blocks_;
+  std::int64_t widest_ = 0;
+};
+
+py::array_t<float> imagine_heads(const py::object& stoch_object, const py::object& deter_object, const py::tuple& prior,
+                                 const py::tuple& actor, const py::object& skills_object, std::int64_t skill_length,
+                                 const py::object& stoch_noise_object, const py::object& action_noise_object,
+                                 const py::tuple& heads, std::int64_t threads, const std::string& isa) {
+  const auto* kernels = lsp_fast::find_kernels(isa.c_str());
+  if (!kernels) throw py::value_error("isa = " + isa + " is not one that this processor runs");
+  const auto stoch_array = as_array("stoch", stoch_object), deter_array = as_array("deter", deter_object);
+  const auto stoch_noise_array = as_array("stoch_noise", stoch_noise_object);
+  require_dims("stoch", stoch_array, 2, "[R, S]");
+  require_dims("deter", deter_array, 2, "[R, D]");
+  require_dims("stoch_noise", stoch_noise_array, 3, "[H, R, S]");
+  const auto rows = stoch_array.shape(0), stoch_dim = stoch_array.shape(1), deter_dim = deter_array.shape(1);
+  const auto steps = stoch_noise_array.shape(0);
+  require_shape("deter", deter_array, {rows, deter_dim}, "[R, D]");
+  require_shape("stoch_noise", stoch_noise_array, {steps, rows, stoch_dim}, "[H, R, S]");
+  const auto stoch = dense<float>("stoch", stoch_array), deter = dense<float>("deter", deter_array);
+  const auto stoch_noise = dense<float>("stoch_noise", stoch_noise_array);
+  if (heads.size() > lsp_fast::kMaxHeads) throw py::value_error("there are more heads than imagine_heads takes");
+  if (skill_length < 1) throw py::value_error("skill_length must be at least 1");
+
+  lsp_fast::Networks net{};
+  Packer packer;
+  net.stoch = stoch_dim;
+  net.deter = deter_dim;
+  const auto actor_mlp = py::reinterpret_borrow<py::tuple>(actor[0]);
+  const auto prior_in = as_array("prior.inp", py::reinterpret_borrow<py::tuple>(prior[0])[0]);
+  require_dims("prior.inp", prior_in, 2, "[hidden, S + A]");
+  net.action = prior_in.shape(1) - stoch_dim;
+  if (net.action < 1) throw py::value_error(describe("prior.inp", prior_in) + " leaves no room for an action");
+
+  lsp_fast::Rollouts call{};
+  Dense<float> skills, action_noise;
+  if (!skills_object.is_none()) {
+    const auto array = as_array("skills", skills_object);
+    require_dims("skills", array, 3, "[P, R, Z]");
+    call.plan_length = array.shape(0);
+    net.skill = array.shape(2);
+    require_shape("skills", array, {call.plan_length, rows, net.skill}, "[P, R, Z]");
+    if (call.plan_length < 1) throw py::value_error("skills hold no plan step");
+    skills = dense<float>("skills", array);
+    call.skills = skills.data();
+  }
+  if (!action_noise_object.is_none()) {
+    const auto array = as_array("action_noise", action_noise_object);
+    require_shape("action_noise", array, {steps, rows, net.action}, "[H, R, A]");
+    action_noise = dense<float>("action_noise", array);
+    call.action_noise = action_noise.data();
+  }
+
+  const auto feature = stoch_dim + deter_dim;
+  net.prior_in = packer.pack("prior.inp", prior[0], stoch_dim + net.action, -1, stoch_dim);  // [s, a] as [a, s]
+  const auto gru = py::reinterpret_borrow<py::tuple>(prior[1]);
+  net.gru_input = packer.pack("gru.input", py::make_tuple(gru[0], gru[2]), net.prior_in.out, 3 * deter_dim);
+  net.gru_hidden = packer.pack("gru.hidden", py::make_tuple(gru[1], gru[3]), deter_dim, 3 * deter_dim);
+  net.prior_hidden = packer.pack("prior.hidden", prior[2], deter_dim, -1);
+  net.prior_out = packer.pack("prior.out", prior[3], net.prior_hidden.out, 2 * stoch_dim);
+  net.prior_min_std = py::cast<float>(prior[4]);
+  net.actor = packer.pack_mlp("actor", actor_mlp, feature + net.skill, 2 * net.action);
+  net.actor_mean_scale = py::cast<float>(actor[1]);
+  net.actor_std_shift = static_cast<float>(std::log(std::expm1(py::cast<double>(actor[2]))));
+  net.actor_min_std = py::cast<float>(actor[3]);
+  for (const auto& head : heads) net.heads[net.head_count++] = packer.pack_mlp("head", head, feature, 1);
+  net.widest = packer.widest();
+
+  py::array_t<float> outputs(std::vector<py::ssize_t>{static_cast<py::ssize_t>(heads.size()), steps, rows});
+  call.rows = rows;
+  call.steps = steps;
+  call.skill_length = skill_length;
+  call.stoch = stoch.data();
+  call.deter = deter.data();
+  call.stoch_noise = stoch_noise.data();
+  call.outputs = outputs.mutable_data();
+  {
+    py::gil_scoped_release release;
+    lsp_fast::imagine_heads(*kernels, net, call, threads);
+  }
+  return outputs;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
@@ -118,4 +250,9 @@ PYBIND11_MODULE(_native, module) {
   module.def("select_elites", &select_elites, py::arg("values"), py::arg("plans"), py::arg("num_elites"),
              py::arg("mean"), py::arg("std"), py::arg("floor") = 1e-6,
              "values[N,G], plans[N,G,P,Z], num_elites, mean[N,P,Z], std[N,P,Z], floor -> mean, std, indices[N,M]");
+  module.def("imagine_heads", &imagine_heads, py::arg("stoch"), py::arg("deter"), py::arg("prior"), py::arg("actor"),
+             py::arg("skills"), py::arg("skill_length"), py::arg("stoch_noise"), py::arg("action_noise"),
+             py::arg("heads"), py::arg("threads"), py::arg("isa") = "auto",
+             "stoch[R,S], deter[R,D], weights, skills[P,R,Z] or None, K, noise[H,R,S], noise[H,R,A] or None, heads, "
+             "threads, isa -> [heads,H,R]; isa is auto, avx512, avx2 or portable");
 }

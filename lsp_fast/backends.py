@@ -27,16 +27,17 @@ class Backend(NamedTuple):
     lambda_return: Callable[..., Tensor]
     select_elites: Callable[..., tuple[Tensor, Tensor, Tensor]]
     imagine: Callable[..., Rollout]
+    imagine_heads: Callable[..., Tensor]
 
 
-REFERENCE = Backend("reference", ops.lambda_return, ops.select_elites, ops.imagine)
+REFERENCE = Backend("reference", ops.lambda_return, ops.select_elites, ops.imagine, ops.imagine_heads)
 
 
 def _cpp(device: torch.device) -> Backend:
     if device.type != "cpu":
         raise BackendUnavailable(f"backend 'cpp' runs on the processor, not on {device}; use --device cpu")
     native.load()
-    return REFERENCE._replace(name="cpp", select_elites=native.select_elites)
+    return REFERENCE._replace(name="cpp", select_elites=native.select_elites, imagine_heads=native.imagine_heads)
 
 
 def _triton(device: torch.device) -> Backend:

@@ -1,8 +1,8 @@
 """Every choice of the system as frozen dataclasses: the paper's values are the defaults.
 
 A preset (`paper`, `cpu`, `smoke`) and an algorithm (`lsp`, `no_mi`, ...) are rows of overrides over the same
-fields; `make_config` applies preset, then algorithm, then what the caller names. Sections cited as "SPEC" are those of
-the specification summarised in docs/specification.md; [P] stated in the paper, [D] from Dreamer, [O] left open there.
+fields; `make_config` applies preset, then algorithm, then what the caller names. [P] is stated in the paper, [D] comes
+from Dreamer, [O] is left open by both: docs/configuration.md lists those, and what the `cpu` preset changes and why.
 """
 
 from __future__ import annotations
@@ -250,9 +250,9 @@ ALGORITHMS: dict[str, Overrides] = {
     "dreamer": {"skill.source": "none", "skill.intrinsic": False, "behavior.horizon": 15},
 }
 
-# What two processor cores learn with in minutes; docs/presets.md gives the reason of each departure.
+# What two processor cores learn with in minutes; docs/configuration.md gives the reason of each departure.
 _CPU: Overrides = {
-    "env_steps": 14_000,
+    "env_steps": 16_000,
     "collect.prefill": 2500,
     "train.batch_size": 32,
     "train.batch_length": 24,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lsp_fast.errors import BackendUnavailable
+from lsp_fast.ops.types import ActorWeights, ImagineNoise, MLPWeights, PriorWeights, State
 
 BUILD_LOG = Path(__file__).with_name("_native_build.log")
 
@@ -60,6 +61,49 @@ def select_elites(
     arrays = [_array(name, t) for name, t in (("values", values), ("plans", plans), ("mean", mean), ("std", std))]
     new_mean, new_std, indices = load().select_elites(*arrays[:2], num_elites, *arrays[2:], floor)
     return torch.from_numpy(new_mean), torch.from_numpy(new_std), torch.from_numpy(indices)
+
+
+def imagine_heads(
+    start: State,
+    prior: PriorWeights,
+    actor: ActorWeights,
+    skills: Tensor | None,
+    skill_length: int,
+    noise: ImagineNoise,
+    heads: tuple[MLPWeights, ...],
+    isa: str = "auto",
+) -> Tensor:
+    """`lsp_fast.ops.imagine_heads` in C++: the same contract, on the CPU in float32.
+
+    It runs on torch.get_num_threads() threads; the result does not depend on their number.
+
+    Args:
+        isa: instruction set, `avx512`, `avx2` or `portable`; auto takes the processor's best.
+
+    Raises:
+        ValueError: a shape, dtype or device that does not fit; the message names the argument.
+        BackendUnavailable: the extension was not built.
+    """
+    outputs = load().imagine_heads(
+        *(_array(name, x) for name, x in zip(("stoch", "deter"), start, strict=True)),
+        _arrays(prior),
+        _arrays(actor),
+        None if skills is None else _array("skills", skills),
+        skill_length,
+        _array("noise.stoch", noise.stoch),
+        None if noise.action is None else _array("noise.action", noise.action),
+        _arrays(heads),
+        torch.get_num_threads(),
+        isa,
+    )
+    return torch.from_numpy(outputs)
+
+
+def _arrays(weights):
+    """Nested tuples of tensors as nested tuples of arrays; numbers and None stay."""
+    if isinstance(weights, tuple):
+        return tuple(_arrays(x) for x in weights)
+    return _array("a weight", weights) if isinstance(weights, Tensor) else weights
 
 
 def _array(name: str, tensor: Tensor):

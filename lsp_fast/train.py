@@ -162,7 +162,7 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True) -> Resul
 
     Args:
         config: what to train.
-        logdir: the run's folder; see docs/running.md for what it holds.
+        logdir: the run's folder; docs/running.md says what it holds.
         progress: draw a progress bar on standard error.
 
     Raises:
@@ -212,7 +212,7 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True) -> Resul
                     alarmed = True
                     bar.write(
                         "warning: a value estimate exceeds what the largest reward could ever return; "
-                        "see docs/metrics.md, value alarm"
+                        "see docs/running.md, value alarm"
                     )
             bar.update(trainer.env_steps - bar.n)
             if trainer.prefilled and save(trainer.env_steps):

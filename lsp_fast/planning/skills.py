@@ -9,10 +9,8 @@ from torch import Tensor
 
 from lsp_fast.backends import Backend
 from lsp_fast.config import Config
-from lsp_fast.models.world_model import discounts
 from lsp_fast.noise import Noise
-from lsp_fast.ops import layers
-from lsp_fast.ops.types import ActorWeights, ImagineNoise, MLPWeights, Normal, PriorWeights, State, features, map_state
+from lsp_fast.ops.types import ActorWeights, ImagineNoise, MLPWeights, Normal, PriorWeights, State, map_state
 from lsp_fast.planning.cem import CEMResult, cem
 
 
@@ -69,16 +67,14 @@ def score_plans(
     n, g = plans.shape[:2]
     skills = plans.flatten(0, 1).transpose(0, 1)  # [P, N * G, Z]
     starts = map_state(lambda x: x.repeat_interleave(g, 0), start)
-    rollout = backend.imagine(starts, weights.prior, weights.actor, skills, config.skill.length, noise)
-    feature = features(rollout.states)  # [H, N * G, F]; the heads see all steps at once
-    value = plan_values(
-        layers.scalar_head(feature, weights.reward),
-        layers.scalar_head(feature, weights.value),
-        discounts(feature, config.behavior.gamma, weights.discount),
-        config.behavior.lam,
-        config.planner.objective,
-        backend,
-    )
+    # The heads see all steps; what they say is all that is kept of a rollout.
+    heads = (weights.reward, weights.value, *(() if weights.discount is None else (weights.discount,)))
+    outputs = backend.imagine_heads(
+        starts, weights.prior, weights.actor, skills, config.skill.length, noise, heads
+    )  # [2 or 3, H, N * G]
+    gamma = config.behavior.gamma
+    discount = torch.full_like(outputs[0], gamma) if weights.discount is None else torch.sigmoid(outputs[2])
+    value = plan_values(outputs[0], outputs[1], discount, config.behavior.lam, config.planner.objective, backend)
     return value.view(n, g)
 
 

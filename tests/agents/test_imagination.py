@@ -5,8 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from agents.test_update import OBS, batches, build
 
+from agents.test_update import OBS, batches, build
 from lsp_fast.config import ALGORITHMS
 from lsp_fast.noise import Noise
 
@@ -182,5 +182,3 @@ def test_the_carry_of_a_run_does_not_draw_on_the_training_noise():
     agent.policy(np.zeros((1, OBS), np.float32), agent.initial_carry(1, noise=Noise(3)))
     after = agent.noise.state_dict()
     assert before.keys() == after.keys()
-
-

@@ -19,7 +19,6 @@ from lsp_fast.agents import ImaginationAgent
 from lsp_fast.config import ALGORITHMS, make_config
 from lsp_fast.models.world_model import SequenceBatch
 from lsp_fast.noise import Noise
-from lsp_fast.ops.types import ActorWeights
 
 STORED = Path(__file__).parents[1] / "data" / "ten_updates.json"
 OBS, ACTION = 5, 2

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+
+namespace lsp_fast {
+
+// A linear layer packed for the kernels: panels of 8 outputs, [ceil(out / 8)][in][8], zeros where outputs are missing.
+struct Layer {
+  const float* weight;
+  const float* bias;  // [ceil(out / 8) * 8]
+  std::int64_t in;
+  std::int64_t out;
+};
+
+constexpr std::int64_t kPanel = 8;
+constexpr std::int64_t kMaxLayers = 16;
+
+// Hidden layers with ELU, then a linear one.
+struct Mlp {
+  Layer layers[kMaxLayers];
+  std::int64_t count;
+};
+
+constexpr std::int64_t kMaxHeads = 4;
+
+// Everything a rollout computes with. A state lies as [a, s, h, z], so that every concatenation is a view: the columns of
+// prior_in are [a, s], those of the actor [s, h, z], those of a head [s, h].
+struct Networks {
+  std::int64_t stoch, deter, action, skill;
+  Layer prior_in, gru_input, gru_hidden, prior_hidden, prior_out;
+  float prior_min_std;
+  Mlp actor;
+  float actor_mean_scale, actor_std_shift, actor_min_std;
+  Mlp heads[kMaxHeads];
+  std::int64_t head_count;
+  std::int64_t widest;  // outputs of the widest layer, padded to whole panels
+};
+
+// One call: R rollouts of H steps. Row-major and dense: stoch [R, S], deter [R, D], skills [P, R, Z] (each held
+// `skill_length` steps, the last one to the end), stoch_noise [H, R, S], action_noise [H, R, A] or null for tanh(mean);
+// outputs [heads, H, R].
+struct Rollouts {
+  std::int64_t rows, steps, plan_length, skill_length;
+  const float *stoch, *deter, *skills, *stoch_noise, *action_noise;
+  float* outputs;
+};
+
+// One instruction set's kernels, which work on tiles of `rows_per_tile` rollouts, each tile on its own: results do not
+// depend on how tiles are shared out. `scratch` holds scratch_size(networks, rows_per_tile) floats, 64-byte aligned.
+struct Kernels {
+  const char* name;
+  std::int64_t rows_per_tile;
+  void (*run)(const Networks&, const Rollouts&, std::int64_t first_tile, std::int64_t last_tile, float* scratch);
+};
+
+std::int64_t scratch_size(const Networks& networks, std::int64_t rows_per_tile);
+
+// The best kernels that this processor runs, or those of that name (avx512, avx2, portable); null where it has none.
+const Kernels* find_kernels(const char* name);
+
+// Imagine without gradients and apply every head at every step, on up to `threads` threads.
+void imagine_heads(const Kernels& kernels, const Networks& networks, const Rollouts& rollouts, std::int64_t threads);
+
+}  // namespace lsp_fast

@@ -1,0 +1,5 @@
+#define LSP_NAME "avx512"
+#define LSP_KERNELS kernels_avx512
+#define LSP_WIDTH 16
+#define LSP_OUTPUTS 8
+#include "ops/imagine_heads_kernels.inl"

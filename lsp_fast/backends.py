@@ -80,3 +80,26 @@ def _auto(device: torch.device) -> Backend:
         # Cached, so that it is said once.
         warnings.warn(f"falling back to the reference backend: {error}", stacklevel=3)
         return REFERENCE
+
+
+def device(name: str) -> torch.device:
+    """The device of that name; `auto` is cuda where PyTorch sees a GPU, else cpu.
+
+    Raises:
+        ConfigError: neither auto, cpu, nor cuda with an optional number.
+        BackendUnavailable: a GPU that PyTorch does not see.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(name)
+    except RuntimeError:
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise ConfigError(f"unknown device {name!r}; there are auto, cpu, cuda, cuda:0, ...")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise BackendUnavailable(
+            f"device {name!r} cannot be had: PyTorch {torch.__version__} sees {torch.cuda.device_count()} GPUs; use "
+            "--device cpu, or install a PyTorch built for your GPU's driver"
+        )
+    return found

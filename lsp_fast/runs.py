@@ -29,11 +29,8 @@ class RunFolder:
         self.scores = self.path / "scores.json"
         self.curve = self.path / "learning_curve.png"
 
-    def prepare(self, config: Config) -> dict[str, Any] | None:
-        """Make the folder for this configuration, or find what to resume from.
-
-        Returns:
-            the newest checkpoint of the same run, or None for a new one.
+    def find(self, config: Config) -> dict[str, Any] | None:
+        """The newest checkpoint of the run of this configuration; None where the run is new. Nothing is written.
 
         Raises:
             ConfigError: the folder holds something else, or a run with another configuration.
@@ -46,15 +43,21 @@ class RunFolder:
                 raise ConfigError(
                     f"{self.path} holds a run with another configuration; choose another --logdir:\n" + "\n".join(lines)
                 )
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise ConfigError(f"{self.path} is not empty and holds no run; choose another --logdir")
-        state = checkpoint.load_latest(self.checkpoints)
+        return checkpoint.load_latest(self.checkpoints)
+
+    def claim(self, config: Config) -> None:
+        """Make the folder and write the configuration.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.config.write_text(json.dumps(to_dict(config), indent=2) + "\n")
         except OSError as error:
             raise ConfigError(f"cannot write to {self.path}: {error.strerror}; choose another --logdir") from error
-        return state
 
     def read_config(self) -> Config:
         """The configuration of the run that lies here.

@@ -173,9 +173,11 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True) -> Resul
     if config.threads:
         torch.set_num_threads(config.threads)
     folder = RunFolder(logdir)
-    evaluator = Evaluator(config, config.train.eval_episodes)  # an unknown task shows before anything is written
-    state = folder.prepare(config)
+    # All that can be refused is refused before anything is written.
+    state = folder.find(config)
+    evaluator = Evaluator(config, config.train.eval_episodes)
     trainer = Trainer(config, folder.replay, state)
+    folder.claim(config)
     identity = {"task": config.task, "method": config.algorithm, "seed": config.seed}
     log = RunLogger(folder.path, identity, trainer.env_steps)
     t, since = config.train, trainer.env_steps

@@ -84,12 +84,12 @@ class ImaginationAgent:
         config: checked; its device and backend may be `auto`.
 
     Raises:
-        BackendUnavailable: the backend named cannot be had.
+        ConfigError, BackendUnavailable: the device or backend named is unknown or cannot be had.
     """
 
     def __init__(self, observation_dim: int, action_dim: int, config: Config) -> None:
         self.config = c = config
-        self.device = torch.device(resolve_device(c.device))
+        self.device = backends.device(c.device)
         self.backend = backends.get(c.backend, self.device)
         self.observation_dim, self.action_dim = observation_dim, action_dim
         self.noise = Noise(c.seed, self.device)
@@ -314,8 +314,3 @@ def densest_action(policy: Normal, noise: Tensor) -> Tensor:
     best = layers.tanh_normal_log_prob(pre_tanh, policy).sum(-1).argmax(0)  # [N]
     chosen = pre_tanh.gather(0, best[None, :, None].expand(1, -1, pre_tanh.shape[-1]))[0]
     return torch.tanh(chosen)
-
-
-def resolve_device(device: str) -> str:
-    """`auto` becomes cuda where PyTorch sees a GPU, else cpu."""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device

@@ -1,5 +1,7 @@
 """Planning's inner loop: the C++ kernels against the float64 reference, on every instruction set this machine has."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -36,7 +38,7 @@ def build(rows=5, stoch=3, deter=4, action=2, skill=3, units=(7, 6), heads=2, st
 
     def mlp(inputs, outputs):
         widths = [inputs, *units]
-        hidden = tuple(dense(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        hidden = tuple(dense(a, b) for a, b in itertools.pairwise(widths))
         return MLPWeights(hidden, dense(widths[-1], outputs))
 
     inputs = units[0]

@@ -1,0 +1,38 @@
+"""The Triton returns under Triton's interpreter, in a process of their own, where triton is installed."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import torch
+from lsp_fast.kernels import lambda_return as kernel
+from lsp_fast.ops import lambda_return
+from lsp_fast.ops.lambda_return import from_kernels
+
+poison = torch.empty_like
+torch.empty_like = lambda x: poison(x).fill_(torch.nan)
+native = from_kernels(kernel.forward, kernel.backward)
+torch.manual_seed(0)
+for shape in ((1, 1), (2, 5), (9, 300), (4, 3, 7), (3, 0)):
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-6)):
+        inputs = [torch.randn(shape, dtype=dtype, requires_grad=True) for _ in range(3)]
+        inputs.append(torch.randn(shape[1:], dtype=dtype, requires_grad=True))
+        expected, actual = lambda_return(*inputs, 0.95), native(*inputs, 0.95)
+        torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+        grad = torch.randn_like(expected)
+        wanted = torch.autograd.grad(expected, inputs, grad, materialize_grads=True)
+        for a, b in zip(torch.autograd.grad(actual, inputs, grad), wanted, strict=True):
+            torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+print("equal")
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+def test_triton_equals_the_reference_under_the_interpreter():
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "equal", done.stderr

@@ -1,0 +1,40 @@
+"""What is asked for by name is had or refused; auto falls back and says so once."""
+
+import pytest
+
+from lsp_fast import backends, native
+from lsp_fast.errors import BackendUnavailable, ConfigError
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    backends._auto.cache_clear()
+    yield
+    backends._auto.cache_clear()
+
+
+def test_backends_by_name():
+    assert backends.get("reference").name == "reference"
+    with pytest.raises(ConfigError, match="fpga"):
+        backends.get("fpga")
+    with pytest.raises(BackendUnavailable, match="GPU"):
+        backends.get("triton", "cpu")
+    with pytest.raises(BackendUnavailable, match="processor"):
+        backends.get("cpp", "cuda")
+
+
+def test_auto_takes_the_extension_where_it_is_built(monkeypatch):
+    monkeypatch.setattr(native, "load", lambda: None)
+    assert backends.get("auto").name == "cpp"
+
+
+def test_a_missing_extension_falls_back_once_and_is_an_error_by_name(monkeypatch):
+    def missing():
+        raise BackendUnavailable("no compiler was found")
+
+    monkeypatch.setattr(native, "load", missing)
+    with pytest.warns(UserWarning, match="no compiler was found") as warned:
+        assert backends.get("auto").name == backends.get("auto").name == "reference"
+    assert len(warned) == 1
+    with pytest.raises(BackendUnavailable, match="no compiler"):
+        backends.get("cpp")

@@ -1,0 +1,62 @@
+"""Checkpoints are written whole, kept two at a time, and read without running code."""
+
+import pickle
+
+import pytest
+import torch
+
+from lsp_fast import checkpoint
+from lsp_fast.errors import CheckpointError
+
+
+def test_round_trip_and_the_two_newest_are_kept(tmp_path):
+    for step in (5, 10, 1000):
+        checkpoint.save(tmp_path, step, {"x": torch.arange(step), "note": "n"})
+    assert [p.name for p in checkpoint.list_checkpoints(tmp_path)] == ["000000010.pt", "000001000.pt"]
+    state = checkpoint.load_latest(tmp_path)
+    assert state["env_steps"] == 1000 and torch.equal(state["x"], torch.arange(1000)) and state["note"] == "n"
+
+
+def test_a_crash_while_writing_leaves_the_one_before(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, 1, {"x": 1})
+
+    def crash(state, file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", crash)
+    with pytest.raises(OSError):
+        checkpoint.save(tmp_path, 2, {"x": 2})
+    assert checkpoint.load_latest(tmp_path)["env_steps"] == 1
+
+
+def test_the_older_one_is_read_where_the_newest_is_broken(tmp_path):
+    checkpoint.save(tmp_path, 1, {"x": 1})
+    path = checkpoint.save(tmp_path, 2, {"x": 2})
+    path.write_bytes(path.read_bytes()[:100])
+    assert checkpoint.load_latest(tmp_path)["env_steps"] == 1
+
+
+class Exploit:
+    def __reduce__(self):
+        return (pytest.fail, ("code was run",))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps({"a": 1}), pickle.dumps(Exploit())])
+def test_what_is_no_checkpoint_is_named_and_runs_no_code(tmp_path, content):
+    path = checkpoint.path_of(tmp_path, 3)
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"000000003\.pt"):
+        checkpoint.load_latest(tmp_path)
+
+
+def test_another_format_is_refused(tmp_path):
+    torch.save({"weights": 1}, tmp_path / "000000001.pt")
+    with pytest.raises(CheckpointError, match="version"):
+        checkpoint.load(tmp_path / "000000001.pt")
+
+
+def test_an_empty_folder_has_none(tmp_path):
+    assert checkpoint.load_latest(tmp_path) is None
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        checkpoint.load(tmp_path / "x.pt")

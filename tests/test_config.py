@@ -1,0 +1,173 @@
+"""Defaults are the specification's, rows are what their names say, bad values are named."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lsp_fast.config import ALGORITHMS, PRESETS, Config, check, differences, from_dict, make_config, replace, to_dict
+from lsp_fast.errors import ConfigError
+
+SPECIFICATION = {
+    "env_steps": 1_000_000,
+    "collect.action_repeat": 2,
+    "collect.num_envs": 1,
+    "collect.prefill": 5000,
+    "collect.exploration_noise": 0.3,
+    "train.train_every": 5,
+    "train.pretrain": 100,
+    "train.batch_size": 50,
+    "train.batch_length": 50,
+    "train.eval_every": 10_000,
+    "train.eval_episodes": 5,
+    "model.stoch": 30,
+    "model.deter": 200,
+    "model.hidden": 200,
+    "model.encoder_units": 256,
+    "model.encoder_layers": 2,
+    "model.reward_units": 400,
+    "model.reward_layers": 2,
+    "model.min_std": 0.1,
+    "model.free_nats": 3.0,
+    "model.learning_rate": 6e-4,
+    "actor.units": 400,
+    "actor.layers": 4,
+    "actor.init_std": 5.0,
+    "actor.learning_rate": 8e-5,
+    "value.units": 400,
+    "value.layers": 3,
+    "value.learning_rate": 8e-5,
+    "behavior.horizon": 10,
+    "behavior.gamma": 0.99,
+    "behavior.lam": 0.95,
+    "skill.dim": 3,
+    "skill.length": 10,
+    "skill.beta": 1.0,
+    "skill.intrinsic_form": "spread",
+    "skill.noise": 0.1,
+    "planner.candidates": 16,
+    "planner.elites": 4,
+    "planner.iterations": 4,
+    "planner.objective": "lambda_return",
+    "planner.std_floor": 1e-6,
+    "predictor.units": 256,
+    "predictor.layers": 2,
+    "predictor.noise": 0.3,
+    "predictor.learning_rate": 8e-5,
+    "optimizer.eps": 1e-7,
+    "optimizer.grad_clip": 100.0,
+}
+
+
+def value_of(config, name):
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+@pytest.mark.parametrize("name", SPECIFICATION)
+def test_defaults_are_the_specifications(name):
+    assert value_of(make_config("paper"), name) == SPECIFICATION[name]
+
+
+def test_the_cpu_preset_keeps_the_algorithm():
+    paper, cpu = make_config("paper"), make_config("cpu")
+    assert cpu.planner == paper.planner
+    for name in ("behavior.horizon", "behavior.gamma", "behavior.lam", "skill.length", "skill.intrinsic_form"):
+        assert value_of(cpu, name) == value_of(paper, name)
+    assert cpu.train.train_every == 5
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_rows_apply_and_survive_json(preset, algorithm):
+    config = make_config(preset, algorithm)
+    assert (config.preset, config.algorithm) == (preset, algorithm)
+    assert config.behavior.horizon == (15 if algorithm == "dreamer" else 10)
+    assert config.skill_dim == (0 if algorithm == "dreamer" else 3)
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+
+
+@given(
+    st.integers(1, 10**9), st.integers(0, 2**31 - 1), st.floats(0, 100, allow_nan=False), st.text(), st.integers(1, 8)
+)
+def test_any_valid_value_survives_json(env_steps, seed, beta, task, elites):
+    config = make_config(env_steps=env_steps, seed=seed, skill__beta=beta, task=task, planner__elites=elites)
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_names_are_checked_and_the_nearest_is_told():
+    with pytest.raises(ConfigError, match=r"'planner\.elite'; did you mean elites"):
+        make_config(planner__elite=3)
+    for row in ({"preset": "cheap"}, {"algorithm": "sac"}):
+        with pytest.raises(ConfigError, match="there are"):
+            make_config(**row)
+
+
+def leaves(node=None, prefix=""):
+    for f in dataclasses.fields(node := node or Config()):
+        value = getattr(node, f.name)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, f"{prefix}{f.name}.")
+        else:
+            yield prefix + f.name, value
+
+
+NUMBERS = [name for name, value in leaves() if isinstance(value, (int, float)) and not isinstance(value, bool)]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_no_number_may_be_negative_or_nan(name):
+    number = value_of(Config(), name)
+    for bad in (-1, float("nan"), float("inf")) if isinstance(number, float) else (-1,):
+        with pytest.raises(ConfigError, match=name.replace(".", r"\.") + " = "):
+            check(replace(Config(), {name: bad}))
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        ("seed", 2**31),
+        ("skill.length", 0),
+        ("behavior.horizon", 1),
+        ("planner.elites", 17),
+        ("skill.length", 11),
+        ("model.decoder_min_std", 2.0),
+        ("behavior.lam", 1.1),
+    ],
+)
+def test_values_that_do_not_fit_are_named(name, bad):
+    with pytest.raises(ConfigError, match=name.replace(".", r"\.")):
+        make_config(**{name.replace(".", "__"): bad})
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda d: d.pop("seed"),
+        lambda d: d.update(sede=1),
+        lambda d: d.update(seed="0"),
+        lambda d: d.update(seed=True),
+        lambda d: d.update(model=3),
+        lambda d: d["model"].update(deter=1.5),
+    ],
+)
+def test_foreign_json_is_refused(spoil):
+    data = to_dict(make_config())
+    spoil(data)
+    with pytest.raises(ConfigError):
+        from_dict(data)
+
+
+def test_differences_are_named_with_both_values():
+    assert differences(make_config(), make_config(seed=1, skill__beta=0.5)) == {
+        "seed": (0, 1),
+        "skill.beta": (1.0, 0.5),
+    }
+
+
+def test_a_configuration_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make_config().seed = 1

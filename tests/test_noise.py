@@ -1,0 +1,43 @@
+"""Every stream depends on the seed and its name alone."""
+
+import copy
+
+import torch
+
+from lsp_fast.noise import Noise, stream_seed
+
+
+def test_streams_do_not_depend_on_each_other():
+    alone, among = Noise(3), Noise(3)
+    among.normal("other", 100)
+    assert torch.equal(alone.normal("a", 5), among.normal("a", 5))
+    among.uniform("other", 7)
+    assert torch.equal(alone.normal("a", 5), among.normal("a", 5))
+
+
+def test_seeds_and_names_tell_streams_apart():
+    draws = [Noise(seed).normal(name, 4) for seed in (0, 1) for name in ("a", "b")]
+    assert len({tuple(x.tolist()) for x in draws}) == 4
+    assert stream_seed(1, "2") != stream_seed(12, "")
+
+
+def test_a_restored_state_goes_on_where_it_was_taken():
+    noise = Noise(0)
+    noise.normal("a", 3)
+    state = copy.deepcopy(noise.state_dict())
+    expected = noise.normal("a", 8), noise.normal("b", 8)
+    restored = Noise(0)
+    restored.normal("b", 2)  # a stream that the state does not name starts anew
+    generators = list(restored.generators())
+    restored.load_state_dict(state)
+    assert list(restored.generators())[: len(generators)] == generators
+    assert torch.equal(restored.normal("a", 8), expected[0]) and torch.equal(restored.normal("b", 8), expected[1])
+
+
+def test_what_is_drawn_is_what_is_named():
+    noise = Noise(0)
+    normal, uniform = noise.normal("n", 100_000), noise.uniform("u", 100_000, low=-1.0, high=3.0)
+    assert abs(normal.mean()) < 0.02 and abs(normal.std() - 1) < 0.02
+    assert uniform.min() >= -1 and uniform.max() < 3 and abs(uniform.mean() - 1) < 0.02
+    choice = noise.choice("c", 10, 4)
+    assert len(set(choice.tolist())) == 4 and choice.min() >= 0 and choice.max() < 10

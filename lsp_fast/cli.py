@@ -29,6 +29,8 @@ class Train:
         c = self.config
         logdir = self.logdir or Path("runs") / f"{c.task}-{c.algorithm}-{c.seed}"
         result = train(c, logdir)
+        if result.resumed_at >= c.env_steps:
+            print(f"finished before: raise --env-steps to go on, or name another --logdir than {logdir}")
         if not result.finished:
             print(f"interrupted at {result.env_steps} environment steps; the same command goes on from there")
         if result.score is not None:

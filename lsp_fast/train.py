@@ -36,6 +36,8 @@ class Result:
 
     env_steps: int
     updates: int
+    resumed_at: int
+    """Environment steps that the folder's run had made before; 0 for a new one."""
     score: float | None
     """Mean return of the last evaluation."""
     finished: bool
@@ -229,6 +231,7 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True) -> Resul
     return Result(
         trainer.env_steps,
         trainer.updates,
+        since,
         log.ys[-1] if log.ys else None,
         finished,
         folder.path,

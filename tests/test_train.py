@@ -78,6 +78,7 @@ def test_the_same_seed_is_the_same_run(run, tmp_path):
 def test_the_same_command_on_a_finished_run_changes_nothing(run):
     before = files(run.folder / "checkpoints")
     again = train(smoke(), run.folder, progress=False)
+    assert again.resumed_at == run.env_steps and run.resumed_at == 0
     assert again.finished and again.checkpoint == run.checkpoint and again.score == run.score
     assert files(run.folder / "checkpoints") == before
 

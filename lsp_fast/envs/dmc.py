@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import logging
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -179,4 +180,10 @@ def _suite() -> Any:
             f"dm_control cannot be imported (MUJOCO_GL={os.environ['MUJOCO_GL']!r}): {error}. Unset MUJOCO_GL to train "
             "from features"
         ) from error
+    # MuJoCo warns of an attribute in dm_control's own models, once for every environment.
+    logging.getLogger("absl").addFilter(_is_not_about_total_mass)
     return suite
+
+
+def _is_not_about_total_mass(record: logging.LogRecord) -> bool:
+    return "settotalmass" not in record.getMessage()

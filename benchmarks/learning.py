@@ -16,23 +16,21 @@ import platform
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lsp_fast import evaluate
+from lsp_fast.logger import read_rows
 from lsp_fast.plotting import learning_curves
 
 
-def train(command: list[str], log: Path) -> float:
-    """Run one training to its end; seconds it took."""
+def train(command: list[str], log: Path) -> None:
+    """Run one training to its end."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
     with log.open("ab") as file:
         subprocess.run([sys.executable, "-m", "lsp_fast.cli", *command], check=True, stdout=file, stderr=file)
-    return time.perf_counter() - started
 
 
 def score(folder: Path, episodes: int) -> dict[str, Any]:
@@ -43,6 +41,9 @@ def score(folder: Path, episodes: int) -> dict[str, Any]:
     deterministic, exploring = (evaluator.run_agent(agent, seed=0, explore=e) for e in (False, True))
     return {
         **curve,
+        "seconds": round(
+            next(row["seconds"] for row in reversed(read_rows(folder / "metrics.jsonl")) if "seconds" in row)
+        ),
         "deterministic": deterministic.returns,
         "deterministic_mean": deterministic.mean,
         "exploring": exploring.returns,
@@ -86,12 +87,12 @@ def main() -> None:
                 folders.append(folder)
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         logs = [options.logdir / f"{folder.name}.log" for folder in folders]
-        seconds = list(pool.map(train, commands, logs))
+        list(pool.map(train, commands, logs))
 
     rows = []
-    for command, folder, took in zip(commands, folders, seconds, strict=True):
+    for command, folder in zip(commands, folders, strict=True):
         shown = shlex.join(["lsp-fast", *command[:-1], f"runs/{folder.name}"])
-        rows.append({**score(folder, options.episodes), "command": shown, "seconds": round(took)})
+        rows.append({**score(folder, options.episodes), "command": shown})
         print(f"{folder.name:32} {rows[-1]['deterministic_mean']:7.1f} {rows[-1]['exploring_mean']:7.1f}", flush=True)
     baselines = {
         task: {
@@ -102,7 +103,8 @@ def main() -> None:
     }
     for task, scores in baselines.items():
         print(task, {name: round(value, 1) for name, value in scores.items()})
-    report = {"command": shlex.join(["python", *sys.argv]), **machine(), "baselines": baselines, "runs": rows}
+    argv = ["python", "benchmarks/learning.py", *sys.argv[1:]]
+    report = {"command": shlex.join(argv), **machine(), "baselines": baselines, "runs": rows}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=1) + "\n")
     print(options.out, learning_curves(rows, options.out.with_suffix(".png")))

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -52,7 +53,13 @@ void imagine_heads(const Kernels& kernels, const Networks& networks, const Rollo
     kernels.run(networks, rollouts, tiles * i / workers, tiles * (i + 1) / workers, scratch[i].get());
   };
   std::vector<std::thread> others;
-  for (std::int64_t i = 1; i < workers; ++i) others.emplace_back(work, i);
+  for (std::int64_t i = 1; i < workers; ++i) {
+    try {
+      others.emplace_back(work, i);
+    } catch (const std::system_error&) {  // no more threads to be had: the work is done all the same
+      work(i);
+    }
+  }
   work(0);
   for (auto& thread : others) thread.join();
 }

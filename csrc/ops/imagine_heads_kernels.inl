@@ -56,7 +56,7 @@ inline V sigmoid(V x) { return 1.0f / (1.0f + exp(-x)); }
 inline V tanh(V x) { return 1.0f - 2.0f / (exp(x + x) + 1.0f); }
 inline V softplus(V x) {
   const V magnitude = x < V{} ? -x : x;
-  return (x > V{} ? x : x - x) + log1p_unit(exp(-magnitude));  // x - x keeps a NaN
+  return (x > V{} ? x : V{}) + log1p_unit(exp(-magnitude));
 }
 
 template <bool Elu>

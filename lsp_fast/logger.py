@@ -30,6 +30,14 @@ class Means:
         self._values.clear()
         return means
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """What has come since the last row, for a checkpoint."""
+        return {name: torch.stack(values).cpu() for name, values in self._values.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on where `state_dict` was taken."""
+        self._values = defaultdict(list, {name: list(values.unbind()) for name, values in state.items()})
+
 
 class RunLogger:
     """Appends rows to metrics.jsonl and TensorBoard, and keeps scores.json.

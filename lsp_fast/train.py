@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from lsp_fast.evaluate import Evaluator, dimensions
 from lsp_fast.logger import Means, RunLogger
 from lsp_fast.models.world_model import SequenceBatch
 from lsp_fast.noise import Noise, stream_seed
+from lsp_fast.ops.types import State
 from lsp_fast.plotting import learning_curves, read_scores
 from lsp_fast.replay import Replay
 from lsp_fast.runs import RunFolder
@@ -51,11 +52,11 @@ class Result:
 class Due:
     """Says when a cadence in environment steps has come round, once for each time."""
 
-    def __init__(self, every: int, since: int) -> None:
-        self.every, self.done = every, since // every
+    def __init__(self, every: int) -> None:
+        self.every, self.done = every, 0
 
     def __call__(self, env_steps: int) -> bool:
-        """Whether a multiple of `every` was passed since the last time it was true."""
+        """Whether a multiple of `every` was passed since the last time it was asked."""
         due = env_steps // self.every > self.done
         self.done = max(self.done, env_steps // self.every)
         return due
@@ -80,40 +81,73 @@ class Trainer:
         self.sampler = np.random.default_rng(stream_seed(config.seed, "replay"))
         self.explorer = np.random.default_rng(stream_seed(config.seed, "prefill"))
         self.env_steps = self.agent_steps = self.updates = self.prefilled = 0
-        resumed = 0
-        if state is not None:
-            self.agent.load_state_dict(state["agent"])
-            self.replay.load(replay_folder, json.loads(state["replay"]))
-            self.sampler.bit_generator.state = json.loads(state["sampler"])
-            self.explorer.bit_generator.state = json.loads(state["explorer"])
-            self.env_steps, self.agent_steps = state["env_steps"], state["agent_steps"]
-            self.updates, self.prefilled = state["updates"], state["prefilled"]
-            resumed = self.env_steps
-        # A resumed run begins new episodes, which must not repeat the first ones.
-        self.driver = Driver(environments, stream_seed(config.seed, f"train/{resumed}"), self.replay)
-        self.driver.reset()
+        self.means, self.returns = Means(), deque[float](maxlen=10)
+        t = config.train
+        self.due = {"evaluate": Due(t.eval_every), "log": Due(t.log_every), "checkpoint": Due(t.checkpoint_every)}
+        self.driver = Driver(environments, stream_seed(config.seed, "train"), self.replay)
         self.carry = self.agent.initial_carry(
-            c.num_envs,
-            explore=True,
-            noise=Noise(stream_seed(config.seed, f"collect/{resumed}"), self.agent.device),
+            c.num_envs, explore=True, noise=Noise(stream_seed(config.seed, "collect"), self.agent.device)
         )
+        if state is None:
+            self.driver.reset()
+        else:
+            self._load(state)
 
     def state_dict(self) -> dict[str, Any]:
         """A checkpoint's content; also brings the replay on disk up to date."""
+        driver = self.driver.state()
         return {
             "agent": self.agent.state_dict(),
             "replay": json.dumps(self.replay.save(self.replay_folder)),
+            "driver": {
+                "next_episode": driver["next_episode"],
+                "actions": [torch.from_numpy(actions) for actions in driver["actions"]],
+            },
+            "carry": {
+                "state": tuple(self.carry.state),
+                "action": self.carry.action,
+                "skill": self.carry.skill,
+                "step": self.carry.step,
+                "noise": self.carry.noise.state_dict(),
+            },
             "sampler": json.dumps(self.sampler.bit_generator.state),
             "explorer": json.dumps(self.explorer.bit_generator.state),
             "agent_steps": self.agent_steps,
             "updates": self.updates,
             "prefilled": self.prefilled,
+            "means": self.means.state_dict(),
+            "returns": list(self.returns),
+            "due": {name: (due.every, due.done) for name, due in self.due.items()},
             "observation_dim": self.agent.observation_dim,
             "action_dim": self.agent.action_dim,
         }
 
-    def collect(self) -> list[float]:
-        """One agent step in every environment; returns of the episodes that ended."""
+    def _load(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken, in the middle of the episodes that were running."""
+        self.agent.load_state_dict(state["agent"])
+        self.replay.load(self.replay_folder, json.loads(state["replay"]))
+        self.driver.load(state["driver"])
+        carry, device = state["carry"], self.agent.device
+        self.carry.noise.load_state_dict(carry["noise"])
+        self.carry = replace(
+            self.carry,
+            state=State(*(x.to(device) for x in carry["state"])),
+            action=carry["action"].to(device),
+            skill=None if carry["skill"] is None else carry["skill"].to(device),
+            step=carry["step"],
+        )
+        self.sampler.bit_generator.state = json.loads(state["sampler"])
+        self.explorer.bit_generator.state = json.loads(state["explorer"])
+        self.env_steps, self.agent_steps = state["env_steps"], state["agent_steps"]
+        self.updates, self.prefilled = state["updates"], state["prefilled"]
+        self.means.load_state_dict(state["means"])
+        self.returns.extend(state["returns"])
+        for name, due in self.due.items():
+            every, done = state["due"][name]
+            due.done = done if every == due.every else self.env_steps // due.every
+
+    def collect(self) -> None:
+        """One agent step in every environment."""
         driver, agent = self.driver, self.agent
         if self.prefilled:
             self.carry = agent.reset(self.carry, driver.is_first)
@@ -133,7 +167,7 @@ class Trainer:
             # From random actions to the policy: it must know the episode that is under way from its beginning on,
             # which it does not, so it starts from the zero state here.
             self.carry = agent.reset(self.carry, np.ones(len(actions), bool))
-        return [episode.episode_return for episode in result.finished]
+        self.returns.extend(episode.episode_return for episode in result.finished)
 
     @property
     def updates_due(self) -> int:
@@ -141,7 +175,7 @@ class Trainer:
         t = self.config.train
         return t.pretrain + (self.env_steps - self.prefilled) // t.train_every if self.prefilled else 0
 
-    def learn(self) -> dict[str, torch.Tensor]:
+    def learn(self) -> None:
         """One update. Raises LspFastError where the loss is not finite."""
         t, device = self.config.train, self.agent.device
         arrays = self.replay.sample(self.sampler, t.batch_size, t.batch_length)
@@ -156,7 +190,7 @@ class Trainer:
                 f"{self.env_steps} environment steps; the last checkpoint is from before it. Lower "
                 "--model.learning-rate, or look for values that are not finite in the task's observations."
             )
-        return metrics
+        self.means.add(metrics)
 
 
 def train(config: Config, logdir: str | Path, *, progress: bool = True) -> Result:
@@ -182,35 +216,40 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True) -> Resul
     folder.claim(config)
     identity = {"task": config.task, "method": config.algorithm, "seed": config.seed}
     log = RunLogger(folder.path, identity, trainer.env_steps)
-    t, since = config.train, trainer.env_steps
-    evaluate, write, save = (Due(every, since) for every in (t.eval_every, t.log_every, t.checkpoint_every))
-    means, returns = Means(), deque(maxlen=10)
-    started, updates_before = time.perf_counter(), trainer.updates
+    since, updates_before = trainer.env_steps, trainer.updates
+    started = time.perf_counter()
     alarmed = False
 
     def score() -> None:
         result = evaluator.run_agent(trainer.agent, stream_seed(config.seed, f"evaluate/{trainer.env_steps}"))
         log.write(trainer.env_steps, {"eval/return": result.mean, "eval/return_std": float(np.std(result.returns))})
 
+    def write() -> dict[str, float]:
+        seconds = time.perf_counter() - started
+        row = trainer.means.pop() | {
+            "agent_steps": trainer.agent_steps,
+            "updates": trainer.updates,
+            "seconds": seconds,
+            "updates_per_second": (trainer.updates - updates_before) / seconds,
+        }
+        if trainer.returns:
+            row["train/return"] = float(np.mean(trainer.returns))
+        log.write(trainer.env_steps, row)
+        return row
+
     with stop_on_interrupt() as stop, _bar(config, trainer, progress) as bar:
-        while trainer.env_steps < config.env_steps and not stop.asked:
-            returns.extend(trainer.collect())
+        while True:
+            # What is owed comes first: a run that was stopped between two updates goes on between them.
             while trainer.updates < trainer.updates_due and not stop.asked:
-                means.add(trainer.learn())
-            if trainer.prefilled and evaluate(trainer.env_steps):
+                trainer.learn()
+            if stop.asked:
+                break
+            at, due = trainer.env_steps, trainer.due
+            at_end = at >= config.env_steps and at > since
+            if (trainer.prefilled and due["evaluate"](at)) or (at_end and (not log.xs or log.xs[-1] != at)):
                 score()
-            if write(trainer.env_steps) or trainer.env_steps >= config.env_steps:
-                row = means.pop()
-                seconds = time.perf_counter() - started
-                row |= {
-                    "agent_steps": trainer.agent_steps,
-                    "updates": trainer.updates,
-                    "seconds": seconds,
-                    "updates_per_second": (trainer.updates - updates_before) / seconds,
-                }
-                if returns:
-                    row["train/return"] = float(np.mean(returns))
-                log.write(trainer.env_steps, row)
+            if due["log"](at) or at_end:
+                row = write()
                 bar.set_postfix(_postfix(row, log.ys), refresh=False)
                 if not alarmed and _implausible(row, config):
                     alarmed = True
@@ -218,12 +257,12 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True) -> Resul
                         "warning: a value estimate exceeds what the largest reward could ever return; "
                         "see docs/running.md, value alarm"
                     )
-            bar.update(trainer.env_steps - bar.n)
-            if trainer.prefilled and save(trainer.env_steps):
-                checkpoint.save(folder.checkpoints, trainer.env_steps, trainer.state_dict())
-        finished = trainer.env_steps >= config.env_steps
-        if finished and trainer.env_steps > since and (not log.xs or log.xs[-1] != trainer.env_steps):
-            score()
+            bar.update(at - bar.n)
+            if at >= config.env_steps:
+                break
+            if trainer.prefilled and due["checkpoint"](at):
+                checkpoint.save(folder.checkpoints, at, trainer.state_dict())
+            trainer.collect()
     path = checkpoint.path_of(folder.checkpoints, trainer.env_steps)
     if not path.exists():
         path = checkpoint.save(folder.checkpoints, trainer.env_steps, trainer.state_dict())
@@ -233,7 +272,7 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True) -> Resul
         trainer.updates,
         since,
         log.ys[-1] if log.ys else None,
-        finished,
+        trainer.env_steps >= config.env_steps,
         folder.path,
         path,
         folder.scores,

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
 
@@ -65,14 +66,9 @@ def test_updates_are_those_that_are_due(run):
 
 def test_the_same_seed_is_the_same_run(run, tmp_path):
     again = train(smoke(), tmp_path / "again", progress=False)
-    a, b = (checkpoint.load(path)["agent"]["modules"] for path in (run.checkpoint, again.checkpoint))
+    a, b = weights(run.checkpoint), weights(again.checkpoint)
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-    timed = ("seconds", "updates_per_second")
-    rows = [
-        [{k: v for k, v in row.items() if k not in timed} for row in read_rows(r.folder / "metrics.jsonl")]
-        for r in (run, again)
-    ]
-    assert rows[0] == rows[1]
+    assert told(run.folder) == told(again.folder)
 
 
 def test_the_same_command_on_a_finished_run_changes_nothing(run):
@@ -123,6 +119,56 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tmp_path, monkeypatch):
     assert not result.finished and result.updates == 5
     monkeypatch.undo()
     assert train(smoke(), tmp_path / "run", progress=False).finished
+    train(smoke(), tmp_path / "whole", progress=False)
+    assert told(tmp_path / "run") == told(tmp_path / "whole")
+
+
+TIMED = ("seconds", "updates_per_second")
+
+
+def told(folder):
+    """The metrics of a run, but for what the clock says."""
+    rows = read_rows(folder / "metrics.jsonl")
+    return [{name: value for name, value in row.items() if name not in TIMED} for row in rows]
+
+
+def weights(path):
+    return checkpoint.load(path)["agent"]["modules"]
+
+
+def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch):
+    config = smoke(
+        env_steps=3000, collect__num_envs=2, train__checkpoint_every=100, train__log_every=70, train__eval_every=500
+    )
+    whole = train(config, tmp_path / "whole", progress=False)
+    rng = np.random.default_rng(0)
+    learn, collect = Trainer.learn, Trainer.collect
+    left = 0
+
+    def countdown(function):
+        def killed(self):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt  # nothing is saved on this way out, as after SIGKILL
+            return function(self)
+
+        return killed
+
+    monkeypatch.setattr(Trainer, "learn", countdown(learn))
+    monkeypatch.setattr(Trainer, "collect", countdown(collect))
+    result, kills = None, 0
+    while result is None:
+        left = int(rng.integers(50, 150)) if kills else 530
+        try:
+            result = train(config, tmp_path / "killed", progress=False)
+        except KeyboardInterrupt:
+            kills += 1
+    assert kills >= 2
+    assert told(tmp_path / "killed") == told(tmp_path / "whole")
+    a, b = weights(whole.checkpoint), weights(result.checkpoint)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert whole.scores.read_text() == result.scores.read_text()
 
 
 def test_a_loaded_agent_is_the_trained_one(run):
@@ -149,5 +195,5 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
 
 
 def test_a_cadence_is_due_once_for_each_multiple():
-    due = Due(10, since=25)
-    assert [t for t in range(25, 60, 3) if due(t)] == [31, 40, 52]
+    due = Due(10)
+    assert [t for t in range(1, 60, 3) if due(t)] == [10, 22, 31, 40, 52]

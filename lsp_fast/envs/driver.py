@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Protocol
 import gymnasium
 import numpy as np
 
+from lsp_fast.errors import LspFastError
+
 
 class Recorder(Protocol):
     """Where a driver writes its rows; `lsp_fast.replay.Replay` is one."""
@@ -92,6 +94,7 @@ class Driver:
         self._returns = [0.0] * count
         self._agent_steps = [0] * count
         self._env_steps = [0] * count
+        self._actions: list[list[np.ndarray]] = [[] for _ in range(count)]
 
     def reset(self) -> None:
         """Begin the next episode of every environment (the first ones, the first time); running ones are dropped."""
@@ -124,19 +127,12 @@ class Driver:
         finished: list[EpisodeSummary] = []
         self.observations = np.empty_like(self.observations)
         self.is_first = np.zeros_like(self.is_first)
-        for index, env in enumerate(self.envs):
-            observation, reward, terminal, limit, info = env.step(actions[index])
-            env_steps = int(info.get("env_steps", 1))  # environments of other makers take one
-            reward, is_last = float(reward), bool(terminal or limit)
+        for index, action in enumerate(actions):
+            observation, reward, terminal, limit, env_steps = self._step_one(index, action)
             rewards[index], next_observations[index] = reward, observation
             terminated[index], truncated[index] = terminal, limit
             total_env_steps += env_steps
-            self._returns[index] += reward
-            self._agent_steps[index] += 1
-            self._env_steps[index] += env_steps
-            if self.replay is not None:
-                self.replay.add(index, observation, actions[index], reward, bool(terminal), False, is_last)
-            if is_last:
+            if terminal or limit:
                 finished.append(self._summary(index))
                 self._begin(index)
             else:
@@ -144,24 +140,48 @@ class Driver:
         return StepResult(rewards, next_observations, terminated, truncated, total_env_steps, finished)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint stores, as JSON: the number of each environment's next episode.
+        """What `load` goes on from: the number of each environment's next episode, and the actions of its running one.
 
-        The episodes that are running are not in it: after `load`, `reset` begins new ones. (An exact resume can run
-        their actions again: an episode follows from its seed and its actions.)
+        An episode follows from its seed and its actions, whatever the environment keeps inside; actions are [T, A].
         """
-        return {"next_episode": list(self._next_episode)}
+        return {
+            "next_episode": list(self._next_episode),
+            "actions": [np.array(actions, np.float32).reshape(-1, *self._action_shape) for actions in self._actions],
+        }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continue the count of episodes where `state` was taken; call `reset` next.
+        """Bring every environment where `state` was taken, by playing its running episode again.
 
         Raises:
             ValueError: it was taken with another number of environments.
+            LspFastError: an episode ended before its actions did: the task does not repeat itself.
         """
-        episodes = [int(number) for number in state["next_episode"]]
-        if len(episodes) != len(self.envs):
-            raise ValueError(f"the state is of {len(episodes)} environments, this driver has {len(self.envs)}")
-        self._next_episode = episodes
-        self._started = False
+        if len(state["next_episode"]) != len(self.envs):
+            raise ValueError(
+                f"the state is of {len(state['next_episode'])} environments, this driver has {len(self.envs)}"
+            )
+        self._next_episode = [int(number) - 1 for number in state["next_episode"]]
+        self.reset()
+        for index, actions in enumerate(state["actions"]):
+            for action in np.asarray(actions, np.float32):
+                observation, _, terminal, limit, _ = self._step_one(index, action)
+                if terminal or limit:
+                    raise LspFastError("the running episode did not repeat itself; the task is not deterministic")
+                self.observations[index] = observation
+                self.is_first[index] = False
+
+    def _step_one(self, index: int, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, int]:
+        """Step one environment and record it: observation, reward, terminated, truncated, environment steps."""
+        observation, reward, terminal, limit, info = self.envs[index].step(action)
+        env_steps = int(info.get("env_steps", 1))  # environments of other makers take one
+        reward, terminal, limit = float(reward), bool(terminal), bool(limit)
+        self._actions[index].append(action.copy())
+        self._returns[index] += reward
+        self._agent_steps[index] += 1
+        self._env_steps[index] += env_steps
+        if self.replay is not None:
+            self.replay.add(index, observation, action, reward, terminal, False, terminal or limit)
+        return observation, reward, terminal, limit, env_steps
 
     def _begin(self, index: int) -> None:
         """Reset one environment for its next episode."""
@@ -170,6 +190,7 @@ class Driver:
         self.observations[index] = observation
         self.is_first[index] = True
         self._returns[index], self._agent_steps[index], self._env_steps[index] = 0.0, 0, 0
+        self._actions[index] = []
         if self.replay is not None:
             self.replay.add(index, observation, np.zeros(self._action_shape, np.float32), 0.0, False, True, False)
 

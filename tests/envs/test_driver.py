@@ -6,6 +6,7 @@ import pytest
 
 from lsp_fast import envs
 from lsp_fast.envs.driver import Driver, EpisodeSummary, episode_seed
+from lsp_fast.errors import LspFastError
 
 
 class Counting(gymnasium.Env):
@@ -131,21 +132,36 @@ def test_an_environment_is_the_same_alone_or_among_others(task):
     assert not np.array_equal(three[1], three[0])
 
 
-def test_state_goes_on_with_the_next_episode():
-    driver = Driver([Counting(), Counting(2)], seed=5)
-    driver.reset()
-    for _ in range(4):
-        driver.step(np.zeros((2, 1)))
-    state = driver.state()
-    assert state == {"next_episode": [2, 3]}
-    again = Driver([Counting(), Counting(2)], seed=5)
-    again.load(state)
-    with pytest.raises(RuntimeError, match="reset"):
-        again.step(np.zeros((2, 1)))
-    again.reset()
-    assert again.envs[0].seeds == [episode_seed(5, 0, 2)] and again.envs[1].seeds == [episode_seed(5, 1, 3)]
+def test_state_goes_on_in_the_middle_of_an_episode():
+    def build():
+        return Driver([envs.make("cheetah_run"), envs.make("cheetah_run")], seed=5)
+
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(-1, 1, (510, 2, 6))
+    whole, cut = build(), build()
+    whole.reset()
+    cut.reset()
+    for action in actions[:505]:  # five steps into the second episodes
+        whole.step(action)
+        cut.step(action)
+    again = build()
+    again.load(cut.state())
+    np.testing.assert_array_equal(again.observations, whole.observations)
+    for action in actions[505:]:
+        expected, actual = whole.step(action), again.step(action)
+        np.testing.assert_array_equal(actual.rewards, expected.rewards)
+        np.testing.assert_array_equal(actual.next_observations, expected.next_observations)
+    assert again.state()["next_episode"] == whole.state()["next_episode"] == [2, 2]
     with pytest.raises(ValueError, match="2 environments"):
-        Driver([Counting()], seed=5).load(state)
+        Driver([Counting()], seed=5).load(cut.state())
+
+
+def test_an_episode_that_does_not_repeat_itself_is_an_error():
+    driver = Driver([Counting(3)], seed=5)
+    driver.reset()
+    driver.step(np.zeros((1, 1)))
+    with pytest.raises(LspFastError, match="not deterministic"):
+        Driver([Counting(1)], seed=5).load(driver.state())
 
 
 def test_reset_drops_running_episodes():

@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--logdir", type=Path, default=Path("runs/learning"))
+    parser.add_argument("--score-only", action="store_true", help="score the runs as they are, do not train")
     parser.add_argument("--out", type=Path, required=True, help="JSON file; the curves go beside it as PNG")
     options, more = parser.parse_known_args()
     torch.set_num_threads(1)
@@ -85,9 +86,10 @@ def main() -> None:
                 row = ["--preset", options.preset, "--task", task, "--algorithm", algorithm, "--seed", str(seed)]
                 commands.append(["train", *row, "--threads", "1", "--device", "cpu", *more, "--logdir", str(folder)])
                 folders.append(folder)
-    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        logs = [options.logdir / f"{folder.name}.log" for folder in folders]
-        list(pool.map(train, commands, logs))
+    if not options.score_only:
+        with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+            logs = [options.logdir / f"{folder.name}.log" for folder in folders]
+            list(pool.map(train, commands, logs))
 
     rows = []
     for command, folder in zip(commands, folders, strict=True):

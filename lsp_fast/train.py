@@ -84,9 +84,10 @@ class Trainer:
         self.means, self.returns = Means(), deque[float](maxlen=10)
         t = config.train
         self.due = {"evaluate": Due(t.eval_every), "log": Due(t.log_every), "checkpoint": Due(t.checkpoint_every)}
-        self.driver = Driver(environments, stream_seed(config.seed, "train"), self.replay)
+        # A name decides a stream's numbers: another one here would change every curve in benchmarks/results.
+        self.driver = Driver(environments, stream_seed(config.seed, "train/0"), self.replay)
         self.carry = self.agent.initial_carry(
-            c.num_envs, explore=True, noise=Noise(stream_seed(config.seed, "collect"), self.agent.device)
+            c.num_envs, explore=True, noise=Noise(stream_seed(config.seed, "collect/0"), self.agent.device)
         )
         if state is None:
             self.driver.reset()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,8 @@ def save(folder: Path, env_steps: int, state: dict[str, Any]) -> Path:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
-    for old in list_checkpoints(folder)[:-KEEP]:
+    # A crash while writing leaves a part under another number.
+    for old in (*list_checkpoints(folder)[:-KEEP], *folder.glob("*.part")):
         old.unlink()
     return path
 
@@ -51,7 +51,7 @@ def load(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {path}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # damaged bytes make the unpickler fail with anything: IndexError, struct.error, ...
         raise CheckpointError(
             f"{path} is not a readable checkpoint ({error}); an older one may lie beside it"
         ) from error

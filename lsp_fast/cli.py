@@ -62,6 +62,8 @@ class Evaluate:
 
         if self.episodes < 1:
             raise LspFastError(f"episodes = {self.episodes}: must be at least 1")
+        if self.seed < 0:
+            raise LspFastError(f"seed = {self.seed}: must be at least 0")
         agent = evaluate.load(self.logdir, device=self.device, backend=self.backend)
         evaluator = evaluate.Evaluator(agent.config, self.episodes)
         scores = {
@@ -96,7 +98,7 @@ def parse(argv: list[str]) -> Train | Evaluate:
     """The command with its options; presets and algorithms are the defaults that the options then override."""
     if argv[0] == "evaluate":
         return tyro.cli(Evaluate, prog="lsp-fast evaluate", args=argv[1:])
-    rows = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    rows = argparse.ArgumentParser("lsp-fast train", add_help=False, allow_abbrev=False)
     rows.add_argument("--preset", default="paper", choices=PRESETS)
     rows.add_argument("--algorithm", default="lsp", choices=ALGORITHMS)
     row, _ = rows.parse_known_args(argv[1:])

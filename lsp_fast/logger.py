@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
 
 
 class Means:
@@ -49,35 +53,59 @@ class RunLogger:
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], env_steps: int = 0) -> None:
-        from torch.utils.tensorboard.writer import SummaryWriter
-
         folder.mkdir(parents=True, exist_ok=True)
         self.metrics_path, self.scores_path = folder / "metrics.jsonl", folder / "scores.json"
-        self.identity = dict(identity)
+        self.identity, self.folder, self.resumed = dict(identity), folder, env_steps
         rows = [row for row in read_rows(self.metrics_path) if row["env_steps"] <= env_steps]
-        self.metrics_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_text(self.metrics_path, "".join(json.dumps(row) + "\n" for row in rows))
         self._file = self.metrics_path.open("a")
-        self._events = SummaryWriter(str(folder), purge_step=env_steps + 1 if env_steps else None)
         evaluations = [row for row in rows if "eval/return" in row]
         self.xs = [row["env_steps"] for row in evaluations]
-        self.ys = [row["eval/return"] for row in evaluations]
+        self.ys = [math.nan if row["eval/return"] is None else row["eval/return"] for row in evaluations]
+        self._write_scores()
+
+    @functools.cached_property
+    def _events(self) -> SummaryWriter:
+        """Made with the first row: a start that adds nothing leaves no file of events."""
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        return SummaryWriter(str(self.folder), purge_step=self.resumed + 1 if self.resumed else None)
 
     def write(self, env_steps: int, row: Mapping[str, float]) -> None:
         """Add one row. A value that is not finite is written as null: JSON has no NaN."""
-        finite = {k: (v if math.isfinite(v) else None) for k, v in row.items()}
-        self._file.write(json.dumps({"env_steps": env_steps, **finite}) + "\n")
+        self._file.write(json.dumps({"env_steps": env_steps, **{k: _finite(v) for k, v in row.items()}}) + "\n")
         self._file.flush()
         for name, value in row.items():
             self._events.add_scalar(name, value, env_steps)
         if "eval/return" in row:
             self.xs.append(env_steps)
             self.ys.append(row["eval/return"])
-            self.scores_path.write_text(json.dumps([{**self.identity, "xs": self.xs, "ys": self.ys}]) + "\n")
+            self._write_scores()
 
     def close(self) -> None:
         """Flush and close the files."""
         self._file.close()
-        self._events.close()
+        if "_events" in vars(self):
+            self._events.close()
+
+    def _write_scores(self) -> None:
+        """Make scores.json hold the evaluations that there are; none, no file."""
+        if self.xs:
+            row = {**self.identity, "xs": self.xs, "ys": [_finite(y) for y in self.ys]}
+            write_text(self.scores_path, json.dumps([row]) + "\n")
+        else:
+            self.scores_path.unlink(missing_ok=True)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's text so that a crash leaves either the old or the new one."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

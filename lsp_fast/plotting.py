@@ -31,14 +31,18 @@ def learning_curves(rows: Iterable[Mapping[str, Any]], path: Path) -> Path:
         for color, (method, seeds) in enumerate(sorted(methods.items())):
             for row in seeds:
                 axis.plot(row["xs"], row["ys"], color=f"C{color}", alpha=1.0 if len(seeds) == 1 else 0.35, linewidth=1)
-            length = min(len(row["xs"]) for row in seeds)
-            mean = np.mean([row["ys"][:length] for row in seeds], axis=0)
+            xs, mean = mean_curve(seeds)
             label = f"{method} ({len(seeds)} seed{'s' * (len(seeds) > 1)})"
-            axis.plot(
-                seeds[0]["xs"][:length], mean, color=f"C{color}", linewidth=2, marker="o", markersize=3, label=label
-            )
+            axis.plot(xs, mean, color=f"C{color}", linewidth=2, marker="o", markersize=3, label=label)
         axis.set(title=task, xlabel="environment steps", ylabel="evaluation return", ylim=(0, None))
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
     figure.savefig(path, dpi=120)
     return path
+
+
+def mean_curve(seeds: Iterable[Mapping[str, Any]]) -> tuple[list[int], np.ndarray]:
+    """The xs that all rows share, and their mean there; a score that was not finite (null) makes a gap."""
+    curves = [dict(zip(row["xs"], np.array(row["ys"], float), strict=True)) for row in seeds]
+    xs = sorted(set.intersection(*(set(curve) for curve in curves)))
+    return xs, np.array([np.mean([curve[x] for curve in curves]) for x in xs])

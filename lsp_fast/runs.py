@@ -9,6 +9,7 @@ from typing import Any
 from lsp_fast import checkpoint
 from lsp_fast.config import Config, check, differences, from_dict, replace, to_dict
 from lsp_fast.errors import CheckpointError, ConfigError
+from lsp_fast.logger import write_text
 
 # What may change between two starts of one run: nothing that decides what is learned.
 RESUMABLE = {
@@ -55,7 +56,7 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.config.write_text(json.dumps(to_dict(config), indent=2) + "\n")
+            write_text(self.config, json.dumps(to_dict(config), indent=2) + "\n")
         except OSError as error:
             raise ConfigError(f"cannot write to {self.path}: {error.strerror}; choose another --logdir") from error
 
@@ -67,9 +68,9 @@ class RunFolder:
         """
         try:
             return from_dict(json.loads(self.config.read_text()))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise CheckpointError(f"{self.path} holds no run (no {self.config.name})") from error
-        except (json.JSONDecodeError, UnicodeDecodeError, ConfigError) as error:
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError, ConfigError) as error:
             raise CheckpointError(f"{self.config} cannot be used: {error}") from error
 
 

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from lsp_fast.config import make_config
+
 # Tiny operations gain nothing from threads, and wait for each other where the machine is busy.
 torch.set_num_threads(1)
 
@@ -13,3 +15,13 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
+@pytest.fixture(scope="session")
+def smoke():
+    """make_config for a run of seconds: smoke(skill__beta=0.5)."""
+
+    def make(algorithm="lsp", **overrides):
+        return make_config("smoke", algorithm, **{"device": "cpu", "backend": "reference", **overrides})
+
+    return make

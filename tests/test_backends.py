@@ -1,5 +1,7 @@
 """What is asked for by name is had or refused; auto falls back and says so once."""
 
+import sys
+
 import pytest
 
 from lsp_fast import backends, native
@@ -38,3 +40,12 @@ def test_a_missing_extension_falls_back_once_and_is_an_error_by_name(monkeypatch
     assert len(warned) == 1
     with pytest.raises(BackendUnavailable, match="no compiler"):
         backends.get("cpp")
+
+
+def test_triton_without_its_package_says_so_and_auto_goes_on(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lsp_fast.kernels.lambda_return", None)
+    monkeypatch.delattr("lsp_fast.kernels.lambda_return", raising=False)
+    with pytest.raises(BackendUnavailable, match="needs the triton package"):
+        backends.get("triton", "cuda")
+    with pytest.warns(UserWarning, match="needs the triton package"):
+        assert backends.get("auto", "cuda").name == "reference"

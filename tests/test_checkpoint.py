@@ -4,6 +4,8 @@ import pickle
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lsp_fast import checkpoint
 from lsp_fast.errors import CheckpointError
@@ -28,6 +30,9 @@ def test_a_crash_while_writing_leaves_the_one_before(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         checkpoint.save(tmp_path, 2, {"x": 2})
     assert checkpoint.load_latest(tmp_path)["env_steps"] == 1
+    monkeypatch.undo()
+    checkpoint.save(tmp_path, 3, {"x": 3})
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_the_older_one_is_read_where_the_newest_is_broken(tmp_path):
@@ -42,12 +47,47 @@ class Exploit:
         return (pytest.fail, ("code was run",))
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps({"a": 1}), pickle.dumps(Exploit())])
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not a checkpoint", pickle.dumps({"a": 1}), pickle.dumps(Exploit())],
+    ids=["empty", "foreign", "plain pickle", "pickle with code"],
+)
 def test_what_is_no_checkpoint_is_named_and_runs_no_code(tmp_path, content):
     path = checkpoint.path_of(tmp_path, 3)
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"000000003\.pt"):
         checkpoint.load_latest(tmp_path)
+
+
+def test_code_in_a_file_of_our_own_format_is_not_run(tmp_path):
+    path = checkpoint.save(tmp_path, 1, {"x": Exploit()})
+    with pytest.raises(CheckpointError, match=r"000000001\.pt"):
+        checkpoint.load(path)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    path = checkpoint.save(tmp_path_factory.mktemp("c"), 1, {"x": torch.arange(9.0), "s": "abc", "n": [1, (2,)]})
+    return path, path.read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:Defining your")
+@given(st.data())
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_whatever_is_damaged_the_file_is_named(written, data):
+    path, good = written
+    if data.draw(st.booleans()):
+        damaged = good[: data.draw(st.integers(0, len(good) - 1))]
+    else:
+        # The pickle, at the file's beginning: elsewhere most damage is seen by the archive's reader.
+        at = data.draw(st.integers(0, 600))
+        damaged = good[:at] + data.draw(st.binary(min_size=1, max_size=3)) + good[at + 3 :]
+    path.write_bytes(damaged)
+    try:
+        checkpoint.load(path)
+    except CheckpointError as error:
+        assert path.name in str(error)
 
 
 def test_another_format_is_refused(tmp_path):

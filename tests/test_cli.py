@@ -2,8 +2,10 @@
 
 import pytest
 
+from lsp_fast import checkpoint
 from lsp_fast.cli import main, parse
 from lsp_fast.config import make_config
+from lsp_fast.runs import RunFolder
 
 
 def test_presets_and_algorithms_are_defaults_that_options_override():
@@ -51,11 +53,68 @@ def test_what_cannot_be_parsed_exits_with_2(options, capsys):
     assert exit_.value.code == 2
 
 
-def test_commands(capsys, tmp_path):
+def test_commands(capsys):
     assert main([]) == 2 and main(["fly"]) == 2 and main(["--help"]) == 0
     assert "train, evaluate" in capsys.readouterr().out
-    assert main(["evaluate", "--logdir", str(tmp_path)]) == 2
-    assert "holds no run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_help_lists_the_options(command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    assert exit_.value.code == 0 and "--logdir" in capsys.readouterr().out
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """What a logdir may be: a run, one without a checkpoint, one with a damaged configuration, no run at all."""
+    for name in ("run", "young", "damaged"):
+        RunFolder(tmp_path / name).claim(make_config("smoke", device="cpu"))
+    checkpoint.save(tmp_path / "run" / "checkpoints", 1, {"agent": {}, "observation_dim": 17, "action_dim": 6})
+    (tmp_path / "damaged" / "config.json").write_text('{"task": "che')
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("--logdir nowhere", "nowhere holds no run"),
+        ("--logdir empty", "empty holds no run"),
+        ("--logdir file", "file holds no run"),
+        ("--logdir young", "young has no checkpoint yet"),
+        ("--logdir damaged", "config.json cannot be used"),
+        ("--logdir run --episodes 0", "episodes = 0"),
+        ("--logdir run --seed -1", "seed = -1"),
+        ("--logdir run --backend triton --device cpu", "triton"),
+        ("--logdir run --device cuda:9", "cuda:9"),
+        ("--logdir run --device abacus", "abacus"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_named(options, named, folders, monkeypatch, capsys):
+    monkeypatch.chdir(folders)
+    before = sorted(folders.rglob("*"))
+    assert main(["evaluate", *options.split()]) == 2
+    assert named in capsys.readouterr().err
+    assert sorted(folders.rglob("*")) == before
+
+
+def test_evaluate_needs_a_logdir(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["evaluate"])
+    assert exit_.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("logdir", "named"), [("file", "holds no run"), ("file/run", "cannot write"), (".", "not empty")]
+)
+def test_a_logdir_that_cannot_be_is_named(logdir, named, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("x")
+    assert main(["train", "--preset", "smoke", "--device", "cpu", "--logdir", logdir]) == 2
+    assert named in capsys.readouterr().err
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "x")]
 
 
 def test_train_then_evaluate(tmp_path, capsys):

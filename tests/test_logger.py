@@ -1,12 +1,12 @@
-"""Rows, scores and curves of a run."""
+"""Rows and scores of a run."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from lsp_fast.logger import Means, RunLogger, read_rows
-from lsp_fast.plotting import learning_curves, read_scores
+from lsp_fast.logger import Means, RunLogger, read_rows, write_text
 
 IDENTITY = {"task": "t", "method": "m", "seed": 4}
 
@@ -47,11 +47,57 @@ def test_means_are_over_what_came_since_the_last():
     assert means.pop() == {}
 
 
-@pytest.mark.parametrize("lengths", [[3], [3, 2], []])
-def test_curves_are_drawn(tmp_path, lengths):
-    rows = [
-        {"task": "t", "method": "m", "seed": i, "xs": [1, 2, 3][:n], "ys": [0.0] * n} for i, n in enumerate(lengths)
-    ]
-    (tmp_path / "scores.json").write_text(json.dumps(rows))
-    path = learning_curves(read_scores([tmp_path / "scores.json"]), tmp_path / "curve.png")
-    assert path.read_bytes().startswith(b"\x89PNG")
+def test_means_go_on_from_a_checkpoint():
+    means, restored = Means(), Means()
+    means.add({"a": torch.tensor(1.0)})
+    restored.load_state_dict(means.state_dict())
+    restored.add({"a": torch.tensor(4.0)})
+    assert restored.pop() == {"a": 2.5} and means.pop() == {"a": 1.0}
+
+
+def test_scores_are_valid_json_whatever_was_scored(tmp_path):
+    log = RunLogger(tmp_path, IDENTITY)
+    log.write(10, {"eval/return": float("inf")})
+    log.write(20, {"eval/return": 1.0})
+    log.close()
+    refuse = {"parse_constant": lambda name: pytest.fail(f"{name} is not JSON")}
+    assert json.loads((tmp_path / "scores.json").read_text(), **refuse)[0]["ys"] == [None, 1.0]
+    log = RunLogger(tmp_path, IDENTITY, env_steps=20)
+    log.close()
+    assert json.loads((tmp_path / "scores.json").read_text(), **refuse)[0]["ys"] == [None, 1.0]
+
+
+def test_scores_follow_the_rows(tmp_path):
+    log = RunLogger(tmp_path, IDENTITY)
+    for step in (10, 20):
+        log.write(step, {"eval/return": float(step)})
+    log.close()
+    scores = tmp_path / "scores.json"
+    scores.write_text("[{")  # a broken file heals, and a cut evaluation is gone before the next one is made
+    RunLogger(tmp_path, IDENTITY, env_steps=15).close()
+    assert json.loads(scores.read_text())[0]["xs"] == [10]
+    RunLogger(tmp_path, IDENTITY).close()
+    assert not scores.exists()
+
+
+def test_events_are_written_with_the_first_row_only(tmp_path):
+    log = RunLogger(tmp_path, IDENTITY)
+    log.close()
+    assert not list(tmp_path.glob("events*"))
+    log = RunLogger(tmp_path, IDENTITY)
+    log.write(1, {"a": 1.0})
+    log.close()
+    assert len(list(tmp_path.glob("events*"))) == 1
+
+
+def test_replacing_a_text_leaves_the_old_one_in_a_crash(tmp_path, monkeypatch):
+    path = tmp_path / "x.json"
+    write_text(path, "old")
+
+    def crash(self, target):
+        raise OSError("power failure")
+
+    monkeypatch.setattr(Path, "replace", crash)
+    with pytest.raises(OSError):
+        write_text(path, "new")
+    assert path.read_text() == "old"

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from lsp_fast import checkpoint
-from lsp_fast.config import make_config
 from lsp_fast.errors import ConfigError
 from lsp_fast.evaluate import load
 from lsp_fast.logger import read_rows
@@ -17,12 +16,8 @@ from lsp_fast.runs import RunFolder
 from lsp_fast.train import Due, Trainer, train
 
 
-def smoke(**overrides):
-    return make_config("smoke", **{"device": "cpu", "backend": "reference", **overrides})
-
-
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(smoke, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     return train(smoke(), folder, progress=False)
 
@@ -58,42 +53,42 @@ def test_the_metrics_tell_the_planners_health(run):
     assert rows == sorted(rows, key=lambda row: row["env_steps"])
 
 
-def test_updates_are_those_that_are_due(run):
+def test_updates_are_those_that_are_due(smoke, run):
     c = smoke()
     assert run.env_steps == 1200
     assert run.updates == c.train.pretrain + (1200 - c.collect.prefill) // c.train.train_every
 
 
-def test_the_same_seed_is_the_same_run(run, tmp_path):
+def test_the_same_seed_is_the_same_run(smoke, run, tmp_path):
     again = train(smoke(), tmp_path / "again", progress=False)
     a, b = weights(run.checkpoint), weights(again.checkpoint)
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
     assert told(run.folder) == told(again.folder)
 
 
-def test_the_same_command_on_a_finished_run_changes_nothing(run):
-    before = files(run.folder / "checkpoints")
+def test_the_same_command_on_a_finished_run_changes_nothing(smoke, run):
+    before = files(run.folder)
     again = train(smoke(), run.folder, progress=False)
     assert again.resumed_at == run.env_steps and run.resumed_at == 0
     assert again.finished and again.checkpoint == run.checkpoint and again.score == run.score
-    assert files(run.folder / "checkpoints") == before
+    assert files(run.folder) == before
 
 
-def test_another_configuration_is_refused_and_named(run):
+def test_another_configuration_is_refused_and_named(smoke, run):
     before = files(run.folder)
     with pytest.raises(ConfigError, match=r"skill\.beta: 0\.1 there, 0\.5 asked for"):
         train(smoke(skill__beta=0.5), run.folder, progress=False)
     assert files(run.folder) == before
 
 
-def test_a_folder_that_holds_something_else_is_refused(tmp_path):
+def test_a_folder_that_holds_something_else_is_refused(smoke, tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(ConfigError, match="holds no run"):
         train(smoke(), tmp_path, progress=False)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_run_goes_on_with_its_replay(tmp_path):
+def test_a_run_goes_on_with_its_replay(smoke, tmp_path):
     first = train(smoke(), tmp_path / "run", progress=False)
     state = checkpoint.load(first.checkpoint)
     trainer = Trainer(smoke(), tmp_path / "run" / "replay", state)
@@ -106,7 +101,7 @@ def test_a_run_goes_on_with_its_replay(tmp_path):
     assert [row["env_steps"] for row in rows if "updates" in row][-2:] == [1200, 1300]
 
 
-def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tmp_path, monkeypatch):
+def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(smoke, tmp_path, monkeypatch):
     learn = Trainer.learn
 
     def interrupted(self):
@@ -136,7 +131,7 @@ def weights(path):
     return checkpoint.load(path)["agent"]["modules"]
 
 
-def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch):
+def test_a_killed_run_ends_as_an_undisturbed_one(smoke, tmp_path, monkeypatch):
     config = smoke(
         env_steps=3000, collect__num_envs=2, train__checkpoint_every=100, train__log_every=70, train__eval_every=500
     )
@@ -171,14 +166,14 @@ def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch):
     assert whole.scores.read_text() == result.scores.read_text()
 
 
-def test_a_loaded_agent_is_the_trained_one(run):
+def test_a_loaded_agent_is_the_trained_one(smoke, run):
     agent = load(run.folder, device="cpu", backend="reference")
     stored = checkpoint.load(run.checkpoint)["agent"]["modules"]
     assert all(torch.equal(value, stored[name]) for name, value in agent.modules.state_dict().items())
     assert RunFolder(run.folder).read_config() == smoke()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_the_run(smoke, tmp_path, monkeypatch):
     from lsp_fast.errors import LspFastError
     from lsp_fast.replay import Replay
 

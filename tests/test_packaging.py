@@ -132,7 +132,9 @@ def test_constraints_pin_every_requirement():
     assert (pins["torch"], pins["mujoco"], pins["dm-control"]) == ("2.13.0", "3.17.0", "1.0.50")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for requirement in (*project["dependencies"], *project["optional-dependencies"]["dev"]):
-        assert normal(re.match(r"[\w.-]+", requirement)[0]) in pins
+        name = normal(re.match(r"[\w.-]+", requirement)[0])
+        # Builds of torch for CUDA each ask for a triton of their own.
+        assert name in pins or name == "triton"
 
 
 def test_console_script():

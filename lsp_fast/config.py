@@ -12,7 +12,7 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lsp_fast.errors import ConfigError
 
@@ -366,9 +366,14 @@ def check(config: Config) -> None:
             problems.append(text)
 
     def walk(node: Any, prefix: str = "") -> None:
+        hints = get_type_hints(type(node))
         for f in dataclasses.fields(node):
-            value, name = getattr(node, f.name), prefix + f.name
-            if dataclasses.is_dataclass(value):
+            value, name, hint = getattr(node, f.name), prefix + f.name, hints[f.name]
+            if get_origin(hint) is Literal:
+                need(value in get_args(hint), f"{name} = {value!r}: must be one of {', '.join(get_args(hint))}")
+            elif not (type(value) is hint or (hint is float and type(value) is int)):
+                problems.append(f"{name} = {value!r}: must be of type {hint.__name__}")
+            elif dataclasses.is_dataclass(value):
                 walk(value, name + ".")
             elif isinstance(value, float) and not math.isfinite(value):
                 problems.append(f"{name} = {value}: must be finite")
@@ -380,6 +385,8 @@ def check(config: Config) -> None:
                     need(value > 0, f"{name} = {value}: must be positive")
 
     walk(config)
+    if problems:  # what follows compares values
+        raise ConfigError("\n".join(problems))
     need(config.seed < 2**31, f"seed = {config.seed}: must lie in 0 .. 2**31 - 1")
     p, b = config.planner, config.behavior
     need(p.elites <= p.candidates, f"planner.elites = {p.elites}: must not exceed planner.candidates = {p.candidates}")

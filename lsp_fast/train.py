@@ -6,7 +6,7 @@ import json
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -219,7 +219,13 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True) -> Resul
     log = RunLogger(folder.path, identity, trainer.env_steps)
     since, updates_before = trainer.env_steps, trainer.updates
     started = time.perf_counter()
-    alarmed = False
+    alarmed = finished = False
+    saved = (since, updates_before) if state is not None else None
+
+    def save() -> None:
+        nonlocal saved
+        checkpoint.save(folder.checkpoints, trainer.env_steps, trainer.state_dict())
+        saved = trainer.env_steps, trainer.updates
 
     def score() -> None:
         result = evaluator.run_agent(trainer.agent, stream_seed(config.seed, f"evaluate/{trainer.env_steps}"))
@@ -246,36 +252,39 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True) -> Resul
             if stop.asked:
                 break
             at, due = trainer.env_steps, trainer.due
-            at_end = at >= config.env_steps and at > since
-            if (trainer.prefilled and due["evaluate"](at)) or (at_end and (not log.xs or log.xs[-1] != at)):
+            # A run that was stopped within its last updates has its end still to come.
+            at_end = at >= config.env_steps and (not log.xs or log.xs[-1] != at)
+            if (trainer.prefilled and due["evaluate"](at)) or at_end:
                 score()
             if due["log"](at) or at_end:
                 row = write()
-                bar.set_postfix(_postfix(row, log.ys), refresh=False)
                 if not alarmed and _implausible(row, config):
                     alarmed = True
                     bar.write(
                         "warning: a value estimate exceeds what the largest reward could ever return; "
                         "see docs/running.md, value alarm"
                     )
+            rate = (trainer.updates - updates_before) / (time.perf_counter() - started)
+            bar.set_postfix(_postfix(log.ys, trainer.returns, rate), refresh=False)
             bar.update(at - bar.n)
-            if at >= config.env_steps:
+            finished = at >= config.env_steps
+            if finished:
                 break
             if trainer.prefilled and due["checkpoint"](at):
-                checkpoint.save(folder.checkpoints, at, trainer.state_dict())
+                save()
             trainer.collect()
-    path = checkpoint.path_of(folder.checkpoints, trainer.env_steps)
-    if not path.exists():
-        path = checkpoint.save(folder.checkpoints, trainer.env_steps, trainer.state_dict())
+    # Not where a file of that name lies already: it may be damaged, or from between two updates.
+    if saved != (trainer.env_steps, trainer.updates):
+        save()
     log.close()
     return Result(
         trainer.env_steps,
         trainer.updates,
         since,
         log.ys[-1] if log.ys else None,
-        trainer.env_steps >= config.env_steps,
+        finished,
         folder.path,
-        path,
+        checkpoint.path_of(folder.checkpoints, trainer.env_steps),
         folder.scores,
         learning_curves(read_scores([folder.scores]), folder.curve) if log.ys else None,
     )
@@ -317,11 +326,11 @@ def _bar(config: Config, trainer: Trainer, progress: bool) -> tqdm:
     )
 
 
-def _postfix(row: dict[str, float], scores: list[float]) -> dict[str, str]:
+def _postfix(scores: Sequence[float], returns: Sequence[float], updates_per_second: float) -> dict[str, str]:
     shown = {"return": f"{scores[-1]:.0f}"} if scores else {}
-    if "train/return" in row:
-        shown["exploring"] = f"{row['train/return']:.0f}"
-    return {**shown, "updates/s": f"{row['updates_per_second']:.1f}"}
+    if returns:
+        shown["exploring"] = f"{np.mean(returns):.0f}"
+    return {**shown, "updates/s": f"{updates_per_second:.1f}"}
 
 
 def _implausible(row: dict[str, float], config: Config) -> bool:

@@ -191,6 +191,8 @@ def test_values_that_do_not_fit_are_named(name, bad):
         (lambda d: d["model"].update(deter=1.5), r"model\.deter = 1\.5"),
         (lambda d: d["skill"].update(beta=float("nan")), r"skill\.beta = nan"),
         (lambda d: d["skill"].update(beta=None), r"skill\.beta = None"),
+        (lambda d: d["skill"].update(source="bogus"), r"skill\.source = 'bogus'"),
+        (lambda d: d.update(algorithm="sac"), "algorithm = 'sac'"),
     ],
 )
 def test_foreign_json_is_refused_and_the_field_named(spoil, named):
@@ -198,6 +200,18 @@ def test_foreign_json_is_refused_and_the_field_named(spoil, named):
     spoil(data)
     with pytest.raises(ConfigError, match=named):
         from_dict(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        ("skill.source", "plannedd"), ("backend", "fpga"), ("actor.eval_action", None), ("seed", "0"), ("task", 5),
+        ("planner.elites", 2.5), ("env_steps", True), ("skill.beta", "1"), ("skill.intrinsic", 1), ("model", 3),
+    ],
+)  # fmt: skip
+def test_values_of_another_type_or_name_are_refused(name, bad):
+    with pytest.raises(ConfigError, match=name.replace(".", r"\.") + " = .*must be"):
+        make_config(**{name.replace(".", "__"): bad})
 
 
 def test_every_problem_is_named_at_once():

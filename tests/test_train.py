@@ -118,6 +118,33 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(smoke, tmp_path, monkeypatch):
     assert told(tmp_path / "run") == told(tmp_path / "whole")
 
 
+def test_ctrl_c_within_the_last_updates_is_no_end(smoke, tmp_path, monkeypatch):
+    config = smoke(env_steps=1000, train__pretrain=6, train__eval_every=2000)
+    learn = Trainer.learn
+    for stop_at in (1, 3):
+        monkeypatch.setattr(
+            Trainer,
+            "learn",
+            lambda self, n=stop_at: (self.updates == n and os.kill(os.getpid(), signal.SIGINT), learn(self)),
+        )
+        result = train(config, tmp_path / "run", progress=False)
+        assert not result.finished and result.score is None and result.updates == stop_at + 1
+    monkeypatch.undo()
+    result = train(config, tmp_path / "run", progress=False)
+    assert result.finished and result.updates == checkpoint.load(result.checkpoint)["updates"] == 6
+    whole = train(config, tmp_path / "whole", progress=False)
+    assert told(tmp_path / "run") == told(tmp_path / "whole") and result.score == whole.score
+
+
+def test_a_damaged_last_checkpoint_is_made_again(smoke, tmp_path):
+    first = train(smoke(), tmp_path / "run", progress=False)
+    expected = weights(first.checkpoint)
+    first.checkpoint.write_bytes(first.checkpoint.read_bytes()[:100])
+    again = train(smoke(), tmp_path / "run", progress=False)
+    assert again.resumed_at == 1100 and again.checkpoint == first.checkpoint
+    assert all(torch.equal(value, expected[name]) for name, value in weights(again.checkpoint).items())
+
+
 TIMED = ("seconds", "updates_per_second")
 
 

@@ -12,8 +12,7 @@ namespace {
 typedef float V __attribute__((vector_size(4 * LSP_WIDTH)));
 typedef std::int32_t I __attribute__((vector_size(4 * LSP_WIDTH)));
 
-constexpr std::int64_t kVectors = 2;  // vectors of rollouts in a tile
-constexpr std::int64_t kTile = kVectors * LSP_WIDTH;
+constexpr std::int64_t kMaxVectors = 2;  // vectors of rollouts in a tile; a last tile that fits one has one
 
 inline V load(const float* p) { return *reinterpret_cast<const V*>(p); }
 inline void store(float* p, V x) { *reinterpret_cast<V*>(p) = x; }
@@ -59,8 +58,9 @@ inline V softplus(V x) {
   return (x > V{} ? x : V{}) + log1p_unit(exp(-magnitude));
 }
 
-template <bool Elu>
+template <std::int64_t kVectors, bool Elu>
 void dense(const Layer& layer, const float* x, float* y) {
+  constexpr std::int64_t kTile = kVectors * LSP_WIDTH;
   for (std::int64_t first = 0; first < layer.out; first += LSP_OUTPUTS) {
     const float* w = layer.weight + first / kPanel * layer.in * kPanel + first % kPanel;
     V sum[LSP_OUTPUTS][kVectors];
@@ -83,13 +83,14 @@ void dense(const Layer& layer, const float* x, float* y) {
 }
 
 // Leaves the output in one of the two buffers and returns it.
+template <std::int64_t kVectors>
 const float* mlp(const Mlp& net, const float* x, float* a, float* b) {
   for (std::int64_t i = 0; i < net.count; ++i) {
     float* y = i % 2 ? b : a;
     if (i + 1 < net.count) {
-      dense<true>(net.layers[i], x, y);
+      dense<kVectors, true>(net.layers[i], x, y);
     } else {
-      dense<false>(net.layers[i], x, y);
+      dense<kVectors, false>(net.layers[i], x, y);
     }
     x = y;
   }
@@ -97,6 +98,7 @@ const float* mlp(const Mlp& net, const float* x, float* a, float* b) {
 }
 
 // rows [R, width] -> features [width][tile]; missing rows are zeros.
+template <std::int64_t kTile>
 void transpose_in(const float* rows, std::int64_t width, std::int64_t count, float* features) {
   for (std::int64_t j = 0; j < width; ++j) {
     for (std::int64_t i = 0; i < count; ++i) features[j * kTile + i] = rows[i * width + j];
@@ -104,7 +106,9 @@ void transpose_in(const float* rows, std::int64_t width, std::int64_t count, flo
   }
 }
 
+template <std::int64_t kVectors>
 void run_tile(const Networks& net, const Rollouts& call, std::int64_t row, float* scratch) {
+  constexpr std::int64_t kTile = kVectors * LSP_WIDTH;
   const std::int64_t count = call.rows - row < kTile ? call.rows - row : kTile;
   const std::int64_t S = net.stoch, D = net.deter, A = net.action, Z = net.skill;
   float* action = scratch;  // [a, s, h, z]
@@ -116,14 +120,14 @@ void run_tile(const Networks& net, const Rollouts& call, std::int64_t row, float
   float* b = a + net.widest * kTile;
   float* c = b + net.widest * kTile;
 
-  transpose_in(call.stoch + row * S, S, count, stoch);
-  transpose_in(call.deter + row * D, D, count, deter);
+  transpose_in<kTile>(call.stoch + row * S, S, count, stoch);
+  transpose_in<kTile>(call.deter + row * D, D, count, deter);
   for (std::int64_t t = 0; t < call.steps; ++t) {
     if (Z > 0 && t % call.skill_length == 0 && t / call.skill_length < call.plan_length) {
-      transpose_in(call.skills + (t / call.skill_length * call.rows + row) * Z, Z, count, skill);
+      transpose_in<kTile>(call.skills + (t / call.skill_length * call.rows + row) * Z, Z, count, skill);
     }
-    const float* policy = mlp(net.actor, stoch, a, b);
-    if (call.action_noise) transpose_in(call.action_noise + (t * call.rows + row) * A, A, count, noise);
+    const float* policy = mlp<kVectors>(net.actor, stoch, a, b);
+    if (call.action_noise) transpose_in<kTile>(call.action_noise + (t * call.rows + row) * A, A, count, noise);
     for (std::int64_t i = 0; i < A * kTile; i += LSP_WIDTH) {
       V mean = net.actor_mean_scale * tanh(load(policy + i) / net.actor_mean_scale);
       if (call.action_noise) {
@@ -132,24 +136,24 @@ void run_tile(const Networks& net, const Rollouts& call, std::int64_t row, float
       }
       store(action + i, tanh(mean));
     }
-    dense<true>(net.prior_in, action, a);
-    dense<false>(net.gru_input, a, b);
-    dense<false>(net.gru_hidden, deter, c);
+    dense<kVectors, true>(net.prior_in, action, a);
+    dense<kVectors, false>(net.gru_input, a, b);
+    dense<kVectors, false>(net.gru_hidden, deter, c);
     for (std::int64_t i = 0; i < D * kTile; i += LSP_WIDTH) {
       const V reset = sigmoid(load(b + i) + load(c + i));
       const V update = sigmoid(load(b + D * kTile + i) + load(c + D * kTile + i));
       const V fresh = tanh(load(b + 2 * D * kTile + i) + reset * load(c + 2 * D * kTile + i));
       store(deter + i, fresh + update * (load(deter + i) - fresh));
     }
-    dense<true>(net.prior_hidden, deter, a);
-    dense<false>(net.prior_out, a, b);
-    transpose_in(call.stoch_noise + (t * call.rows + row) * S, S, count, noise);
+    dense<kVectors, true>(net.prior_hidden, deter, a);
+    dense<kVectors, false>(net.prior_out, a, b);
+    transpose_in<kTile>(call.stoch_noise + (t * call.rows + row) * S, S, count, noise);
     for (std::int64_t i = 0; i < S * kTile; i += LSP_WIDTH) {
       const V std = softplus(load(b + S * kTile + i)) + net.prior_min_std;
       store(stoch + i, load(b + i) + std * load(noise + i));
     }
     for (std::int64_t head = 0; head < net.head_count; ++head) {
-      const float* y = mlp(net.heads[head], stoch, a, b);
+      const float* y = mlp<kVectors>(net.heads[head], stoch, a, b);
       float* out = call.outputs + (head * call.steps + t) * call.rows + row;
       for (std::int64_t i = 0; i < count; ++i) out[i] = y[i];
     }
@@ -157,12 +161,19 @@ void run_tile(const Networks& net, const Rollouts& call, std::int64_t row, float
 }
 
 void run(const Networks& net, const Rollouts& call, std::int64_t first_tile, std::int64_t last_tile, float* scratch) {
-  for (std::int64_t tile = first_tile; tile < last_tile; ++tile) run_tile(net, call, tile * kTile, scratch);
+  constexpr std::int64_t rows = kMaxVectors * LSP_WIDTH;
+  for (std::int64_t tile = first_tile; tile < last_tile; ++tile) {
+    if (call.rows - tile * rows <= LSP_WIDTH) {
+      run_tile<1>(net, call, tile * rows, scratch);
+    } else {
+      run_tile<kMaxVectors>(net, call, tile * rows, scratch);
+    }
+  }
 }
 
 }  // namespace
 
 extern const Kernels LSP_KERNELS;
-const Kernels LSP_KERNELS{LSP_NAME, kTile, run};
+const Kernels LSP_KERNELS{LSP_NAME, kMaxVectors * LSP_WIDTH, run};
 
 }  // namespace lsp_fast

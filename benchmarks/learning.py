@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import datetime
 import json
-import platform
 import shlex
 import subprocess
 import sys
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measure import machine
 
 from lsp_fast import evaluate
 from lsp_fast.logger import read_rows
@@ -48,19 +47,6 @@ def score(folder: Path, episodes: int) -> dict[str, Any]:
         "deterministic_mean": deterministic.mean,
         "exploring": exploring.returns,
         "exploring_mean": exploring.mean,
-    }
-
-
-def machine() -> dict[str, Any]:
-    """Where and with what the figures were measured."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return {
-        "date": datetime.date.today().isoformat(),
-        "processor": model,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "git": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
     }
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import io
 import re
+import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lsp_fast import files
 from lsp_fast.errors import CheckpointError
 
 FORMAT = 1
@@ -21,17 +24,19 @@ def path_of(folder: Path, env_steps: int) -> Path:
 
 
 def save(folder: Path, env_steps: int, state: dict[str, Any]) -> Path:
-    """Write one checkpoint so that a crash leaves either all of it or none, then drop the oldest ones."""
+    """Write one checkpoint so that a crash leaves either all of it or none, then drop the oldest ones.
+
+    Raises:
+        OSError: the disk's; what was there before is still there, and nothing half-written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = path_of(folder, env_steps)
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        torch.save({"format": FORMAT, "env_steps": env_steps, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    # In memory first: torch's own writer answers a full disk by aborting the process.
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "env_steps": env_steps, **state}, buffer)
+    files.write_bytes(path, buffer.getbuffer())
     # A crash while writing leaves a part under another number.
-    for old in (*list_checkpoints(folder)[:-KEEP], *folder.glob("*.part")):
+    for old in (*list_checkpoints(folder)[:-KEEP], *folder.glob(f"*{files.PART}")):
         old.unlink()
     return path
 
@@ -45,33 +50,40 @@ def load(path: Path) -> dict[str, Any]:
     """Read one checkpoint onto the CPU.
 
     Raises:
-        CheckpointError: it is missing, truncated, foreign, or of another version.
+        CheckpointError: it is missing, truncated, altered, foreign, or of another version.
     """
     try:
+        # torch does not compare the archive's own checksums: altered weights would load.
+        with zipfile.ZipFile(path) as archive:
+            if (altered := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"the content of {altered} is not what was written")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {path}") from error
     except Exception as error:  # damaged bytes make the unpickler fail with anything: IndexError, struct.error, ...
-        raise CheckpointError(
-            f"{path} is not a readable checkpoint ({error}); an older one may lie beside it"
-        ) from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is not a readable checkpoint ({reason})") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} was not written by this version of lsp_fast (format {FORMAT})")
     return state
 
 
 def load_latest(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read; None where there is none at all.
+    """The newest checkpoint that can be read, with a warning for each that cannot; None where there is none at all.
 
     Raises:
         CheckpointError: there are checkpoints, and none can be read.
     """
-    error = None
+    errors = []
     for path in reversed(list_checkpoints(folder)):
         try:
-            return load(path)
-        except CheckpointError as e:
-            error = error or e
-    if error is not None:
-        raise error
+            state = load(path)
+        except CheckpointError as error:
+            errors.append(error)
+            continue
+        for error in errors:
+            warnings.warn(f"{error}; the one before it, {path.name}, is used", stacklevel=2)
+        return state
+    if errors:
+        raise CheckpointError(f"{errors[0]}, and no older one can be read; delete {folder} to begin the run anew")
     return None

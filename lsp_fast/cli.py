@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ class Train:
         from lsp_fast.train import train
 
         c = self.config
-        logdir = self.logdir or Path("runs") / f"{c.task}-{c.algorithm}-{c.seed}"
+        logdir = self.logdir or Path("runs") / re.sub(r"[^\w.-]", "-", f"{c.task}-{c.algorithm}-{c.seed}")
         result = train(c, logdir)
         if result.resumed_at >= c.env_steps:
             print(f"finished before: raise --env-steps to go on, or name another --logdir than {logdir}")

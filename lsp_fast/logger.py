@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lsp_fast.files import write_text
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
 
@@ -99,13 +101,6 @@ class RunLogger:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file's text so that a crash leaves either the old or the new one."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

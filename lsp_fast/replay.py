@@ -7,6 +7,7 @@ first, so that a window is a run of rows in which only the ring's end needs care
 
 from __future__ import annotations
 
+import math
 import os
 import zlib
 from collections import deque
@@ -17,6 +18,7 @@ import numba
 import numpy as np
 
 from lsp_fast.errors import CheckpointError, LspFastError
+from lsp_fast.files import sync_folder
 
 VERSION = 1
 FIRST_ROWS = 4096
@@ -156,7 +158,7 @@ class Replay:
 
         Raises:
             ValueError: a shape is wrong, or an episode does not begin with is_first.
-            LspFastError: the episode alone is longer than the capacity.
+            LspFastError: a number is not finite, or the episode alone is longer than the capacity.
         """
         observation, action = np.array(observation, np.float32), np.array(action, np.float32)
         if observation.shape != (self.observation_dim,) or action.shape != (self.action_dim,):
@@ -171,6 +173,12 @@ class Replay:
             raise ValueError(f"the episode of environment {env} does not begin with is_first")
         if len(episode) == self.capacity:
             raise LspFastError(f"an episode is longer than the replay's capacity of {self.capacity} rows; raise it")
+        if not (math.isfinite(reward) and np.isfinite(observation).all() and np.isfinite(action).all()):
+            # A single one would end up in every weight.
+            raise LspFastError(
+                f"environment {env} gave a reward or observation that is not finite, {len(episode)} agent steps into "
+                f"its episode: reward {reward}, observation {observation.tolist()}, action {action.tolist()}"
+            )
         episode.append((observation, action, reward, terminated, is_first))
         if is_last:
             self._complete(Rows(*(np.asarray(column) for column in zip(*episode, strict=True))))
@@ -197,11 +205,16 @@ class Replay:
             out = Batch.empty(batch, length, self.observation_dim, self.action_dim)
         else:
             self._check_out(out, batch, length)
-        lengths, starts = self._episode_table()
-        chosen = rng.integers(len(lengths), size=batch)
-        offsets = rng.integers(np.maximum(lengths[chosen] - length, 0) + 1)
-        _gather(starts[chosen] + offsets, length, self._oldest, self._live, self.capacity, self._rows, out)
+        episodes, offsets = self.draw(rng, batch, length)
+        starts = self._episode_table()[1][episodes] + offsets
+        _gather(starts, length, self._oldest, self._live, self.capacity, self._rows, out)
         return out
+
+    def draw(self, rng: np.random.Generator, batch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """What `sample` takes: each window's episode (0 is the oldest that is held) and its first row there, [B]."""
+        lengths, _ = self._episode_table()
+        episodes = rng.integers(len(lengths), size=batch)
+        return episodes, rng.integers(np.maximum(lengths[episodes] - length, 0) + 1)
 
     def observation_statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation (population) of each observation entry over the completed rows: float32 [O].
@@ -253,7 +266,7 @@ class Replay:
                 file.flush()
                 os.fsync(file.fileno())
             checksums.append(zlib.crc32(data, checksum))
-        _sync_folder(folder)
+        sync_folder(folder)
         self._checksums = checksums
         self._file_rows += self._unsaved_rows
         self._unsaved_rows = 0
@@ -406,12 +419,3 @@ def _check_content(path: Path, size: int, checksum: int) -> None:
             size -= len(chunk)
     if found != checksum:
         raise CheckpointError(f"{path} is not the file that the checkpoint belongs to: its content differs")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the files' names durable too."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -9,7 +9,7 @@ from typing import Any
 from lsp_fast import checkpoint
 from lsp_fast.config import Config, check, differences, from_dict, replace, to_dict
 from lsp_fast.errors import CheckpointError, ConfigError
-from lsp_fast.logger import write_text
+from lsp_fast.files import write_text
 
 # What may change between two starts of one run: nothing that decides what is learned.
 RESUMABLE = {

@@ -17,20 +17,23 @@ def make(task: str, *, action_repeat: int = 2, seed: int = 0) -> gymnasium.Env:
     """The environment of that name; see `lsp_fast.envs.dmc.DmcEnv` for what it promises.
 
     Args:
-        task: any dm_control suite task as `domain_task`, such as cheetah_run or ball_in_cup_catch.
+        task: any dm_control suite task as `domain_task`, such as cheetah_run or ball_in_cup_catch, or `gym:` and the
+            name of a registered gymnasium environment with continuous actions, such as gym:Pendulum-v1.
         action_repeat: control steps (environment steps) per agent step; their rewards are summed.
         seed: of the first episode, unless `reset` names another.
 
     Raises:
         LspFastError: no task has that name (the nearest ones are named), or it needs OpenGL and there is none.
     """
-    from lsp_fast.envs import dmc
+    from lsp_fast.envs import dmc, gym
 
+    if task.startswith(gym.PREFIX):
+        return gym.make(task, action_repeat=action_repeat, seed=seed)
     return dmc.make(task, action_repeat=action_repeat, seed=seed)
 
 
 def task_names() -> list[str]:
-    """Every task that `make` knows, sorted."""
+    """Every suite task that `make` knows, sorted."""
     from lsp_fast.envs import dmc
 
     return sorted(dmc.suite_tasks())

@@ -1,0 +1,42 @@
+"""Writing so that a crash or a full disk leaves either the old content or the new one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+PART = ".part"
+"""Suffix of a file that is being written; one that a crash left may be deleted."""
+
+
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Replace a file's content atomically and durably.
+
+    Raises:
+        OSError: the disk's; the old content is still there, and nothing half-written.
+    """
+    part = path.with_name(path.name + PART)
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names of a folder's files durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

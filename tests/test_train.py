@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from lsp_fast import checkpoint
-from lsp_fast.errors import ConfigError
+from lsp_fast import checkpoint, resources
+from lsp_fast.errors import CheckpointError, ConfigError, LspFastError
 from lsp_fast.evaluate import load
 from lsp_fast.logger import read_rows
+from lsp_fast.replay import Replay
 from lsp_fast.runs import RunFolder
 from lsp_fast.train import Due, Trainer, train
 
@@ -200,20 +201,143 @@ def test_a_loaded_agent_is_the_trained_one(smoke, run):
     assert RunFolder(run.folder).read_config() == smoke()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(smoke, tmp_path, monkeypatch):
-    from lsp_fast.errors import LspFastError
-    from lsp_fast.replay import Replay
+@pytest.mark.parametrize(("value", "field"), [(float("nan"), "reward"), (float("inf"), "observation")])
+def test_a_batch_that_is_not_finite_is_located_and_the_checkpoint_is_from_before(
+    smoke, tmp_path, monkeypatch, value, field
+):
+    sample, learn = Replay.sample, Trainer.learn
+    at = {}
 
-    sample = Replay.sample
-
-    def poisoned(self, *args):
-        batch = sample(self, *args)
-        batch.reward[0, 0] = float("nan")
+    def poisoned(self, rng, *args):
+        state = rng.bit_generator.state
+        batch = sample(self, rng, *args)
+        if at["update"] == 7:
+            drawn = np.random.default_rng()
+            drawn.bit_generator.state = state
+            at["episode"], at["row"] = (int(x[2]) for x in self.draw(drawn, *args))
+            getattr(batch, field)[2, 3] = value
         return batch
 
+    def counted(self):
+        at["update"], at["env_steps"] = self.updates + 1, self.env_steps
+        learn(self)
+
     monkeypatch.setattr(Replay, "sample", poisoned)
-    with pytest.raises(LspFastError, match="loss became nan in update 1"):
+    monkeypatch.setattr(Trainer, "learn", counted)
+    with pytest.raises(LspFastError) as error:
         train(smoke(), tmp_path / "run", progress=False)
+    text = str(error.value)
+    assert f"in update 7 at {at['env_steps']} environment steps" in text
+    assert f"{value} as {field} of sequence 2, row 3: row {at['row'] + 3} of episode {at['episode']} " in text
+    newest = checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    assert f"{newest} is from before it" in text
+    monkeypatch.undo()
+    assert all(value.isfinite().all() for value in weights(newest).values())
+    assert train(smoke(), tmp_path / "run", progress=False).finished
+
+
+def test_weights_that_break_are_not_saved(smoke, tmp_path, monkeypatch):
+    learn = Trainer.learn
+
+    def broken(self):
+        if self.updates == 1:  # behind the first checkpoint, which is made before the first update
+            with torch.no_grad():
+                self.agent.actor.mlp.out.bias[0] = float("nan")
+        learn(self)
+
+    monkeypatch.setattr(Trainer, "learn", broken)
+    with pytest.raises(LspFastError, match=r"became nan in update .*batch is finite; its 8 rows each begin at"):
+        train(smoke(train__pretrain_world_model_only=False), tmp_path / "run", progress=False)
+    [kept] = checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")
+    assert all(value.isfinite().all() for value in weights(kept).values())
+
+
+def test_a_checkpoint_waits_for_what_a_gpu_found(smoke, tmp_path, monkeypatch):
+    # `learn` does not read the flag on a GPU; saving does.
+    due = Trainer.updates_due.fget
+
+    def found(self):
+        if self.updates >= 3:
+            self.finite = torch.tensor(False)
+        return min(due(self), 3)
+
+    monkeypatch.setattr(Trainer, "updates_due", property(found))
+    with pytest.raises(LspFastError, match="within the first 3 updates"):
+        train(smoke(), tmp_path / "run", progress=False)
+    assert [p.stem for p in checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")] == ["000001000"]
+
+
+def test_a_stop_and_a_kill_at_the_same_step_repeat_no_row(smoke, tmp_path, monkeypatch):
+    learn, collect = Trainer.learn, Trainer.collect
+
+    def stopped(self):  # in the middle of the updates that are owed at 1000 environment steps, before they are scored
+        if self.updates == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        learn(self)
+
+    monkeypatch.setattr(Trainer, "learn", stopped)
+    assert not train(smoke(), tmp_path / "run", progress=False).finished
+
+    def killed(self):  # after they were, and before the next checkpoint
+        if self.env_steps >= 1040:
+            raise KeyboardInterrupt
+        collect(self)
+
+    monkeypatch.setattr(Trainer, "collect", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(smoke(), tmp_path / "run", progress=False)
+    assert told(tmp_path / "run")[-1]["env_steps"] == 1000
+    monkeypatch.undo()
+    train(smoke(), tmp_path / "run", progress=False)
+    train(smoke(), tmp_path / "whole", progress=False)
+    assert told(tmp_path / "run") == told(tmp_path / "whole")
+
+
+def test_two_processes_do_not_share_a_folder(smoke, run):
+    before = files(run.folder)
+    holder = RunFolder(run.folder)
+    holder.lock()
+    try:
+        with pytest.raises(ConfigError, match="another process is training in"):
+            train(smoke(env_steps=1300), run.folder, progress=False)
+    finally:
+        holder.release()
+    assert files(run.folder) == before
+    assert train(smoke(), run.folder, progress=False).finished
+
+
+def test_a_checkpoint_of_another_shape_is_named(smoke, tmp_path):
+    first = train(smoke(env_steps=1000), tmp_path / "run", progress=False)
+    state = checkpoint.load(first.checkpoint)
+    for path in checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints"):
+        path.unlink()
+    for change in ({"agent": {"modules": {}}}, {"sampler": "{"}, {"due": {}}, {"driver": {"next_episode": 1}}):
+        checkpoint.save(tmp_path / "run" / "checkpoints", 1000, {**state, **change})
+        with pytest.raises(CheckpointError, match="does not fit"):
+            train(smoke(env_steps=1000), tmp_path / "run", progress=False)
+
+
+def test_a_profile_is_a_trace_of_three_updates_and_changes_nothing(smoke, run, tmp_path):
+    traced = train(smoke(), tmp_path / "run", progress=False, profile=True)
+    events = json.loads(traced.trace.read_text())["traceEvents"]
+    assert {event["name"] for event in events if "ProfilerStep" in event.get("name", "")} == {
+        f"ProfilerStep#{2 + 2 + i}" for i in range(3)
+    }
+    assert told(tmp_path / "run") == told(run.folder)
+    short = train(smoke(env_steps=1000), tmp_path / "short", progress=False, profile=True)
+    assert short.trace is None and not (tmp_path / "short" / "trace.json").exists()
+
+
+def test_what_the_run_needs_is_said_first(smoke, tmp_path, capsys):
+    train(smoke(env_steps=1000), tmp_path / "run")
+    assert "of memory and" in capsys.readouterr().err.splitlines()[0]
+
+
+def test_a_run_larger_than_the_disk_is_refused(smoke, tmp_path, monkeypatch):
+    monkeypatch.setattr(resources, "disk_free", lambda folder: 1_000_000)
+    with pytest.raises(ConfigError, match=r"will need .* of disk, and 1000 kB are free|1.0 MB are free"):
+        train(smoke(), tmp_path / "run", progress=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_cadence_is_due_once_for_each_multiple():

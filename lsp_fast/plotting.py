@@ -260,7 +260,7 @@ def _draw(panels: Mapping[str, Panel], path: Path) -> Path:
     columns, lines = min(max(len(panels), 1), COLUMNS), max(math.ceil(len(panels) / COLUMNS), 1)
     figure = Figure(figsize=(5.5 * columns, 3.6 * lines), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(lines, columns, squeeze=False).flat
+    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
     methods = sorted({method for panel in panels.values() for rows in panel for method in rows})
     palette = matplotlib.colormaps["tab10" if len(methods) <= 10 else "tab20"]
     colors = {method: palette(i % palette.N) for i, method in enumerate(methods)}
@@ -270,7 +270,7 @@ def _draw(panels: Mapping[str, Panel], path: Path) -> Path:
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.grid(alpha=0.3)
         axis.legend(frameon=False, fontsize="small")
-    for axis in list(axes)[len(panels) :] if panels else []:
+    for axis in axes[max(len(panels), 1) :]:
         axis.set_visible(False)
     # Neither dates nor random identifiers.
     undated = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(suffix)

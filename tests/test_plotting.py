@@ -117,6 +117,13 @@ def test_the_same_files_give_the_same_figure_whatever_their_order(runs, tmp_path
     # The runs of `deep` come twice.
     plot([runs / "c", runs / "deep" / "b", runs / "deep", runs / "a"], second)
     assert first.read_bytes() == second.read_bytes()
+    assert b"CreationDate" not in first.read_bytes() and b"dc:date" not in first.read_bytes()
+
+
+def test_panels_wrap_and_what_is_left_over_stays_blank(tmp_path, drawn):
+    learning_curves([row([1], [1.0], task=task) for task in "abcd"], tmp_path / "a.png")
+    assert [axis.get_title() for axis in drawn[-1].axes if axis.get_visible()] == list("abcd")
+    assert drawn[-1].axes[0].get_subplotspec().get_geometry()[:2] == (2, 3)
 
 
 def test_scores_files_are_drawn_too(tmp_path):

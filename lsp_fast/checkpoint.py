@@ -6,15 +6,17 @@ import io
 import re
 import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lsp_fast import files
-from lsp_fast.errors import CheckpointError
+from lsp_fast.errors import CheckpointError, LspFastError
 
-FORMAT = 1
+FORMAT = 2
 KEEP = 2  # checkpoints kept in a run
 
 
@@ -66,6 +68,20 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} was not written by this version of lsp_fast (format {FORMAT})")
     return state
+
+
+@contextmanager
+def fitting(state: dict[str, Any]) -> Iterator[None]:
+    """Turn what goes wrong while a checkpoint's content is taken over into a CheckpointError."""
+    try:
+        yield
+    except LspFastError:
+        raise
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the checkpoint of {state.get('env_steps')} environment steps does not fit this version of lsp_fast or "
+            f"this task ({type(error).__name__}: {error}); use the version that wrote it, or begin in another --logdir"
+        ) from error
 
 
 def load_latest(folder: Path) -> dict[str, Any] | None:

@@ -22,6 +22,8 @@ class Train:
     config: Annotated[Config, tyro.conf.arg(name="")]
     logdir: Path | None = None
     """Folder of the run; runs/TASK-ALGORITHM-SEED by default."""
+    profile: bool = False
+    """Also write a trace of a few updates, trace.json, for Perfetto or chrome://tracing."""
 
     def run(self) -> int:
         check(self.config)
@@ -29,7 +31,7 @@ class Train:
 
         c = self.config
         logdir = self.logdir or Path("runs") / re.sub(r"[^\w.-]", "-", f"{c.task}-{c.algorithm}-{c.seed}")
-        result = train(c, logdir)
+        result = train(c, logdir, profile=self.profile)
         if result.resumed_at >= c.env_steps:
             print(f"finished before: raise --env-steps to go on, or name another --logdir than {logdir}")
         if not result.finished:
@@ -41,6 +43,8 @@ class Train:
         print(f"learning curve {result.curve or '- (no evaluation yet)'}")
         print(f"checkpoint     {result.checkpoint}")
         print(f"scores         {result.scores if result.curve else '- (no evaluation yet)'}")
+        if self.profile:
+            print(f"trace          {result.trace or '- (no update that learns behaviour was left to trace)'}")
         return 0 if result.finished else 130
 
 
@@ -93,6 +97,9 @@ def main(argv: list[str] | None = None) -> int:
     except LspFastError as error:
         print(f"lsp-fast: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("lsp-fast: quit; what was written up to the newest checkpoint stays", file=sys.stderr)
+        return 130
 
 
 def parse(argv: list[str]) -> Train | Evaluate:

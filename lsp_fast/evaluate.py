@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lsp_fast import envs
+from lsp_fast import checkpoint, envs
 from lsp_fast.agents import ImaginationAgent
 from lsp_fast.config import Config
 from lsp_fast.envs.driver import Driver
 from lsp_fast.noise import Noise, stream_seed
+from lsp_fast.runs import read_run
 
 Policy = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(observations [N, O], is_first [N]) -> actions [N, A]"""
@@ -102,9 +103,8 @@ def load(logdir: str | Path, *, device: str = "auto", backend: str = "auto") -> 
     Raises:
         CheckpointError: the folder holds no run, or no checkpoint that can be read.
     """
-    from lsp_fast.runs import read_run
-
     config, state = read_run(Path(logdir), device=device, backend=backend)
-    agent = ImaginationAgent(state["observation_dim"], state["action_dim"], config)
-    agent.load_state_dict(state["agent"])
+    with checkpoint.fitting(state):
+        agent = ImaginationAgent(state["observation_dim"], state["action_dim"], config)
+        agent.load_state_dict(state["agent"])
     return agent

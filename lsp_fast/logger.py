@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,17 +52,22 @@ class RunLogger:
     Args:
         folder: the run's; made if absent.
         identity: task, method and seed, which a row of scores.json carries.
-        env_steps: where a resumed run goes on; rows beyond it are cut.
+        rows: how many there were where a resumed run goes on; those after them are cut.
+
+    Attributes:
+        rows: written so far.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any], env_steps: int = 0) -> None:
+    def __init__(self, folder: Path, identity: Mapping[str, Any], rows: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.metrics_path, self.scores_path = folder / "metrics.jsonl", folder / "scores.json"
-        self.identity, self.folder, self.resumed = dict(identity), folder, env_steps
-        rows = [row for row in read_rows(self.metrics_path) if row["env_steps"] <= env_steps]
-        write_text(self.metrics_path, "".join(json.dumps(row) + "\n" for row in rows))
+        self.identity, self.folder = dict(identity), folder
+        kept = read_rows(self.metrics_path)[:rows]
+        self.rows = len(kept)
+        self._purge_step = kept[-1]["env_steps"] + 1 if kept else None
+        write_text(self.metrics_path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = self.metrics_path.open("a")
-        evaluations = [row for row in rows if "eval/return" in row]
+        evaluations = [row for row in kept if "eval/return" in row]
         self.xs = [row["env_steps"] for row in evaluations]
         self.ys = [math.nan if row["eval/return"] is None else row["eval/return"] for row in evaluations]
         self._write_scores()
@@ -71,18 +77,23 @@ class RunLogger:
         """Made with the first row: a start that adds nothing leaves no file of events."""
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        return SummaryWriter(str(self.folder), purge_step=self.resumed + 1 if self.resumed else None)
+        return SummaryWriter(str(self.folder), purge_step=self._purge_step)
 
     def write(self, env_steps: int, row: Mapping[str, float]) -> None:
         """Add one row. A value that is not finite is written as null: JSON has no NaN."""
         self._file.write(json.dumps({"env_steps": env_steps, **{k: _finite(v) for k, v in row.items()}}) + "\n")
         self._file.flush()
+        self.rows += 1
         for name, value in row.items():
             self._events.add_scalar(name, value, env_steps)
         if "eval/return" in row:
             self.xs.append(env_steps)
             self.ys.append(row["eval/return"])
             self._write_scores()
+
+    def sync(self) -> None:
+        """Make the rows so far durable: a checkpoint says that they are there."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Flush and close the files."""
@@ -104,13 +115,16 @@ def _finite(value: float) -> float | None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; a last line that was cut off is left out."""
+    """The rows of a metrics.jsonl up to the first line that is none: the last may be cut off."""
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError:
             break
+        if not isinstance(row, dict) or type(row.get("env_steps")) is not int:
+            break
+        rows.append(row)
     return rows

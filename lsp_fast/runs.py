@@ -1,8 +1,10 @@
-"""The folder of a run: what lies where, and whether a configuration may go on in it."""
+"""The folder of a run: what lies where, who holds it, and whether a configuration may go on in it."""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,40 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.scores = self.path / "scores.json"
         self.curve = self.path / "learning_curve.png"
+        self.trace = self.path / "trace.json"
+        self._lock: int | None = None
+
+    def lock(self) -> None:
+        """Keep every other process from training in this folder until `release` or this process's end.
+
+        Does nothing where there is no such folder yet, or where its file system knows no locks.
+
+        Raises:
+            ConfigError: another process holds it.
+        """
+        if self._lock is not None:
+            return
+        try:
+            handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            return
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise ConfigError(
+                f"another process is training in {self.path}; wait for it, or choose another --logdir"
+            ) from error
+        except OSError:
+            os.close(handle)
+            return
+        self._lock = handle
+
+    def release(self) -> None:
+        """Let others have the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def find(self, config: Config) -> dict[str, Any] | None:
         """The newest checkpoint of the run of this configuration; None where the run is new. Nothing is written.
@@ -49,13 +85,14 @@ class RunFolder:
         return checkpoint.load_latest(self.checkpoints)
 
     def claim(self, config: Config) -> None:
-        """Make the folder and write the configuration.
+        """Make the folder, lock it and write the configuration.
 
         Raises:
-            ConfigError: it cannot be written.
+            ConfigError: it cannot be written, or another process holds it.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self.lock()
             write_text(self.config, json.dumps(to_dict(config), indent=2) + "\n")
         except OSError as error:
             raise ConfigError(f"cannot write to {self.path}: {error.strerror}; choose another --logdir") from error

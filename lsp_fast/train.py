@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -16,18 +19,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lsp_fast import checkpoint, envs
+from lsp_fast import checkpoint, envs, resources
 from lsp_fast.agents import ImaginationAgent
 from lsp_fast.config import Config, check
 from lsp_fast.envs.driver import Driver
-from lsp_fast.errors import LspFastError
+from lsp_fast.errors import ConfigError, LspFastError
 from lsp_fast.evaluate import Evaluator, dimensions
 from lsp_fast.logger import Means, RunLogger
 from lsp_fast.models.world_model import SequenceBatch
 from lsp_fast.noise import Noise, stream_seed
 from lsp_fast.ops.types import State
 from lsp_fast.plotting import learning_curves, read_scores
-from lsp_fast.replay import Replay
+from lsp_fast.replay import Batch, Replay
 from lsp_fast.runs import RunFolder
 
 
@@ -47,6 +50,7 @@ class Result:
     checkpoint: Path
     scores: Path
     curve: Path | None
+    trace: Path | None = None
 
 
 class Due:
@@ -82,6 +86,7 @@ class Trainer:
         self.explorer = np.random.default_rng(stream_seed(config.seed, "prefill"))
         self.env_steps = self.agent_steps = self.updates = self.prefilled = 0
         self.means, self.returns = Means(), deque[float](maxlen=10)
+        self.finite = torch.ones((), dtype=torch.bool, device=self.agent.device)
         t = config.train
         self.due = {"evaluate": Due(t.eval_every), "log": Due(t.log_every), "checkpoint": Due(t.checkpoint_every)}
         # A name decides a stream's numbers: another one here would change every curve in benchmarks/results.
@@ -92,7 +97,8 @@ class Trainer:
         if state is None:
             self.driver.reset()
         else:
-            self._load(state)
+            with checkpoint.fitting(state):
+                self._load(state)
 
     def state_dict(self) -> dict[str, Any]:
         """A checkpoint's content; also brings the replay on disk up to date."""
@@ -177,117 +183,288 @@ class Trainer:
         return t.pretrain + (self.env_steps - self.prefilled) // t.train_every if self.prefilled else 0
 
     def learn(self) -> None:
-        """One update. Raises LspFastError where the loss is not finite."""
+        """One update. Raises NotFinite where a loss or a gradient is not."""
         t, device = self.config.train, self.agent.device
+        before = self.sampler.bit_generator.state
         arrays = self.replay.sample(self.sampler, t.batch_size, t.batch_length)
         batch = SequenceBatch(*(torch.as_tensor(x).to(device) for x in arrays))
         pretraining = t.pretrain_world_model_only and self.updates < t.pretrain
         diagnose = (self.updates - t.pretrain) % t.health_every == 0
         metrics = self.agent.update(batch, behavior=not pretraining, diagnose=diagnose)
         self.updates += 1
-        if device.type == "cpu" and not metrics["world_model/loss"].isfinite():
-            raise LspFastError(
-                f"the world model's loss became {metrics['world_model/loss'].item()} in update {self.updates} at "
-                f"{self.env_steps} environment steps; the last checkpoint is from before it. Lower "
-                "--model.learning-rate, or look for values that are not finite in the task's observations."
-            )
         self.means.add(metrics)
+        watched = {k: v for k, v in metrics.items() if k.endswith(("loss", "grad_norm"))}
+        self.finite = self.finite & torch.stack(list(watched.values())).isfinite().all()
+        if device.type == "cpu" and not self.finite:
+            name, value = next((k, v.item()) for k, v in watched.items() if not v.isfinite())
+            raise NotFinite(
+                f"{name} became {value} in update {self.updates} at {self.env_steps} environment steps. "
+                f"{self._locate(before, arrays)}"
+            )
+
+    def check_finite(self) -> None:
+        """Raise NotFinite where a loss or gradient since the start was not: on a GPU `learn` does not wait to see."""
+        if not self.finite:
+            raise NotFinite(f"a loss or gradient became NaN or infinite within the first {self.updates} updates.")
+
+    def _locate(self, sampler_state: Any, arrays: Batch) -> str:
+        """Where in the replay the windows of a batch lie, and what in them is not finite."""
+        rng = np.random.default_rng()
+        rng.bit_generator.state = sampler_state
+        episodes, offsets = self.replay.draw(rng, *arrays.reward.shape)
+        for field, array in zip(arrays._fields, arrays, strict=True):
+            if len(bad := np.argwhere(~np.isfinite(array))):
+                b, row = bad[0][:2]
+                return (
+                    f"Its batch holds {array[tuple(bad[0])]} as {field} of sequence {b}, row {row}: row "
+                    f"{offsets[b] + row} of episode {episodes[b]} of the replay (0 is the oldest)."
+                )
+        windows = ", ".join(f"{e}:{o}" for e, o in zip(episodes, offsets, strict=True))
+        return f"Its batch is finite; its {arrays.reward.shape[1]} rows each begin at (episode:row) {windows}."
 
 
-def train(config: Config, logdir: str | Path, *, progress: bool = True) -> Result:
+class NotFinite(LspFastError):
+    """A loss or gradient is NaN or infinite."""
+
+
+def train(config: Config, logdir: str | Path, *, progress: bool = True, profile: bool = False) -> Result:
     """Train until `config.env_steps` environment steps, or go on with the run that `logdir` holds.
 
     Args:
         config: what to train.
         logdir: the run's folder; docs/running.md says what it holds.
-        progress: draw a progress bar on standard error.
+        progress: draw a progress bar on standard error, and say there what the run will need.
+        profile: also write a trace of the first updates that learn behaviour.
 
     Raises:
         ConfigError, BackendUnavailable: before anything is written.
         CheckpointError: the folder's checkpoints cannot be read.
+        LspFastError: a loss that is not finite, or a disk that is full; the checkpoints before stay.
     """
     check(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     folder = RunFolder(logdir)
-    # All that can be refused is refused before anything is written.
-    state = folder.find(config)
-    evaluator = Evaluator(config, config.train.eval_episodes)
-    trainer = Trainer(config, folder.replay, state)
-    folder.claim(config)
-    identity = {"task": config.task, "method": config.algorithm, "seed": config.seed}
-    log = RunLogger(folder.path, identity, trainer.env_steps)
-    since, updates_before = trainer.env_steps, trainer.updates
-    started = time.perf_counter()
-    alarmed = finished = False
-    saved = (since, updates_before) if state is not None else None
+    try:
+        folder.lock()
+        # All that can be refused is refused before anything is written.
+        state = folder.find(config)
+        evaluator = Evaluator(config, config.train.eval_episodes)
+        trainer = Trainer(config, folder.replay, state)
+        needs = _check_resources(config, trainer, folder)
+        if progress:
+            tqdm.write(needs, file=sys.stderr)
+        with _disk_errors(folder):
+            folder.claim(config)
+            return _Run(config, folder, trainer, evaluator, progress, profile, state).loop()
+    finally:
+        folder.release()
 
-    def save() -> None:
-        nonlocal saved
-        checkpoint.save(folder.checkpoints, trainer.env_steps, trainer.state_dict())
-        saved = trainer.env_steps, trainer.updates
 
-    def score() -> None:
-        result = evaluator.run_agent(trainer.agent, stream_seed(config.seed, f"evaluate/{trainer.env_steps}"))
-        log.write(trainer.env_steps, {"eval/return": result.mean, "eval/return_std": float(np.std(result.returns))})
+class _Run:
+    """The loop over one trainer, with what it writes."""
 
-    def write() -> dict[str, float]:
-        seconds = time.perf_counter() - started
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        trainer: Trainer,
+        evaluator: Evaluator,
+        progress: bool,
+        profile: bool,
+        state: dict[str, Any] | None,
+    ) -> None:
+        self.config, self.folder, self.trainer, self.evaluator = config, folder, trainer, evaluator
+        identity = {"task": config.task, "method": config.algorithm, "seed": config.seed}
+        self.log = RunLogger(folder.path, identity, 0 if state is None else state["metrics_rows"])
+        self.since, self.updates_before = trainer.env_steps, trainer.updates
+        self.saved = (self.since, self.updates_before) if state is not None else None
+        self.started = time.perf_counter()
+        self.alarmed = False
+        self.bar = _bar(config, trainer, progress)
+        pretrain = max(config.train.pretrain - trainer.updates, 0)
+        self.tracer = Tracer(folder.trace, skip=pretrain) if profile else None
+
+    def loop(self) -> Result:
+        """Learn what is owed, evaluate, log, checkpoint, collect; until the end or a signal."""
+        config, trainer, log, due = self.config, self.trainer, self.log, self.trainer.due
+        finished = False
+        with stop_on_signal() as stop, self.bar as bar:
+            while True:
+                # What is owed comes first: a run that was stopped between two updates goes on between them.
+                while trainer.updates < trainer.updates_due and not stop.asked:
+                    self.learn()
+                if stop.asked:
+                    break
+                at = trainer.env_steps
+                # A run that was stopped within its last updates has its end still to come.
+                at_end = at >= config.env_steps and (not log.xs or log.xs[-1] != at)
+                if (trainer.prefilled and due["evaluate"](at)) or at_end:
+                    self.score()
+                if due["log"](at) or at_end:
+                    self.write()
+                bar.set_postfix(_postfix(log.ys, trainer.returns, self.updates_per_second), refresh=False)
+                bar.update(at - bar.n)
+                finished = at >= config.env_steps
+                if finished:
+                    break
+                if trainer.prefilled and due["checkpoint"](at):
+                    self.save()
+                prefilled = trainer.prefilled
+                trainer.collect()
+                if not prefilled and trainer.prefilled:
+                    self.save()  # there is always a checkpoint from before an update that goes wrong
+        # Not where a file of that name lies already: it may be damaged, or from between two updates.
+        if self.saved != (trainer.env_steps, trainer.updates):
+            self.save()
+        log.close()
+        if self.tracer is not None:
+            self.tracer.close()
+        return Result(
+            trainer.env_steps,
+            trainer.updates,
+            self.since,
+            log.ys[-1] if log.ys else None,
+            finished,
+            self.folder.path,
+            checkpoint.path_of(self.folder.checkpoints, trainer.env_steps),
+            self.folder.scores,
+            learning_curves(read_scores([self.folder.scores]), self.folder.curve) if log.ys else None,
+            self.folder.trace if self.tracer is not None and self.tracer.written else None,
+        )
+
+    @property
+    def updates_per_second(self) -> float:
+        """Since this start."""
+        return (self.trainer.updates - self.updates_before) / (time.perf_counter() - self.started)
+
+    def learn(self) -> None:
+        try:
+            self.trainer.learn()
+            if self.tracer is not None:
+                self.tracer.step()
+        except NotFinite as error:
+            raise self._stopped(error) from None
+
+    def _stopped(self, error: NotFinite) -> LspFastError:
+        [*_, newest] = checkpoint.list_checkpoints(self.folder.checkpoints)
+        return LspFastError(
+            f"{error} The checkpoint {newest} is from before it. The same command would repeat it; begin anew with a "
+            "lower --model.learning-rate, --actor.learning-rate or --optimizer.grad-clip"
+        )
+
+    def save(self) -> None:
+        try:
+            self.trainer.check_finite()
+        except NotFinite as error:
+            raise self._stopped(error) from None
+        self.log.sync()
+        state = {**self.trainer.state_dict(), "metrics_rows": self.log.rows}
+        checkpoint.save(self.folder.checkpoints, self.trainer.env_steps, state)
+        self.saved = self.trainer.env_steps, self.trainer.updates
+
+    def score(self) -> None:
+        trainer, seed = self.trainer, stream_seed(self.config.seed, f"evaluate/{self.trainer.env_steps}")
+        result = self.evaluator.run_agent(trainer.agent, seed)
+        self.log.write(
+            trainer.env_steps, {"eval/return": result.mean, "eval/return_std": float(np.std(result.returns))}
+        )
+
+    def write(self) -> None:
+        trainer = self.trainer
         row = trainer.means.pop() | {
             "agent_steps": trainer.agent_steps,
             "updates": trainer.updates,
-            "seconds": seconds,
-            "updates_per_second": (trainer.updates - updates_before) / seconds,
+            "seconds": time.perf_counter() - self.started,
+            "updates_per_second": self.updates_per_second,
         }
         if trainer.returns:
             row["train/return"] = float(np.mean(trainer.returns))
-        log.write(trainer.env_steps, row)
-        return row
+        self.log.write(trainer.env_steps, row)
+        if not self.alarmed and _implausible(row, self.config):
+            self.alarmed = True
+            self.bar.write(
+                "warning: a value estimate exceeds what the largest reward could ever return; "
+                "see docs/metrics.md, value alarm"
+            )
 
-    with stop_on_interrupt() as stop, _bar(config, trainer, progress) as bar:
-        while True:
-            # What is owed comes first: a run that was stopped between two updates goes on between them.
-            while trainer.updates < trainer.updates_due and not stop.asked:
-                trainer.learn()
-            if stop.asked:
-                break
-            at, due = trainer.env_steps, trainer.due
-            # A run that was stopped within its last updates has its end still to come.
-            at_end = at >= config.env_steps and (not log.xs or log.xs[-1] != at)
-            if (trainer.prefilled and due["evaluate"](at)) or at_end:
-                score()
-            if due["log"](at) or at_end:
-                row = write()
-                if not alarmed and _implausible(row, config):
-                    alarmed = True
-                    bar.write(
-                        "warning: a value estimate exceeds what the largest reward could ever return; "
-                        "see docs/running.md, value alarm"
-                    )
-            rate = (trainer.updates - updates_before) / (time.perf_counter() - started)
-            bar.set_postfix(_postfix(log.ys, trainer.returns, rate), refresh=False)
-            bar.update(at - bar.n)
-            finished = at >= config.env_steps
-            if finished:
-                break
-            if trainer.prefilled and due["checkpoint"](at):
-                save()
-            trainer.collect()
-    # Not where a file of that name lies already: it may be damaged, or from between two updates.
-    if saved != (trainer.env_steps, trainer.updates):
-        save()
-    log.close()
-    return Result(
-        trainer.env_steps,
-        trainer.updates,
-        since,
-        log.ys[-1] if log.ys else None,
-        finished,
-        folder.path,
-        checkpoint.path_of(folder.checkpoints, trainer.env_steps),
-        folder.scores,
-        learning_curves(read_scores([folder.scores]), folder.curve) if log.ys else None,
-    )
+
+class Tracer:
+    """A torch.profiler trace of a few updates and what lies between them, for Perfetto or chrome://tracing.
+
+    Args:
+        path: of the JSON file.
+        skip: updates before the first that may be traced; one more warms up.
+    """
+
+    UPDATES = 3
+
+    def __init__(self, path: Path, skip: int) -> None:
+        activity = torch.profiler.ProfilerActivity
+        self.path, self.written = path, False
+        self._profile = torch.profiler.profile(
+            activities=[activity.CPU, *([activity.CUDA] if torch.cuda.is_available() else [])],
+            schedule=torch.profiler.schedule(wait=1, warmup=1, active=self.UPDATES, repeat=1, skip_first=skip),
+            on_trace_ready=self._write,
+        )
+        self._profile.start()
+
+    def step(self) -> None:
+        """An update is done."""
+        if not self.written:
+            self._profile.step()
+
+    def close(self) -> None:
+        """The run has ended, with or without enough updates."""
+        if not self.written:
+            self._profile.stop()
+
+    def _write(self, profile: torch.profiler.profile) -> None:
+        # A run that ends early hands over what there is.
+        self.written = True
+        profile.export_chrome_trace(str(self.path))
+
+
+def _check_resources(config: Config, trainer: Trainer, folder: RunFolder) -> str:
+    """What the run needs, in a line.
+
+    Raises:
+        ConfigError: the disk has no room for it.
+    """
+    agent = trainer.agent
+    parameters = sum(parameter.numel() for parameter in agent.modules.parameters())
+    needs = resources.estimate(config, agent.backend.name, agent.observation_dim, agent.action_dim, parameters)
+    memory, disk = resources.memory_available(), resources.disk_free(folder.path)
+    to_come = 0 if trainer.env_steps >= config.env_steps else needs.disk - resources.folder_size(folder.path)
+    if to_come > disk:
+        raise ConfigError(
+            f"{folder.path}: the run will need {resources.size_text(to_come)} of disk, and "
+            f"{resources.size_text(disk)} are free; free some, choose another --logdir, or lower --env-steps"
+        )
+    free = "" if memory is None else f"{resources.size_text(memory)} of memory and "
+    line = f"needs {needs} ({free}{resources.size_text(disk)} of disk free)"
+    if memory is not None and needs.memory - resources.process_memory() > memory:
+        line += "\nwarning: that memory may not suffice; lower --collect.replay-capacity or --behavior.plan-states"
+    return line
+
+
+@contextmanager
+def _disk_errors(folder: RunFolder) -> Iterator[None]:
+    """Say of a disk that is full or gone what was kept and how to go on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        kept = checkpoint.list_checkpoints(folder.checkpoints) if folder.checkpoints.is_dir() else []
+        what = f"the checkpoint {kept[-1]} is whole" if kept else "there is no checkpoint yet"
+        raise LspFastError(
+            f"cannot write to {folder.path}: {os.strerror(error.errno)}; {what}. Make room, or the folder writable, "
+            "and the same command goes on from there"
+        ) from error
+
+
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
 
 
 class _Stop:
@@ -295,23 +472,27 @@ class _Stop:
 
 
 @contextmanager
-def stop_on_interrupt() -> Iterator[_Stop]:
-    """Ctrl-C asks the loop to end after the step under way, so that it can checkpoint; a second one quits at once."""
+def stop_on_signal() -> Iterator[_Stop]:
+    """Ctrl-C (or SIGTERM) asks the loop to end after the step under way, so that it can checkpoint; a second one quits
+    at once."""
     stop = _Stop()
+    signals = signal.SIGINT, signal.SIGTERM
 
     def ask(signum: int, frame: Any) -> None:
         stop.asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in signals:
+            signal.signal(number, signal.default_int_handler)
 
     try:
-        before = signal.signal(signal.SIGINT, ask)
+        before = [signal.signal(number, ask) for number in signals]
     except ValueError:  # not in the main thread, which alone may set handlers
         yield stop
         return
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _bar(config: Config, trainer: Trainer, progress: bool) -> tqdm:

@@ -1,12 +1,11 @@
 """Rows and scores of a run."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
-from lsp_fast.logger import Means, RunLogger, read_rows, write_text
+from lsp_fast.logger import Means, RunLogger, read_rows
 
 IDENTITY = {"task": "t", "method": "m", "seed": 4}
 
@@ -32,7 +31,7 @@ def test_a_resumed_log_cuts_what_came_after_the_checkpoint(tmp_path):
     log.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"env_steps": 40, "eval')  # a crash while writing
-    log = RunLogger(tmp_path, IDENTITY, env_steps=20)
+    log = RunLogger(tmp_path, IDENTITY, rows=2)
     log.write(25, {"eval/return": 0.0})
     log.close()
     assert [row["env_steps"] for row in read_rows(tmp_path / "metrics.jsonl")] == [10, 20, 25]
@@ -62,7 +61,7 @@ def test_scores_are_valid_json_whatever_was_scored(tmp_path):
     log.close()
     refuse = {"parse_constant": lambda name: pytest.fail(f"{name} is not JSON")}
     assert json.loads((tmp_path / "scores.json").read_text(), **refuse)[0]["ys"] == [None, 1.0]
-    log = RunLogger(tmp_path, IDENTITY, env_steps=20)
+    log = RunLogger(tmp_path, IDENTITY, rows=2)
     log.close()
     assert json.loads((tmp_path / "scores.json").read_text(), **refuse)[0]["ys"] == [None, 1.0]
 
@@ -74,7 +73,7 @@ def test_scores_follow_the_rows(tmp_path):
     log.close()
     scores = tmp_path / "scores.json"
     scores.write_text("[{")  # a broken file heals, and a cut evaluation is gone before the next one is made
-    RunLogger(tmp_path, IDENTITY, env_steps=15).close()
+    RunLogger(tmp_path, IDENTITY, rows=1).close()
     assert json.loads(scores.read_text())[0]["xs"] == [10]
     RunLogger(tmp_path, IDENTITY).close()
     assert not scores.exists()
@@ -88,16 +87,3 @@ def test_events_are_written_with_the_first_row_only(tmp_path):
     log.write(1, {"a": 1.0})
     log.close()
     assert len(list(tmp_path.glob("events*"))) == 1
-
-
-def test_replacing_a_text_leaves_the_old_one_in_a_crash(tmp_path, monkeypatch):
-    path = tmp_path / "x.json"
-    write_text(path, "old")
-
-    def crash(self, target):
-        raise OSError("power failure")
-
-    monkeypatch.setattr(Path, "replace", crash)
-    with pytest.raises(OSError):
-        write_text(path, "new")
-    assert path.read_text() == "old"

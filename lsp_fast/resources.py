@@ -1,0 +1,117 @@
+"""What a run will need of memory and disk, said before it starts."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from lsp_fast.checkpoint import KEEP
+from lsp_fast.config import Config
+
+FLOAT = 4  # bytes
+ROW_OF_METRICS = 8_000
+"""Bytes that a row takes in metrics.jsonl and TensorBoard's events together, generously."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes, estimated."""
+
+    memory: int
+    """Of the process at its peak, the replay full; a GPU's own memory is not in it."""
+    disk: int
+    """Of the run's folder at its end."""
+
+    def __str__(self) -> str:
+        return f"about {size_text(self.memory)} of memory and {size_text(self.disk)} of disk"
+
+
+def estimate(config: Config, backend: str, observation_dim: int, action_dim: int, parameters: int) -> Needs:
+    """What the whole run needs.
+
+    Args:
+        config: checked.
+        backend: the one in use; the C++ one keeps a rollout's activations in its threads' scratch.
+        observation_dim: O.
+        action_dim: A.
+        parameters: numbers in the weights of all modules.
+    """
+    m, b = config.model, config.behavior
+    row = FLOAT * (observation_dim + action_dim + 2) + 1
+    agent_steps = config.env_steps // config.collect.action_repeat
+    episodes = 1 + config.env_steps // 1000  # an episode of n steps has n + 1 rows
+    rows = agent_steps + episodes
+    replay_memory = min(rows, config.collect.replay_capacity) * row * 3 // 2  # storage grows by copying
+    model = 3 * FLOAT * parameters  # weights and Adam's two moments
+    checkpoint = model + 200_000  # the streams of noise, the counters, the running episodes
+    log_rows = config.env_steps // config.train.log_every + config.env_steps // config.train.eval_every
+    disk = rows * row + (KEEP + 1) * checkpoint + log_rows * ROW_OF_METRICS + 1_000_000
+
+    # What autograd keeps of a layer is its input and its output.
+    batch = config.train.batch_size * config.train.batch_length
+    recurrent = 4 * m.hidden + 12 * m.deter
+    heads = 2 * (m.reward_units * m.reward_layers + config.value.units * config.value.layers)
+    observing = 2 * (m.encoder_units * m.encoder_layers + m.decoder_units * m.decoder_layers + observation_dim)
+    learning = FLOAT * batch * (observing + 2 * recurrent + heads)
+    starts = min(batch, b.plan_states or batch)
+    imagining = 2 * config.actor.units * config.actor.layers + recurrent + heads
+    behaving = FLOAT * starts * config.skill.per_plan * config.imagined_steps * imagining
+    planned = starts * config.planner.candidates if config.skill.source == "planned" else 0
+    widest = max(config.actor.units, config.value.units, m.reward_units, 3 * m.deter)
+    kept = 3 * widest if backend == "cpp" else b.horizon * (m.stoch + m.deter + 3 * widest)
+    planning = FLOAT * planned * (b.horizon * (m.stoch + action_dim) + kept)
+    working = max(learning, behaving, planning) * 3 // 2  # measured: what the allocator holds beyond it
+    return Needs(process_memory() + model + replay_memory + working, disk)
+
+
+def process_memory() -> int:
+    """Bytes that this process has taken so far, at most."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def memory_available() -> int | None:
+    """Bytes that can still be taken, of the machine and of the container's limit; None where nobody says."""
+    free: list[int] = []
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free.append(1024 * int(line.split()[1]))
+    except OSError:
+        pass
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        if limit != "max":
+            free.append(int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    except (OSError, ValueError):
+        pass
+    return max(min(free), 0) if free else None
+
+
+def disk_free(folder: Path) -> int:
+    """Bytes free where the folder lies, or will lie."""
+    folder = folder.resolve()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes in a folder's files; 0 where there is none."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        total += sum(os.path.getsize(path) for name in names if os.path.isfile(path := os.path.join(root, name)))
+    return total
+
+
+def size_text(size: float) -> str:
+    """Bytes for people: 3.2 GB."""
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if size < 1000 or unit == "GB":
+            break
+    return f"{size:.1f} {unit}" if size < 10 else f"{size:.0f} {unit}"

@@ -1,12 +1,19 @@
-"""Curves: a panel a task, a mean where seeds share their xs."""
+"""Curves: a panel a task, a mean where seeds share their xs, from metrics alone and beside published scores."""
 
 import json
+import re
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from lsp_fast.plotting import learning_curves, mean_curve, read_scores
+from lsp_fast.config import make_config, to_dict
+from lsp_fast.errors import LspFastError
+from lsp_fast.plotting import interval, learning_curves, mean_curve, plot, read_scores
 
 
 def row(xs, ys, task="t", method="m", seed=0):
@@ -44,3 +51,194 @@ def test_a_score_that_was_not_finite_is_a_gap():
     xs, mean = mean_curve([row([1, 2], [1.0, None]), row([1, 2], [3.0, 3.0])])
     assert xs == [1, 2]
     np.testing.assert_array_equal(mean, [2.0, np.nan])
+
+
+# The command: runs from their metrics alone
+
+
+def write_run(folder, xs, ys, tail="", **config):
+    """A run's folder as training leaves it, without checkpoints."""
+    folder.mkdir(parents=True)
+    made = to_dict(make_config("smoke", task=config.pop("task", "walker_walk"), **config))
+    (folder / "config.json").write_text(json.dumps(made))
+    rows = [{"env_steps": 10, "updates": 0}, *({"env_steps": x, "eval/return": y} for x, y in zip(xs, ys, strict=True))]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + tail)
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two seeds of one method, the second killed while it wrote a line; another method; another task; a young run."""
+    folder = tmp_path / "runs"
+    write_run(folder / "a", [10, 20], [1.0, 2.0])
+    write_run(folder / "deep" / "b", [10, 20], [3.0, 6.0], seed=1, tail='{"env_steps": 30, "eval/re')
+    write_run(folder / "c", [10, 20], [5.0, None], algorithm="dreamer")
+    write_run(folder / "d", [10], [7.0], task="hopper_hop")
+    write_run(folder / "young", [], [], seed=2)
+    return folder
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figure that was drawn last."""
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))
+    return figures
+
+
+def test_a_folder_of_runs_becomes_a_table_and_a_panel_for_each_task(runs, tmp_path, drawn):
+    out = tmp_path / "figure.png"
+    result = plot([runs], out)
+    assert [tuple(final) for final in result.table] == [
+        ("hopper_hop", "lsp", 1, 10, 7.0, None),
+        ("walker_walk", "dreamer", 1, 20, pytest.approx(np.nan, nan_ok=True), None),
+        ("walker_walk", "lsp", 2, 20, 4.0, (2.0, 6.0)),
+    ]
+    [warning] = result.warnings
+    assert "young has no evaluations yet" in warning
+    assert "walker_walk  lsp      2      20                 4.0 [2.0, 6.0]" in str(result) and str(out) in str(result)
+    hop, walk = drawn[-1].axes
+    assert (hop.get_title(), walk.get_title()) == ("hopper_hop", "walker_walk")
+    assert [t.get_text() for t in walk.get_legend().get_texts()] == ["dreamer (1 seed)", "lsp (2 seeds)"]
+    # A band for two seeds, none for one.
+    assert len(walk.collections) == 1 and len(hop.collections) == 0
+    one, first, second, mean = walk.lines
+    assert first.get_linewidth() == second.get_linewidth() < mean.get_linewidth() == one.get_linewidth()
+    assert first.get_color() == second.get_color() == mean.get_color() != one.get_color()
+    # One colour per method, in every panel.
+    assert hop.lines[0].get_color() == mean.get_color()
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_the_same_files_give_the_same_figure_whatever_their_order(runs, tmp_path, suffix):
+    first, second = tmp_path / f"1.{suffix}", tmp_path / f"2.{suffix}"
+    plot([runs / "a", runs / "deep", runs / "c"], first)
+    # The runs of `deep` come twice.
+    plot([runs / "c", runs / "deep" / "b", runs / "deep", runs / "a"], second)
+    assert first.read_bytes() == second.read_bytes()
+    assert b"CreationDate" not in first.read_bytes() and b"dc:date" not in first.read_bytes()
+
+
+def test_panels_wrap_and_what_is_left_over_stays_blank(tmp_path, drawn):
+    learning_curves([row([1], [1.0], task=task) for task in "abcd"], tmp_path / "a.png")
+    assert [axis.get_title() for axis in drawn[-1].axes if axis.get_visible()] == list("abcd")
+    assert drawn[-1].axes[0].get_subplotspec().get_geometry()[:2] == (2, 3)
+
+
+def test_scores_files_are_drawn_too(tmp_path):
+    (tmp_path / "scores.json").write_text(json.dumps([row([1, 2], [0.0, 4.0]), row([1, 2], [2.0, 6.0], seed=1)]))
+    assert plot([tmp_path / "scores.json"], tmp_path / "a.png").table == [("t", "m", 2, 2, 5.0, (4.0, 6.0))]
+
+
+def test_plotting_does_not_import_torch():
+    code = "import sys, lsp_fast.plotting; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[1]).returncode == 0
+
+
+def test_the_interval_is_that_of_the_mean_over_seeds():
+    rng = np.random.default_rng(3)
+    values = rng.normal(size=(400, 2)) * [1.0, 10.0] + [0.0, 50.0]
+    low, high = interval(values)
+    width = 2 * 1.96 * values.std(0) / 20
+    np.testing.assert_allclose(high - low, width, rtol=0.1)
+    np.testing.assert_allclose((high + low) / 2, values.mean(0), atol=0.05 * width.max())
+    assert np.isnan(interval(np.array([[1.0, np.nan], [2.0, 3.0]]))).tolist() == [[False, True]] * 2
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_named(tmp_path):
+    a = write_run(tmp_path / "a", [10, 20], [1.0, 2.0])
+    b = write_run(tmp_path / "b", [10, 30], [1.0, 2.0], seed=1, skill__beta=0.3)
+    c = write_run(tmp_path / "c", [10, 30], [1.0, 2.0], seed=1, skill__beta=0.3)
+    out = tmp_path / "a.png"
+    assert plot([b], out).warnings == []
+    assert plot([a, write_run(tmp_path / "e", [10, 20], [0.0, 0.0], seed=7)], out).warnings == []
+    same, differing, ends = plot([a, b, c], out).warnings
+    assert same == f"walker_walk lsp: seed 1 is there 2 times and counts as so many seeds: {b}, {c}"
+    assert differing.splitlines()[1:] == [f"  skill.beta: 0.1 in {a}; 0.3 in {b}, {c}"]
+    assert "20, 30" in ends and "the mean ends at 10" in ends
+    d = write_run(tmp_path / "d", [40], [1.0], seed=5)
+    result = plot([a, d], out)
+    assert "there is no mean" in result.warnings[-1] and result.table[0].mean is None
+
+
+def test_references_are_cut_where_ours_end(tmp_path, drawn):
+    run = write_run(tmp_path / "run", [1000, 2000], [1.0, 2.0])
+    reference = [
+        # These seeds share no xs: at 1500 one is at 15, the other at 25.
+        row([0, 10_000], [0.0, 100.0], "dmc_walker_walk", "dreamer"),
+        row([500, 10_500], [15.0, 115.0], "dmc_walker_walk", "dreamer", 1),
+        row([1_000_000], [900.0], "walker_walk", "d4pg"),
+        row([1000, 1500], [3.0, None], "walker_walk", "early"),
+        row([1000], [900.0], "dmc_cheetah_run", "dreamer"),
+    ]
+    (tmp_path / "ref.json").write_text(json.dumps(reference))
+    result = plot([run], tmp_path / "a.png", [tmp_path / "ref.json"])
+    [axis] = drawn[-1].axes
+    _, level, dashed, early = axis.lines
+    assert axis.get_xlim() == (0, pytest.approx(2100))
+    assert {line.get_linestyle() for line in (level, dashed, early)} == {"--"}
+    assert set(level.get_ydata()) == {900.0} and level.get_label() == "d4pg, reference (1 seed): 900 at 1,000,000"
+    np.testing.assert_allclose(dashed.get_xdata(), [500, 2100])
+    np.testing.assert_allclose(dashed.get_ydata(), [10, 26])
+    assert dashed.get_label() == "dreamer, reference (2 seeds): 105 at 10,000"
+    assert early.get_xdata().tolist() == [1000]
+    assert {final.method: (final.env_steps, final.mean) for final in result.table[1:]} == {
+        "d4pg (reference)": (1_000_000, 900.0),
+        "dreamer (reference)": (2000, pytest.approx(25.0)),
+        "early (reference)": (1000, 3.0),
+    }
+
+
+def test_references_without_our_tasks_and_methods_of_one_name_in_two_files(tmp_path):
+    run = write_run(tmp_path / "run", [1000], [1.0])
+    for name, task in (("one", "walker_walk"), ("two", "walker_walk"), ("three", "hopper_hop")):
+        (tmp_path / f"{name}.json").write_text(json.dumps([row([1000], [9.0], task, "dreamer")]))
+    one, two, three = (tmp_path / f"{name}.json" for name in ("one", "two", "three"))
+    methods = {(final.method, final.seeds) for final in plot([run], tmp_path / "a.png", [one, two]).table[1:]}
+    assert methods == {(f"dreamer of {one} (reference)", 1), (f"dreamer of {two} (reference)", 1)}
+    assert plot([run], tmp_path / "a.png", [three]).warnings == ["the references have none of these tasks: walker_walk"]
+
+
+def test_returns_below_zero_are_in_the_picture(tmp_path, drawn):
+    plot([write_run(tmp_path / "run", [1000, 2000], [-1500.0, -200.0])], tmp_path / "a.png")
+    assert drawn[-1].axes[0].get_ylim()[0] < -1500
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"paths": ["nowhere"]}, "nowhere does not exist"),
+        ({"paths": ["runs/young"]}, "young has no evaluations yet; let the run go on"),
+        ({"paths": ["runs", "runs/young"]}, "young has no evaluations yet"),
+        ({"paths": ["empty"]}, "empty holds no run"),
+        ({"paths": ["damaged"]}, "line 1 of damaged/metrics.jsonl is damaged"),
+        ({"paths": ["nobody"]}, "nobody/config.json is not a run's configuration"),
+        ({"paths": ["nobody/metrics.jsonl"]}, "nobody/metrics.jsonl is not JSON"),
+        ({"paths": ["none.json"]}, "none.json holds no evaluations"),
+        ({"paths": []}, "nothing to draw"),
+        ({"references": ["nowhere.json"]}, "nowhere.json cannot be read"),
+        ({"references": ["nobody/config.json"]}, "nobody/config.json is not a list of scores"),
+        ({"references": ["uneven.json"]}, "uneven.json is not a list of scores"),
+        ({"out": "figure.xyz"}, "figure.xyz: its suffix must be one of .jpg, "),
+        ({"out": "figure"}, "figure: its suffix must be one of"),
+        ({"out": "nowhere/figure.png"}, "nowhere does not exist"),
+        ({"out": "folder.png"}, "cannot write folder.png: Is a directory"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named_and_nothing_is_written(options, named, runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("empty", "damaged", "nobody", "folder.png"):
+        (tmp_path / folder).mkdir()
+    write_run(tmp_path / "other", [1], [1.0])
+    (tmp_path / "damaged" / "config.json").write_bytes((tmp_path / "other" / "config.json").read_bytes())
+    (tmp_path / "damaged" / "metrics.jsonl").write_text('{"env_st\n{"env_steps": 5, "eval/return": 1.0}\n')
+    (tmp_path / "nobody" / "config.json").write_text("{}")
+    (tmp_path / "nobody" / "metrics.jsonl").write_text('{"env_steps": 5}\n{}\n')
+    (tmp_path / "none.json").write_text("[]")
+    (tmp_path / "uneven.json").write_text(json.dumps([row([1, 2], [1.0])]))
+    before = sorted(tmp_path.rglob("*"))
+    made = {"paths": ["runs"], "out": "figure.png", "references": [], **options}
+    with pytest.raises(LspFastError, match=re.escape(named)):
+        plot([Path(p) for p in made["paths"]], Path(made["out"]), [Path(p) for p in made["references"]])
+    assert sorted(tmp_path.rglob("*")) == before

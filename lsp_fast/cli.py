@@ -1,4 +1,4 @@
-"""The command line: `lsp-fast train`, `lsp-fast evaluate`."""
+"""The command line: `lsp-fast train`, `evaluate`, `plot`, `doctor`."""
 
 from __future__ import annotations
 
@@ -82,7 +82,40 @@ class Evaluate:
         return 0
 
 
-COMMANDS = {"train": Train, "evaluate": Evaluate}
+@dataclass(frozen=True)
+class Plot:
+    """Draw the learning curves of runs, finished or not, beside published scores."""
+
+    logdirs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="LOGDIR...")]
+    """Run folders, folders that hold some, or scores.json files."""
+    out: Path = Path("learning_curves.png")
+    """The figure: .png, .svg, .pdf or .jpg."""
+    reference: tuple[Path, ...] = ()
+    """Files of published scores: lists of rows of task, method, seed, xs and ys."""
+
+    def run(self) -> int:
+        from lsp_fast.plotting import plot
+
+        result = plot(self.logdirs, self.out, self.reference)
+        for warning in result.warnings:
+            print(f"lsp-fast: warning: {warning}", file=sys.stderr)
+        print(result)
+        return 0
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Say what there is to train with on this machine, and what is missing; status 0 if training can run."""
+
+    def run(self) -> int:
+        from lsp_fast import doctor
+
+        report = doctor.report()
+        print(report)
+        return 0 if report.can_train else 1
+
+
+COMMANDS = {"train": Train, "evaluate": Evaluate, "plot": Plot, "doctor": Doctor}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -102,10 +135,10 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def parse(argv: list[str]) -> Train | Evaluate:
+def parse(argv: list[str]) -> Train | Evaluate | Plot | Doctor:
     """The command with its options; presets and algorithms are the defaults that the options then override."""
-    if argv[0] == "evaluate":
-        return tyro.cli(Evaluate, prog="lsp-fast evaluate", args=argv[1:])
+    if argv[0] != "train":
+        return tyro.cli(COMMANDS[argv[0]], prog=f"lsp-fast {argv[0]}", args=argv[1:])
     rows = argparse.ArgumentParser("lsp-fast train", add_help=False, allow_abbrev=False)
     rows.add_argument("--preset", default="paper", choices=PRESETS)
     rows.add_argument("--algorithm", default="lsp", choices=ALGORITHMS)

@@ -7,7 +7,6 @@ import math
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -17,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lsp_fast
+from lsp_fast import machine
 
 PATIENCE = 8.0
 """Seconds that a renderer may take before it counts as hanging."""
 LONG_PATIENCE = 30.0
 """The same for an environment: from a cold disk its imports take long, and training can run all the same."""
-CGROUP = Path("/sys/fs/cgroup")
 RENDERERS = {"egl": "libegl1 libgl1 libgl1-mesa-dri", "osmesa": "libosmesa6"}
 """Off-screen OpenGL by the name that MUJOCO_GL takes, and the Debian packages that bring it."""
 NEEDED = ("torch", "numpy", "numba", "mujoco", "dm_control", "gymnasium", "tqdm", "tensorboard", "matplotlib")
@@ -123,7 +122,7 @@ def _mujoco_fits(version: str) -> bool:
 
 
 def _processor() -> Iterator[Finding]:
-    info = _colon_lines(Path("/proc/cpuinfo"))
+    info = machine.colon_lines(Path("/proc/cpuinfo"))
     yield Finding("name", info.get("model name") or platform.processor() or platform.machine())
     flags = set(info.get("flags", "").split())
     if flags:
@@ -132,7 +131,7 @@ def _processor() -> Iterator[Finding]:
         yield Finding("instructions", there + (f" (not {absent})" if absent else ""))
     else:
         yield Finding("instructions", f"unknown on {platform.machine()}")
-    cores, quota = _cores(), _cpu_quota()
+    cores, quota = machine.cores(), machine.cpu_quota()
     limited = "" if quota is None else f"; the container may use the time of {quota:.3g}"
     yield Finding("cores", f"{cores} of {os.cpu_count()}{limited}")
 
@@ -143,70 +142,16 @@ def _threads() -> Iterator[Finding]:
     yield Finding("threads", f"{torch.get_num_threads()} of PyTorch (--threads changes that)")
 
 
-def _cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cpu_quota() -> float | None:
-    """Cores' worth of time that the container grants; None without a limit."""
-    found = _cgroup("cpu", "cpu.max")
-    if found:
-        quota, period = found.split()
-    else:
-        quota, period = _cgroup("cpu", "cpu.cfs_quota_us") or "-1", _cgroup("cpu", "cpu.cfs_period_us") or "-1"
-    return None if quota in ("max", "-1") else int(quota) / int(period)
-
-
 def _memory() -> Iterator[Finding]:
-    info = _colon_lines(Path("/proc/meminfo"))
-    if "MemTotal" in info:
-        total, available = (1024 * int(info[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
-        yield Finding("memory", f"{_gigabytes(total)}, {_gigabytes(available)} of it available")
-    else:
-        yield Finding("memory", _gigabytes(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
-    limit = _cgroup("memory", "memory.max") or _cgroup("memory", "memory.limit_in_bytes")
-    # Version 1 writes "no limit" as a number beyond any machine.
-    if limit and limit != "max" and int(limit) < 2**60:
-        used = _cgroup("memory", "memory.current") or _cgroup("memory", "memory.usage_in_bytes")
-        yield Finding("container", f"{_gigabytes(int(limit))}" + (f", {_gigabytes(int(used))} in use" if used else ""))
+    total, available = machine.memory()
+    there = "" if available is None else f", {machine.size_text(available)} of it available"
+    yield Finding("memory", machine.size_text(total) + there)
+    if (limit := machine.memory_limit()) is not None:
+        yield Finding("container", f"{machine.size_text(limit[0])}, {machine.size_text(limit[1])} in use")
 
 
 def _disk() -> Iterator[Finding]:
-    yield Finding("disk", f"{_gigabytes(shutil.disk_usage('.').free)} free in {Path.cwd()}")
-
-
-def _cgroup(controller: str, name: str) -> str | None:
-    """A limit of this process's control group, of either version; None where it has none."""
-    places = [CGROUP / name, CGROUP / controller / name]
-    try:
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if not controllers:
-                places.insert(0, CGROUP / path.lstrip("/") / name)
-            elif controller in controllers.split(","):
-                places.insert(0, CGROUP / controller / path.lstrip("/") / name)
-    except OSError:
-        pass
-    for place in places:
-        try:
-            return place.read_text().strip()
-        except OSError:
-            continue
-    return None
-
-
-def _colon_lines(path: Path) -> dict[str, str]:
-    """`name : value` lines, the first of each name; nothing where there is no such file."""
-    try:
-        pairs = [line.split(":", 1) for line in path.read_text().splitlines() if ":" in line]
-    except OSError:
-        return {}
-    return {name.strip(): value.strip() for name, value in reversed(pairs)}
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
+    yield Finding("disk", f"{machine.size_text(machine.disk_free(Path.cwd()))} free in {Path.cwd()}")
 
 
 # What computes
@@ -250,7 +195,7 @@ def _gpu() -> Iterator[Finding]:
         return
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
-        text = f"{gpu.name}, {_gigabytes(gpu.total_memory)}, compute capability {gpu.major}.{gpu.minor}"
+        text = f"{gpu.name}, {machine.size_text(gpu.total_memory)}, compute capability {gpu.major}.{gpu.minor}"
         yield Finding(f"cuda:{index}", text)
     yield Finding("driver", f"{_driver()}; PyTorch is built for CUDA {torch.version.cuda}")
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import resource
-import shutil
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from lsp_fast.checkpoint import KEEP
 from lsp_fast.config import Config
+from lsp_fast.machine import process_memory, size_text
 
 FLOAT = 4  # bytes
 ROW_OF_METRICS = 8_000
@@ -66,52 +62,3 @@ def estimate(config: Config, backend: str, observation_dim: int, action_dim: int
     planning = FLOAT * planned * (b.horizon * (m.stoch + action_dim) + kept)
     working = max(learning, behaving, planning) * 3 // 2  # measured: what the allocator holds beyond it
     return Needs(process_memory() + model + replay_memory + working, disk)
-
-
-def process_memory() -> int:
-    """Bytes that this process has taken so far, at most."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def memory_available() -> int | None:
-    """Bytes that can still be taken, of the machine and of the container's limit; None where nobody says."""
-    free: list[int] = []
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free.append(1024 * int(line.split()[1]))
-    except OSError:
-        pass
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        if limit != "max":
-            free.append(int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
-    except (OSError, ValueError):
-        pass
-    return max(min(free), 0) if free else None
-
-
-def disk_free(folder: Path) -> int:
-    """Bytes free where the folder lies, or will lie."""
-    folder = folder.resolve()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def folder_size(folder: Path) -> int:
-    """Bytes in a folder's files; 0 where there is none."""
-    total = 0
-    for root, _, names in os.walk(folder):
-        total += sum(os.path.getsize(path) for name in names if os.path.isfile(path := os.path.join(root, name)))
-    return total
-
-
-def size_text(size: float) -> str:
-    """Bytes for people: 3.2 GB."""
-    for unit in ("kB", "MB", "GB"):
-        size /= 1000
-        if size < 1000 or unit == "GB":
-            break
-    return f"{size:.1f} {unit}" if size < 10 else f"{size:.0f} {unit}"

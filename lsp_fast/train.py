@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lsp_fast import checkpoint, envs, resources
+from lsp_fast import checkpoint, envs, machine, resources
 from lsp_fast.agents import ImaginationAgent
 from lsp_fast.config import Config, check
 from lsp_fast.envs.driver import Driver
@@ -434,16 +434,16 @@ def _check_resources(config: Config, trainer: Trainer, folder: RunFolder) -> str
     agent = trainer.agent
     parameters = sum(parameter.numel() for parameter in agent.modules.parameters())
     needs = resources.estimate(config, agent.backend.name, agent.observation_dim, agent.action_dim, parameters)
-    memory, disk = resources.memory_available(), resources.disk_free(folder.path)
-    to_come = 0 if trainer.env_steps >= config.env_steps else needs.disk - resources.folder_size(folder.path)
+    memory, disk = machine.memory_available(), machine.disk_free(folder.path)
+    to_come = 0 if trainer.env_steps >= config.env_steps else needs.disk - machine.folder_size(folder.path)
     if to_come > disk:
         raise ConfigError(
-            f"{folder.path}: the run will need {resources.size_text(to_come)} of disk, and "
-            f"{resources.size_text(disk)} are free; free some, choose another --logdir, or lower --env-steps"
+            f"{folder.path}: the run will need {machine.size_text(to_come)} of disk, and "
+            f"{machine.size_text(disk)} are free; free some, choose another --logdir, or lower --env-steps"
         )
-    free = "" if memory is None else f"{resources.size_text(memory)} of memory and "
-    line = f"needs {needs} ({free}{resources.size_text(disk)} of disk free)"
-    if memory is not None and needs.memory - resources.process_memory() > memory:
+    free = "" if memory is None else f"{machine.size_text(memory)} of memory and "
+    line = f"needs {needs} ({free}{machine.size_text(disk)} of disk free)"
+    if memory is not None and needs.memory - machine.process_memory() > memory:
         line += "\nwarning: that memory may not suffice; lower --collect.replay-capacity or --behavior.plan-states"
     return line
 

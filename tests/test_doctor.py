@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lsp_fast import backends, doctor, native
+from lsp_fast import backends, doctor, machine, native
 from lsp_fast.errors import BackendUnavailable
 
 
@@ -77,7 +77,7 @@ def test_a_check_that_fails_hides_no_other(healthy, monkeypatch):
     def fail():
         raise ZeroDivisionError("no such thing")
 
-    monkeypatch.setattr(doctor, "_cores", fail)
+    monkeypatch.setattr(machine, "cores", fail)
     report = doctor.report()
     assert line(report, "unknown").endswith("this could not be looked at: ZeroDivisionError: no such thing")
     assert line(report, "instructions") and line(report, "threads") and line(report, "agent")
@@ -133,23 +133,23 @@ def test_what_happens_in_a_probe_is_only_reported(code, result):
 
 
 def test_the_containers_limits(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "CGROUP", tmp_path)
-    assert doctor._cpu_quota() is None
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    assert machine.cpu_quota() is None
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
-    assert doctor._cpu_quota() is None
+    assert machine.cpu_quota() is None
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("50000\n")
-    assert doctor._cpu_quota() == 0.5
+    assert machine.cpu_quota() == 0.5
     (tmp_path / "cpu.max").write_text("150000 100000\n")
-    assert doctor._cpu_quota() == 1.5
+    assert machine.cpu_quota() == 1.5
     (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert doctor._cpu_quota() is None
+    assert machine.cpu_quota() is None
     assert [finding.name for finding in doctor._memory()] == ["memory"]
     (tmp_path / "memory.max").write_text("2000000000\n")
     (tmp_path / "memory.current").write_text("500000000\n")
     _, container = doctor._memory()
-    assert container == doctor.Finding("container", "2.0 GB, 0.5 GB in use")
+    assert container == doctor.Finding("container", "2.0 GB, 500 MB in use")
 
 
 def test_a_gpu_is_described(monkeypatch):
@@ -159,5 +159,5 @@ def test_a_gpu_is_described(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
     monkeypatch.setattr(torch._C, "_cuda_getDriverVersion", lambda: 13010, raising=False)
     gpu, driver = doctor._gpu()
-    assert gpu == doctor.Finding("cuda:0", "Abacus, 80.0 GB, compute capability 9.0")
+    assert gpu == doctor.Finding("cuda:0", "Abacus, 80 GB, compute capability 9.0")
     assert driver.text.startswith("runs CUDA up to 13.1;")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lsp_fast import checkpoint, resources
+from lsp_fast import checkpoint, machine, resources
 from lsp_fast.agents import ImaginationAgent
 from lsp_fast.config import make_config
 from lsp_fast.train import train
@@ -18,7 +18,7 @@ def estimate(config):
 def test_the_disk_is_enough_and_not_far_too_much(smoke, tmp_path):
     config = smoke(env_steps=2500, train__log_every=10, train__checkpoint_every=100)
     train(config, tmp_path / "run", progress=False)
-    taken = resources.folder_size(tmp_path / "run")
+    taken = machine.folder_size(tmp_path / "run")
     needs, _ = estimate(config)
     assert taken < needs.disk < 4 * taken + 2_000_000
 
@@ -27,7 +27,7 @@ def test_a_checkpoint_and_the_replay_are_counted_whole(smoke):
     small, parameters = estimate(make_config("paper", device="cpu", env_steps=1_000_000))
     rows = 500_000 * (4 * (17 + 6 + 2) + 1)
     assert small.disk > rows + 3 * (checkpoint.KEEP + 1) * 4 * parameters
-    assert small.memory > rows + resources.process_memory()
+    assert small.memory > rows + machine.process_memory()
     half, _ = estimate(make_config("paper", device="cpu", env_steps=500_000))
     assert small.disk - half.disk > rows / 2
     capped, _ = estimate(make_config("paper", device="cpu", env_steps=1_000_000, collect__replay_capacity=1000))
@@ -40,12 +40,12 @@ def test_planning_from_more_states_needs_more_memory():
 
 
 def test_memory_available_is_known_here():
-    assert 0 < resources.memory_available() < 1e14
-    assert resources.process_memory() > 50e6
+    assert 0 < machine.memory_available() < 1e14
+    assert machine.process_memory() > 50e6
 
 
 def test_room_is_looked_for_where_the_folder_will_lie(tmp_path):
-    assert resources.disk_free(tmp_path / "a" / "b") == pytest.approx(resources.disk_free(tmp_path), rel=0.01)
+    assert machine.disk_free(tmp_path / "a" / "b") == pytest.approx(machine.disk_free(tmp_path), rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -53,4 +53,4 @@ def test_room_is_looked_for_where_the_folder_will_lie(tmp_path):
     [(0, "0.0 kB"), (999_000, "999 kB"), (2_345_678, "2.3 MB"), (12e9, "12 GB"), (np.int64(5e12), "5000 GB")],
 )
 def test_sizes_for_people(size, text):
-    assert resources.size_text(size) == text
+    assert machine.size_text(size) == text

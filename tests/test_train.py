@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lsp_fast import checkpoint, resources
+from lsp_fast import checkpoint, machine
 from lsp_fast.errors import CheckpointError, ConfigError, LspFastError
 from lsp_fast.evaluate import load
 from lsp_fast.logger import read_rows
@@ -141,7 +141,8 @@ def test_a_damaged_last_checkpoint_is_made_again(smoke, tmp_path):
     first = train(smoke(), tmp_path / "run", progress=False)
     expected = weights(first.checkpoint)
     first.checkpoint.write_bytes(first.checkpoint.read_bytes()[:100])
-    again = train(smoke(), tmp_path / "run", progress=False)
+    with pytest.warns(UserWarning, match="000001100.pt, is used"):
+        again = train(smoke(), tmp_path / "run", progress=False)
     assert again.resumed_at == 1100 and again.checkpoint == first.checkpoint
     assert all(torch.equal(value, expected[name]) for name, value in weights(again.checkpoint).items())
 
@@ -334,7 +335,7 @@ def test_what_the_run_needs_is_said_first(smoke, tmp_path, capsys):
 
 
 def test_a_run_larger_than_the_disk_is_refused(smoke, tmp_path, monkeypatch):
-    monkeypatch.setattr(resources, "disk_free", lambda folder: 1_000_000)
+    monkeypatch.setattr(machine, "disk_free", lambda folder: 1_000_000)
     with pytest.raises(ConfigError, match=r"will need .* of disk, and 1000 kB are free|1.0 MB are free"):
         train(smoke(), tmp_path / "run", progress=False)
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,67 @@
+"""The README and the pages in docs/ say what is so: examples run, links lead somewhere, every metric is explained."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lsp_fast.cli import COMMANDS, parse
+from lsp_fast.logger import read_rows
+from lsp_fast.train import train
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").glob("*.md")])
+
+
+def examples(page):
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def test_the_readmes_example_runs(tmp_path, monkeypatch):
+    [example] = examples(ROOT / "README.md")
+    assert len([line for line in example.splitlines() if line and not line.startswith(("from", "import", "#"))]) <= 10
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert names["action"].shape == (1, 6)
+    assert (tmp_path / "runs" / "example" / "learning_curve.png").exists()
+
+
+@pytest.mark.parametrize("page", ["adding-a-variant.md", "adding-a-backend.md"])
+def test_the_pages_examples_run(page):
+    [example] = examples(ROOT / "docs" / page)
+    exec(compile(example, page, "exec"), {})
+
+
+@pytest.mark.slow
+def test_the_task_of_the_page_trains(tmp_path):
+    [example] = examples(ROOT / "docs" / "adding-a-task.md")
+    (tmp_path / "my_tasks.py").write_text(example)
+    options = "train --preset smoke --device cpu --task gym:my_tasks:Reach-v0 --env-steps 1000 --logdir run"
+    subprocess.run([sys.executable, "-m", "lsp_fast.cli", *options.split()], cwd=tmp_path, check=True)
+    assert read_rows(tmp_path / "run" / "metrics.jsonl")[-1]["env_steps"] == 1000
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for name in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / name).exists(), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_are_commands(page):
+    for line in re.findall(r"^    (?:\S*/)?lsp-fast (.*)", page.read_text(), re.MULTILINE):
+        argv = line.split("#")[0].split()
+        assert argv[0] in COMMANDS or argv[0] == "COMMAND", line
+        if argv[0] != "COMMAND":
+            parse(argv)
+
+
+def test_every_metric_is_explained(smoke, tmp_path):
+    told = (ROOT / "docs" / "metrics.md").read_text()
+    config = smoke(env_steps=1100, model__discount_head=True, planner__value="task")
+    rows = read_rows(train(config, tmp_path / "run", progress=False).folder / "metrics.jsonl")
+    for name in set().union(*rows):
+        assert f"`{name}`" in told or name.endswith("grad_norm"), name

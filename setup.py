@@ -15,8 +15,8 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 LOG_NAME = "_native_build.log"
-SOURCES = ["csrc/bindings.cpp", "csrc/ops/select_elites.cpp"]
-HEADERS = ["csrc/ops/select_elites.hpp"]
+SOURCES = ["csrc/bindings.cpp", "csrc/ops/lambda_return.cpp", "csrc/ops/select_elites.cpp"]
+HEADERS = ["csrc/parallel.hpp", "csrc/ops/lambda_return.hpp", "csrc/ops/select_elites.hpp"]
 
 
 def find_compiler():

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "ops/imagine_heads.hpp"
+#include "ops/lambda_return.hpp"
 #include "ops/select_elites.hpp"
 
 namespace py = pybind11;
@@ -243,6 +244,71 @@ py::array_t<float> imagine_heads(const py::object& stoch_object, const py::objec
   return outputs;
 }
 
+// The data of an argument of lambda_return: dense, of dtype T, [steps, columns] or [columns]; outputs are writable.
+template <typename T>
+T* flat(const char* name, const py::object& object, std::initializer_list<py::ssize_t> wanted) {
+  const auto array = as_array(name, object);
+  if (!py::isinstance<py::array_t<T>>(array) || !(array.flags() & py::array::c_style)) {
+    throw py::value_error(describe(name, array) + " must be dense and of the dtype of rewards");
+  }
+  require_shape(name, array, wanted, wanted.size() == 1 ? "[C]" : "[T, C]");
+  return static_cast<T*>(const_cast<void*>(array.data()));
+}
+
+template <typename T>
+void run_lambda_return(const py::array& rewards, const py::object& values, const py::object& discounts,
+                       const py::object& bootstrap, double lam, const py::object& returns) {
+  const auto steps = rewards.shape(0), columns = rewards.shape(1);
+  const T* r = flat<T>("rewards", rewards, {steps, columns});
+  const T* v = flat<T>("values", values, {steps, columns});
+  const T* d = flat<T>("discounts", discounts, {steps, columns});
+  const T* b = flat<T>("bootstrap", bootstrap, {columns});
+  T* out = flat<T>("returns", returns, {steps, columns});
+  py::gil_scoped_release release;
+  lsp_fast::lambda_return<T>(steps, columns, r, v, d, b, lam, out);
+}
+
+void lambda_return(const py::object& rewards_object, const py::object& values, const py::object& discounts,
+                   const py::object& bootstrap, double lam, const py::object& returns) {
+  const auto rewards = as_array("rewards", rewards_object);
+  require_dims("rewards", rewards, 2, "[T, C]");
+  if (py::isinstance<py::array_t<float>>(rewards)) {
+    run_lambda_return<float>(rewards, values, discounts, bootstrap, lam, returns);
+  } else {
+    run_lambda_return<double>(rewards, values, discounts, bootstrap, lam, returns);
+  }
+}
+
+template <typename T>
+void run_lambda_return_backward(const py::array& grad, const py::object& values, const py::object& discounts,
+                                const py::object& bootstrap, const py::object& returns, double lam,
+                                const py::object& d_rewards, const py::object& d_values,
+                                const py::object& d_discounts, const py::object& d_bootstrap) {
+  const auto steps = grad.shape(0), columns = grad.shape(1);
+  const T* g = flat<T>("grad", grad, {steps, columns});
+  const T* v = flat<T>("values", values, {steps, columns});
+  const T* d = flat<T>("discounts", discounts, {steps, columns});
+  const T* b = flat<T>("bootstrap", bootstrap, {columns});
+  const T* r = flat<T>("returns", returns, {steps, columns});
+  T* dr = flat<T>("d_rewards", d_rewards, {steps, columns});
+  T* dv = flat<T>("d_values", d_values, {steps, columns});
+  T* dd = flat<T>("d_discounts", d_discounts, {steps, columns});
+  T* db = flat<T>("d_bootstrap", d_bootstrap, {columns});
+  py::gil_scoped_release release;
+  lsp_fast::lambda_return_backward<T>(steps, columns, g, v, d, b, r, lam, dr, dv, dd, db);
+}
+
+void lambda_return_backward(const py::object& grad_object, const py::object& values, const py::object& discounts,
+                            const py::object& bootstrap, const py::object& returns, double lam,
+                            const py::object& d_rewards, const py::object& d_values, const py::object& d_discounts,
+                            const py::object& d_bootstrap) {
+  const auto grad = as_array("grad", grad_object);
+  require_dims("grad", grad, 2, "[T, C]");
+  const auto run =
+      py::isinstance<py::array_t<float>>(grad) ? run_lambda_return_backward<float> : run_lambda_return_backward<double>;
+  run(grad, values, discounts, bootstrap, returns, lam, d_rewards, d_values, d_discounts, d_bootstrap);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
@@ -250,6 +316,13 @@ PYBIND11_MODULE(_native, module) {
   module.def("select_elites", &select_elites, py::arg("values"), py::arg("plans"), py::arg("num_elites"),
              py::arg("mean"), py::arg("std"), py::arg("floor") = 1e-6,
              "values[N,G], plans[N,G,P,Z], num_elites, mean[N,P,Z], std[N,P,Z], floor -> mean, std, indices[N,M]");
+  module.def("lambda_return", &lambda_return, py::arg("rewards"), py::arg("values"), py::arg("discounts"),
+             py::arg("bootstrap"), py::arg("lam"), py::arg("returns"),
+             "rewards, values, discounts [T,C], bootstrap[C], lam; writes returns[T,C]");
+  module.def("lambda_return_backward", &lambda_return_backward, py::arg("grad"), py::arg("values"),
+             py::arg("discounts"), py::arg("bootstrap"), py::arg("returns"), py::arg("lam"), py::arg("d_rewards"),
+             py::arg("d_values"), py::arg("d_discounts"), py::arg("d_bootstrap"),
+             "grad, values, discounts [T,C], bootstrap[C], returns[T,C], lam; writes the gradients");
   module.def("imagine_heads", &imagine_heads, py::arg("stoch"), py::arg("deter"), py::arg("prior"), py::arg("actor"),
              py::arg("skills"), py::arg("skill_length"), py::arg("stoch_noise"), py::arg("action_noise"),
              py::arg("heads"), py::arg("threads"), py::arg("isa") = "auto",

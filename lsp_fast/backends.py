@@ -37,7 +37,12 @@ def _cpp(device: torch.device) -> Backend:
     if device.type != "cpu":
         raise BackendUnavailable(f"backend 'cpp' runs on the processor, not on {device}; use --device cpu")
     native.load()
-    return REFERENCE._replace(name="cpp", select_elites=native.select_elites, imagine_heads=native.imagine_heads)
+    return REFERENCE._replace(
+        name="cpp",
+        lambda_return=native.lambda_return,
+        select_elites=native.select_elites,
+        imagine_heads=native.imagine_heads,
+    )
 
 
 def _triton(device: torch.device) -> Backend:

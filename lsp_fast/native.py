@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lsp_fast.errors import BackendUnavailable
+from lsp_fast.ops.lambda_return import from_kernels
 from lsp_fast.ops.types import ActorWeights, ImagineNoise, MLPWeights, PriorWeights, State
 
 BUILD_LOG = Path(__file__).with_name("_native_build.log")
@@ -61,6 +62,35 @@ def select_elites(
     arrays = [_array(name, t) for name, t in (("values", values), ("plans", plans), ("mean", mean), ("std", std))]
     new_mean, new_std, indices = load().select_elites(*arrays[:2], num_elites, *arrays[2:], floor)
     return torch.from_numpy(new_mean), torch.from_numpy(new_std), torch.from_numpy(indices)
+
+
+def _lambda_return_forward(rewards: Tensor, values: Tensor, discounts: Tensor, bootstrap: Tensor, lam: float) -> Tensor:
+    returns = torch.empty_like(rewards)
+    if returns.numel():
+        inputs = {"rewards": rewards, "values": values, "discounts": discounts, "bootstrap": bootstrap}
+        arrays = [_columns(name, x, bootstrap) for name, x in inputs.items()]
+        load().lambda_return(*arrays, lam, _columns("returns", returns, bootstrap))
+    return returns
+
+
+def _lambda_return_backward(
+    grad: Tensor, values: Tensor, discounts: Tensor, bootstrap: Tensor, returns: Tensor, lam: float
+) -> tuple[Tensor, ...]:
+    outputs = (*(torch.empty_like(grad) for _ in range(3)), torch.empty_like(bootstrap))
+    if grad.numel():
+        inputs = (_columns("grad", x, bootstrap) for x in (grad, values, discounts, bootstrap, returns))
+        load().lambda_return_backward(*inputs, lam, *(_columns("grad", x, bootstrap) for x in outputs))
+    return outputs
+
+
+def _columns(name: str, tensor: Tensor, bootstrap: Tensor):
+    """[T, ...] as [T, C] and [...] as [C], sharing memory."""
+    return _array(name, tensor).reshape(-1, bootstrap.numel())[0 if tensor.dim() == bootstrap.dim() else slice(None)]
+
+
+lambda_return = from_kernels(_lambda_return_forward, _lambda_return_backward)
+"""`lsp_fast.ops.lambda_return` in C++: the same contract, on the CPU, float32 or float64. The returns are equal to the
+reference's to the bit, the gradients close. Raises ValueError for a dtype or device that does not fit."""
 
 
 def imagine_heads(

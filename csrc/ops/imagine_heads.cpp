@@ -4,9 +4,9 @@
 #include <cstring>
 #include <memory>
 #include <new>
-#include <system_error>
-#include <thread>
 #include <vector>
+
+#include "parallel.hpp"
 
 namespace lsp_fast {
 
@@ -49,19 +49,9 @@ void imagine_heads(const Kernels& kernels, const Networks& networks, const Rollo
   for (std::int64_t i = 0; i < workers; ++i) {
     scratch.emplace_back(static_cast<float*>(::operator new[](size, std::align_val_t{64})));
   }
-  const auto work = [&](std::int64_t i) {
-    kernels.run(networks, rollouts, tiles * i / workers, tiles * (i + 1) / workers, scratch[i].get());
-  };
-  std::vector<std::thread> others;
-  for (std::int64_t i = 1; i < workers; ++i) {
-    try {
-      others.emplace_back(work, i);
-    } catch (const std::system_error&) {  // no more threads to be had: the work is done all the same
-      work(i);
-    }
-  }
-  work(0);
-  for (auto& thread : others) thread.join();
+  parallel(workers, tiles, [&](std::int64_t first, std::int64_t last, std::int64_t worker) {
+    kernels.run(networks, rollouts, first, last, scratch[static_cast<std::size_t>(worker)].get());
+  });
 }
 
 }  // namespace lsp_fast

@@ -70,7 +70,10 @@ def from_kernels(forward: Callable[..., Tensor], backward: Callable[..., tuple[T
     def native_lambda_return(
         rewards: Tensor, values: Tensor, discounts: Tensor, bootstrap: Tensor, lam: float
     ) -> Tensor:
-        check_lambda_return(rewards, values, discounts, bootstrap)
+        inputs = (rewards, values, discounts, bootstrap)
+        check_lambda_return(*inputs)
+        if not (torch.is_grad_enabled() and any(x.requires_grad for x in inputs)):
+            return forward(*(x.contiguous() for x in inputs), lam)
         return LambdaReturn.apply(rewards, values, discounts, bootstrap, lam)  # pyright: ignore[reportReturnType]
 
     return native_lambda_return

@@ -89,6 +89,17 @@ def test_nans_infinities_and_ties(dtype):
     assert np.array_equal(new_mean[2].numpy(), mean[2]) and np.array_equal(new_std[2].numpy(), std[2])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("candidates", [15, 16, 17, 63, 64, 65, 130])  # of at most 64 every pair is compared
+def test_ties_and_nans_whichever_way_they_are_chosen(candidates, dtype):
+    values, plans, mean, std = problem((40, candidates, 1, 2), dtype)
+    rng = np.random.default_rng(candidates)
+    values[:] = rng.choice([np.nan, -np.inf, np.inf, 0.0, -0.0, 1.0, 2.0], values.shape)
+    values[:5] = rng.normal(size=(5, candidates))
+    for num_elites in (1, candidates // 2, candidates):
+        check(values, plans, num_elites, mean, std)
+
+
 def test_plans_of_candidates_that_lose_do_not_matter():
     values, plans, mean, std = problem((1, 4, 1, 2), np.float32)
     values[0] = [3, np.nan, 2, 1]

@@ -77,33 +77,50 @@ class DirectEnv(DmcEnv):
         super().__init__(
             environment, random_state, action_repeat=action_repeat, seed=seed, max_env_steps=max_env_steps
         )
-        physics = environment.physics
-        model, data = physics.model.ptr, physics.data.ptr
         import mujoco
 
+        physics = environment.physics
+        model, data = physics.model.ptr, physics.data.ptr
         if not physics.legacy_step or model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
             raise ValueError("the direct path steps as dm_control does by default, with any integrator but RK4")
         substeps = round(environment.control_timestep() / physics.timestep())
+        warnings: np.ndarray = data.warning.number
         self._recipe = recipe
         self._ctrl: np.ndarray = data.ctrl
+        self._control_now: np.ndarray = self._ctrl
+        self._repeats = self._completed = 0
         self._inputs = np.empty((action_repeat, len(recipe.inputs)))
         self._gathered = np.empty(len(recipe.observation))
-        warnings: np.ndarray = data.warning.number
-        self._simulation = (model._address, data._address, substeps, warnings, np.empty_like(warnings))
-        self._elements = (recipe.memory, recipe.inputs, recipe.observation, self._inputs, self._gathered)
+        self._simulation = (
+            *(model._address, data._address, substeps, warnings, np.empty_like(warnings)),
+            *(recipe.memory, recipe.inputs, recipe.observation, self._inputs, self._gathered),
+        )
 
-    def _advance(self, control: np.ndarray, repeats: int) -> Advance:
-        self._ctrl[:] = control
-        completed = _run(repeats, *self._simulation, *self._elements)
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.begin(action)
+        self.run()
+        return self.finish()
+
+    def begin(self, action: np.ndarray) -> None:
+        """The first part of `step`: it raises what `step` raises."""
+        self._control_now, self._repeats = self._prepare(action)
+        self._ctrl[:] = self._control_now
+
+    def run(self) -> None:
+        """The second part: the simulation, without the interpreter's lock."""
+        self._completed = _run(self._repeats, *self._simulation)
+
+    def finish(self) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """The third part: what `step` returns."""
         recipe, total = self._recipe, 0.0
-        for inputs in self._inputs[:completed].tolist():
-            total += float(recipe.reward(inputs, control))
-        if completed < repeats:
-            return Advance(None, total, completed + 1)
+        for inputs in self._inputs[: self._completed].tolist():
+            total += float(recipe.reward(inputs, self._control_now))
+        if self._completed < self._repeats:
+            return self._finish(Advance(None, total, self._completed + 1))
         if recipe.warp is not None:
             end = self._gathered[recipe.warped :]
             recipe.warp(end, out=end)
-        return Advance(self._gathered.astype(np.float32), total, completed)
+        return self._finish(Advance(self._gathered.astype(np.float32), total, self._completed))
 
 
 def _link() -> bool:

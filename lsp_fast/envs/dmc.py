@@ -119,25 +119,32 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             ValueError: the action has another shape or is not finite.
             gymnasium.error.ResetNeeded: no episode is running.
         """
-        if not self._running:
-            raise gymnasium.error.ResetNeeded("no episode is running: call reset() before step()")
-        control = self._control(action)
-        repeats = self._action_repeat
-        if self._max_env_steps is not None:
-            repeats = min(repeats, self._max_env_steps - self._episode_env_steps)
-        observation, reward, env_steps, last, terminated = self._advance(control, repeats)
-        self._episode_env_steps += env_steps
-        info: dict[str, Any] = {"env_steps": env_steps}
-        if observation is None:
-            last = info["diverged"] = True
-        else:
-            self._observation = observation
-        over = last or self._episode_env_steps == self._max_env_steps
-        self._running = not over
-        return self._observation.copy(), reward, terminated, over and not terminated, info
+        return self._finish(self._advance(*self._prepare(action)))
 
     def close(self) -> None:
         self._environment.close()
+
+    def _prepare(self, action: np.ndarray) -> tuple[np.ndarray, int]:
+        """The task's own control, float64 [A], and how many control steps are to take it."""
+        if not self._running:
+            raise gymnasium.error.ResetNeeded("no episode is running: call reset() before step()")
+        control = self._control(action)
+        if self._max_env_steps is None:
+            return control, self._action_repeat
+        return control, min(self._action_repeat, self._max_env_steps - self._episode_env_steps)
+
+    def _finish(self, advance: Advance) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """What `step` returns."""
+        observation, reward, env_steps, over, terminated = advance
+        self._episode_env_steps += env_steps
+        info: dict[str, Any] = {"env_steps": env_steps}
+        if observation is None:
+            over = info["diverged"] = True
+        else:
+            self._observation = observation
+        over = over or self._episode_env_steps == self._max_env_steps
+        self._running = not over
+        return self._observation.copy(), reward, terminated, over and not terminated, info
 
     def _advance(self, control: np.ndarray, repeats: int) -> Advance:
         """Up to `repeats` control steps with one control, float64 [A]."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any, NamedTuple, Protocol, SupportsFloat
+from typing import Any, NamedTuple, Protocol, SupportsFloat, cast
 
 import gymnasium
 import numpy as np
@@ -15,6 +15,14 @@ from lsp_fast.errors import LspFastError
 
 Outcome = tuple[np.ndarray, SupportsFloat, bool, bool, dict[str, Any]]
 """What an environment's `step` returns."""
+
+
+class InParts(Protocol):
+    """An environment whose `step` comes in three parts, of which the second does not hold the interpreter's lock."""
+
+    def begin(self, action: np.ndarray) -> None: ...
+    def run(self) -> None: ...
+    def finish(self) -> Outcome: ...
 
 
 class Recorder(Protocol):
@@ -62,8 +70,8 @@ class Driver:
 
     Environment e behaves the same alone or among others: its n-th episode is seeded by (seed, e, n) alone.
 
-    Environments whose class has `releases_gil = True` are stepped by several threads. Nothing but the time depends on
-    it: what they bring is recorded, in the order of the environments, after all have stepped.
+    Environments whose class has `releases_gil = True`, and so the parts of `InParts`, are stepped by several threads.
+    Nothing but the time depends on it: what all bring is recorded afterwards, in the order of the environments.
 
     Attributes:
         observations: [E, O] float32, what the next action of each environment answers. A new array at every step, so
@@ -197,23 +205,27 @@ class Driver:
                 self.is_first[index] = False
 
     def _step_all(self, actions: np.ndarray) -> list[Outcome]:
-        """Step every environment; an exception of one comes after the others have stepped."""
+        """Step every environment; nothing of it is recorded yet."""
         count, threads = len(self.envs), self._threads
-        outcomes: list[Any] = [None] * count
+        if threads == 1:
+            return [env.step(action) for env, action in zip(self.envs, actions, strict=True)]
+        envs = cast(Sequence[InParts], self.envs)
+        for env, action in zip(envs, actions, strict=True):
+            env.begin(action)
 
-        def step_share(first: int) -> None:
+        def run_share(first: int) -> None:
             for index in range(first, count, threads):
-                outcomes[index] = self.envs[index].step(actions[index])
+                envs[index].run()
 
-        # One share of the environments a thread: handing over each of them costs more than a cheap one's step.
-        others = [self._executor().submit(step_share, first) for first in range(1, threads)]
+        # Threads only run: Python code in several of them would make each wait for the others at every turn.
+        others = [self._executor().submit(run_share, first) for first in range(1, threads)]
         try:
-            step_share(0)
+            run_share(0)
         finally:
             wait(others)
         for other in others:
             other.result()
-        return outcomes
+        return [env.finish() for env in envs]
 
     def _executor(self) -> ThreadPoolExecutor:
         """The threads beside the caller's: begun when first needed, and anew in a forked process, which has none."""

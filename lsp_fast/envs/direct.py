@@ -74,9 +74,7 @@ class DirectEnv(DmcEnv):
         Raises:
             ValueError: the task steps in another way than the one built in here.
         """
-        super().__init__(
-            environment, random_state, action_repeat=action_repeat, seed=seed, max_env_steps=max_env_steps
-        )
+        super().__init__(environment, random_state, action_repeat=action_repeat, seed=seed, max_env_steps=max_env_steps)
         import mujoco
 
         physics = environment.physics

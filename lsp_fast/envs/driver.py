@@ -12,7 +12,6 @@ import numpy as np
 
 from lsp_fast.errors import LspFastError
 
-
 Outcome = tuple[np.ndarray, SupportsFloat, bool, bool, dict[str, Any]]
 """What an environment's `step` returns."""
 

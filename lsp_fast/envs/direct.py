@@ -75,11 +75,11 @@ class DirectEnv(DmcEnv):
             ValueError: the task steps in another way than the one built in here.
         """
         super().__init__(environment, random_state, action_repeat=action_repeat, seed=seed, max_env_steps=max_env_steps)
-        import mujoco
+        from dm_control.mujoco.wrapper.mjbindings import enums
 
         physics = environment.physics
         model, data = physics.model.ptr, physics.data.ptr
-        if not physics.legacy_step or model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
+        if not physics.legacy_step or model.opt.integrator == enums.mjtIntegrator.mjINT_RK4:
             raise ValueError("the direct path steps as dm_control does by default, with any integrator but RK4")
         substeps = round(environment.control_timestep() / physics.timestep())
         warnings: np.ndarray = data.warning.number
@@ -251,16 +251,15 @@ def _hopper_hop_reward(inputs: list[float], control: np.ndarray) -> float:
 
 
 def _quadruped(speed: float, memory: np.ndarray, at: SimpleNamespace, model: Any) -> Recipe:
-    from mujoco import mjtJoint, mjtSensor
+    from dm_control.mujoco.wrapper.mjbindings import enums
 
     def sensors(*types: int) -> np.ndarray:
-        chosen = np.isin(model.sensor_type, types)
-        return at.sensordata[np.repeat(chosen, model.sensor_dim)]
+        return at.sensordata[np.repeat(np.isin(model.sensor_type, types), model.sensor_dim)]
 
-    hinges = model.jnt_type == mjtJoint.mjJNT_HINGE
+    hinges = model.jnt_type == enums.mjtJoint.mjJNT_HINGE
     upright = at.xmat[model.body("torso").id, 8]
-    velocity = sensors(mjtSensor.mjSENS_VELOCIMETER)
-    forces = sensors(mjtSensor.mjSENS_FORCE, mjtSensor.mjSENS_TORQUE)
+    velocity = sensors(enums.mjtSensor.mjSENS_VELOCIMETER)
+    forces = sensors(enums.mjtSensor.mjSENS_FORCE, enums.mjtSensor.mjSENS_TORQUE)
     observation = np.concatenate(
         [
             at.qpos[model.jnt_qposadr[hinges]],
@@ -268,7 +267,7 @@ def _quadruped(speed: float, memory: np.ndarray, at: SimpleNamespace, model: Any
             at.act,
             velocity,
             [upright],
-            sensors(mjtSensor.mjSENS_GYRO, mjtSensor.mjSENS_ACCELEROMETER),
+            sensors(enums.mjtSensor.mjSENS_GYRO, enums.mjtSensor.mjSENS_ACCELEROMETER),
             forces,
         ]
     )

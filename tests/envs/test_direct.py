@@ -86,6 +86,11 @@ def test_ramp_is_tolerance():
             assert direct._ramp(x, lower, margin, at_margin) == expected
 
 
+@pytest.mark.parametrize(("height", "standing"), [(0.5, 0.0), (0.6, 1.0), (2.0, 1.0), (2.1, 0.0), (np.nan, 0.0)])
+def test_a_hopper_stands_between_two_heights(height, standing):
+    assert direct._hopper_standing([height, 0.0, 0.0]) == standing
+
+
 # The cheetah's control step is one substep, so that a speed chooses the control step in which it breaks.
 @pytest.mark.parametrize(
     ("task", "speed", "env_steps"),

@@ -11,8 +11,8 @@ from lsp_fast.envs import dmc
 from lsp_fast.envs.driver import Driver, episode_seed
 
 REPEAT = 2
-CONTROL_STEPS = 500
-"""Of an episode's beginning, played in one call by each variant; its reset is part of the time."""
+CONTROL_STEPS = 1000
+"""Of one call of a variant: a whole episode with its reset."""
 TOGETHER = 8
 
 
@@ -137,5 +137,5 @@ def dm_control(task: str) -> tuple:
 
 
 def random_actions(shape: tuple[int, ...]) -> np.ndarray:
-    """[agent steps, *shape] in [-1, 1]."""
-    return np.random.default_rng(0).uniform(-1, 1, (CONTROL_STEPS // REPEAT, *shape))
+    """[agent steps, *shape] in [-1, 1], float32 as a policy's."""
+    return np.random.default_rng(0).uniform(-1, 1, (CONTROL_STEPS // REPEAT, *shape)).astype(np.float32)

@@ -48,8 +48,8 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
-    releases_gil: ClassVar[bool] = False
-    """Whether `step` spends its time without the interpreter's lock, so that threads can step several at once."""
+    releases_gil: bool = False
+    """Whether `step` spends its time without the interpreter's lock, enough of it that threads gain."""
 
     def __init__(
         self,

@@ -69,8 +69,8 @@ class Driver:
 
     Environment e behaves the same alone or among others: its n-th episode is seeded by (seed, e, n) alone.
 
-    Environments whose class has `releases_gil = True`, and so the parts of `InParts`, are stepped by several threads.
-    Nothing but the time depends on it: what all bring is recorded afterwards, in the order of the environments.
+    Environments that have `releases_gil = True`, and so the parts of `InParts`, are stepped by several threads. Nothing
+    but the time depends on it: what all bring is recorded afterwards, in the order of the environments.
 
     Attributes:
         observations: [E, O] float32, what the next action of each environment answers. A new array at every step, so
@@ -96,7 +96,7 @@ class Driver:
             replay: receives a row per observation: at a reset the first observation with zero action and reward, then
                 each observation with the action that led to it (SPEC section 2).
             threads: that step the environments, the caller's among them; None takes one a processor. Never more than
-                environments, and one where an environment's class does not have `releases_gil = True`.
+                environments, and one where an environment does not have `releases_gil = True`.
 
         Raises:
             ValueError: no environment, their spaces differ, or less than one thread.
@@ -116,7 +116,7 @@ class Driver:
         self._action_shape: tuple[int, ...] = envs[0].action_space.shape or ()
         observation_shape: tuple[int, ...] = envs[0].observation_space.shape or ()
         count = len(self.envs)
-        free = all(getattr(type(env), "releases_gil", False) for env in self.envs)
+        free = all(getattr(env, "releases_gil", False) for env in self.envs)
         self._threads = min(threads, count) if free else 1
         self._pool: tuple[int, ThreadPoolExecutor] | None = None  # with the process it lives in
         self.observations = np.zeros((count, *observation_shape), np.float32)

@@ -205,24 +205,26 @@ class Driver:
 
     def _step_all(self, actions: np.ndarray) -> list[Outcome]:
         """Step every environment; nothing of it is recorded yet."""
-        count, threads = len(self.envs), self._threads
-        if threads == 1:
+        if self._threads == 1:
             return [env.step(action) for env, action in zip(self.envs, actions, strict=True)]
         envs = cast(Sequence[InParts], self.envs)
         for env, action in zip(envs, actions, strict=True):
             env.begin(action)
 
-        def run_share(first: int) -> None:
-            for index in range(first, count, threads):
-                envs[index].run()
+        remaining = iter(envs)
+
+        def run_some() -> None:
+            for env in remaining:  # each is taken by one thread: the interpreter's lock guards the iterator
+                env.run()
 
         # Threads only run: Python code in several of them would make each wait for the others at every turn.
-        others = [self._executor().submit(run_share, first) for first in range(1, threads)]
+        others = [self._executor().submit(run_some) for _ in range(self._threads - 1)]
         try:
-            run_share(0)
+            run_some()
         finally:
-            wait(others)
-        for other in others:
+            started = [other for other in others if not other.cancel()]  # one that slept too long is not waited for
+            wait(started)
+        for other in started:
             other.result()
         return [env.finish() for env in envs]
 

@@ -184,9 +184,9 @@ class Threaded(Counting):
 
     releases_gil = True
 
-    def __init__(self, length=3, fails=None):
+    def __init__(self, length=3, fails=None, meets=None):
         super().__init__(length)
-        self.fails = fails
+        self.fails, self.meets = fails, meets
         self.ran_in = set()
 
     def begin(self, action):
@@ -194,6 +194,8 @@ class Threaded(Counting):
 
     def run(self):
         self.ran_in.add(threading.get_ident())
+        if self.meets is not None:
+            self.meets.wait(timeout=20)
         if self.fails is not None:
             raise self.fails
 
@@ -231,8 +233,10 @@ def test_how_many_threads(monkeypatch):
             driver.step(np.zeros((len(many), 1)))
         return driver, [env.ran_in for env in many if isinstance(env, Threaded)]
 
-    _, ran = used([Threaded() for _ in range(4)], threads=2)
-    assert ran[0] == ran[2] == {threading.get_ident()} and ran[1] | ran[3] == ran[1] != ran[0] and len(ran[1]) == 1
+    for count, threads in ((4, 2), (3, 3), (2, 9)):
+        meets = threading.Barrier(min(threads, count))  # nobody passes it alone
+        driver, ran = used([Threaded(meets=meets) for _ in range(count)], threads=threads)
+        assert driver._threads == len(set.union(*ran)) == min(threads, count)
     monkeypatch.setattr("os.cpu_count", lambda: 3)
     assert [used([Threaded() for _ in range(n)])[0]._threads for n in (1, 2, 5)] == [1, 2, 3]
     driver, ran = used([Threaded(), Counting()])  # one holds the lock: nothing to gain

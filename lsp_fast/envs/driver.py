@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any, NamedTuple, Protocol, SupportsFloat, cast
 
 import gymnasium
 import numpy as np
 
 from lsp_fast.errors import LspFastError
+
+Outcome = tuple[np.ndarray, SupportsFloat, bool, bool, dict[str, Any]]
+"""What an environment's `step` returns."""
+
+
+class InParts(Protocol):
+    """An environment whose `step` comes in three parts, of which the second does not hold the interpreter's lock."""
+
+    def begin(self, action: np.ndarray) -> None: ...
+    def run(self) -> None: ...
+    def finish(self) -> Outcome: ...
 
 
 class Recorder(Protocol):
@@ -56,6 +69,9 @@ class Driver:
 
     Environment e behaves the same alone or among others: its n-th episode is seeded by (seed, e, n) alone.
 
+    Environments that have `releases_gil = True`, and so the parts of `InParts`, are stepped by several threads. Nothing
+    but the time depends on it: what all bring is recorded afterwards, in the order of the environments.
+
     Attributes:
         observations: [E, O] float32, what the next action of each environment answers. A new array at every step, so
             that it may be kept.
@@ -65,19 +81,32 @@ class Driver:
     observations: np.ndarray
     is_first: np.ndarray
 
-    def __init__(self, envs: Sequence[gymnasium.Env], seed: int, replay: Recorder | None = None) -> None:
+    def __init__(
+        self,
+        envs: Sequence[gymnasium.Env],
+        seed: int,
+        replay: Recorder | None = None,
+        *,
+        threads: int | None = None,
+    ) -> None:
         """
         Args:
             envs: environments with equal flat spaces; the driver owns their episodes from now on.
             seed: not negative.
             replay: receives a row per observation: at a reset the first observation with zero action and reward, then
                 each observation with the action that led to it (SPEC section 2).
+            threads: that step the environments, the caller's among them; None takes one a processor. Never more than
+                environments, and one where an environment does not have `releases_gil = True`.
 
         Raises:
-            ValueError: no environment, or their spaces differ.
+            ValueError: no environment, their spaces differ, or less than one thread.
         """
         if not envs:
             raise ValueError("a driver needs at least one environment")
+        if threads is None:
+            threads = os.cpu_count() or 1
+        elif threads < 1:
+            raise ValueError(f"threads must be at least 1, not {threads}")
         self.envs = tuple(envs)
         for env in self.envs[1:]:
             if (env.observation_space, env.action_space) != (envs[0].observation_space, envs[0].action_space):
@@ -87,6 +116,9 @@ class Driver:
         self._action_shape: tuple[int, ...] = envs[0].action_space.shape or ()
         observation_shape: tuple[int, ...] = envs[0].observation_space.shape or ()
         count = len(self.envs)
+        free = all(getattr(env, "releases_gil", False) for env in self.envs)
+        self._threads = min(threads, count) if free else 1
+        self._pool: tuple[int, ThreadPoolExecutor] | None = None  # with the process it lives in
         self.observations = np.zeros((count, *observation_shape), np.float32)
         self.is_first = np.zeros(count, bool)
         self._next_episode = [0] * count
@@ -127,8 +159,8 @@ class Driver:
         finished: list[EpisodeSummary] = []
         self.observations = np.empty_like(self.observations)
         self.is_first = np.zeros_like(self.is_first)
-        for index, action in enumerate(actions):
-            observation, reward, terminal, limit, env_steps = self._step_one(index, action)
+        for index, outcome in enumerate(self._step_all(actions)):
+            observation, reward, terminal, limit, env_steps = self._record(index, actions[index], outcome)
             rewards[index], next_observations[index] = reward, observation
             terminated[index], truncated[index] = terminal, limit
             total_env_steps += env_steps
@@ -164,15 +196,47 @@ class Driver:
         self.reset()
         for index, actions in enumerate(state["actions"]):
             for action in np.asarray(actions, np.float32):
-                observation, _, terminal, limit, _ = self._step_one(index, action)
+                outcome = self.envs[index].step(action)
+                observation, _, terminal, limit, _ = self._record(index, action, outcome)
                 if terminal or limit:
                     raise LspFastError("the running episode did not repeat itself; the task is not deterministic")
                 self.observations[index] = observation
                 self.is_first[index] = False
 
-    def _step_one(self, index: int, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, int]:
-        """Step one environment and record it: observation, reward, terminated, truncated, environment steps."""
-        observation, reward, terminal, limit, info = self.envs[index].step(action)
+    def _step_all(self, actions: np.ndarray) -> list[Outcome]:
+        """Step every environment; nothing of it is recorded yet."""
+        if self._threads == 1:
+            return [env.step(action) for env, action in zip(self.envs, actions, strict=True)]
+        envs = cast(Sequence[InParts], self.envs)
+        for env, action in zip(envs, actions, strict=True):
+            env.begin(action)
+
+        remaining = iter(envs)
+
+        def run_some() -> None:
+            for env in remaining:  # each is taken by one thread: the interpreter's lock guards the iterator
+                env.run()
+
+        # Threads only run: Python code in several of them would make each wait for the others at every turn.
+        others = [self._executor().submit(run_some) for _ in range(self._threads - 1)]
+        try:
+            run_some()
+        finally:
+            started = [other for other in others if not other.cancel()]  # one that slept too long is not waited for
+            wait(started)
+        for other in started:
+            other.result()
+        return [env.finish() for env in envs]
+
+    def _executor(self) -> ThreadPoolExecutor:
+        """The threads beside the caller's: begun when first needed, and anew in a forked process, which has none."""
+        if self._pool is None or self._pool[0] != os.getpid():
+            self._pool = os.getpid(), ThreadPoolExecutor(self._threads - 1, "lsp-env")
+        return self._pool[1]
+
+    def _record(self, index: int, action: np.ndarray, outcome: Outcome) -> tuple[np.ndarray, float, bool, bool, int]:
+        """Record one environment's step: observation, reward, terminated, truncated, environment steps."""
+        observation, reward, terminal, limit, info = outcome
         env_steps = int(info.get("env_steps", 1))  # environments of other makers take one
         reward, terminal, limit = float(reward), bool(terminal), bool(limit)
         self._actions[index].append(action.copy())

@@ -190,6 +190,26 @@ def test_only_discount_zero_terminates(discount, terminated):
     assert observation.tolist() == [0, 1, 2, 3, 3] and observation.dtype == np.float32
 
 
+def test_a_diverging_simulation_truncates_and_keeps_the_rewards_before():
+    from dm_control.rl.control import PhysicsError
+
+    class Diverging(Scripted):
+        def step(self, action):
+            if self.count == 2:
+                raise PhysicsError("Physics state is invalid")
+            return super().step(action)
+
+    env = DmcEnv(Diverging(1.0), np.random.RandomState(0), action_repeat=3, max_env_steps=3)
+    for _ in range(2):
+        first, _ = env.reset()
+        first += 1  # what was given out is the caller's
+        observation, *rest = env.step(np.zeros(2))
+        assert observation.tolist() == [0, 1, 2, 3, 0]
+        assert rest == [2.0, False, True, {"env_steps": 3, "diverged": True}]
+        with pytest.raises(gymnasium.error.ResetNeeded):
+            env.step(np.zeros(2))
+
+
 def test_actions_map_affinely_and_are_clipped():
     task = Scripted(1.0)
     env = DmcEnv(task, np.random.RandomState(0), action_repeat=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import signal
 import sys
@@ -80,6 +81,12 @@ class Trainer:
         c = config.collect
         environments = [envs.make(config.task, action_repeat=c.action_repeat) for _ in range(c.num_envs)]
         obs_dim, action_dim = dimensions(environments[0])
+        longest = getattr(environments[0], "max_env_steps", None)
+        if longest is not None and c.replay_capacity < (rows := math.ceil(longest / c.action_repeat) + 1):
+            raise ConfigError(
+                f"collect.replay_capacity = {c.replay_capacity}: an episode of {config.task} takes {rows} rows, and "
+                "learning needs a whole one"
+            )
         self.agent = ImaginationAgent(obs_dim, action_dim, config)
         self.replay = Replay(c.replay_capacity, obs_dim, action_dim, c.num_envs)
         self.sampler = np.random.default_rng(stream_seed(config.seed, "replay"))

@@ -58,10 +58,7 @@ BAD = {
     "decoder bounds crossed": (f"{NEW} --model.decoder-min-std 2", "must be below model.decoder_max_std"),
     "intrinsic reward without skills": (f"{NEW} --skill.source none", "needs skills: set skill.source"),
     "several at once": (f"{NEW} --seed -1 --threads -2", "seed = -1: must be at least 0\nthreads = -2"),
-    "a replay smaller than an episode": (
-        f"{NEW} --collect.replay-capacity 10",
-        "replay's capacity of 10 rows; raise it",
-    ),
+    "replay of less than an episode": (f"{NEW} --collect.replay-capacity 500", "takes 501 rows"),
     # Folders
     "logdir is a file": (f"{TRAIN} file --device cpu", "file is not empty and holds no run"),
     "logdir below a file": (f"{TRAIN} file/run --device cpu", "cannot write to file/run: Not a directory"),

@@ -67,7 +67,8 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
                 into the task.
             action_repeat: environment steps per agent step.
             seed: of the first episode, unless `reset` names another.
-            max_env_steps: truncate an episode after so many environment steps; None leaves it to the task.
+            max_env_steps: truncate an episode after so many environment steps; None leaves it to the task. It stays
+                readable under this name.
         """
         if action_repeat < 1:
             raise ValueError(f"action_repeat must be at least 1, not {action_repeat}")
@@ -75,7 +76,7 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._random_state = random_state
         self._random_state.seed(seed)
         self._action_repeat = action_repeat
-        self._max_env_steps = max_env_steps
+        self.max_env_steps = max_env_steps
         self._episode_env_steps = 0
         self._running = False
         self._observation = np.empty(0, np.float32)  # the newest, for a step that has none
@@ -129,9 +130,9 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if not self._running:
             raise gymnasium.error.ResetNeeded("no episode is running: call reset() before step()")
         control = self._control(action)
-        if self._max_env_steps is None:
+        if self.max_env_steps is None:
             return control, self._action_repeat
-        return control, min(self._action_repeat, self._max_env_steps - self._episode_env_steps)
+        return control, min(self._action_repeat, self.max_env_steps - self._episode_env_steps)
 
     def _finish(self, advance: Advance) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """What `step` returns."""
@@ -142,7 +143,7 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             over = info["diverged"] = True
         else:
             self._observation = observation
-        over = over or self._episode_env_steps == self._max_env_steps
+        over = over or self._episode_env_steps == self.max_env_steps
         self._running = not over
         return self._observation.copy(), reward, terminated, over and not terminated, info
 

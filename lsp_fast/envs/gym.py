@@ -35,6 +35,7 @@ class GymEnv(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any], gymnasium.util
         """
         gymnasium.utils.RecordConstructorArgs.__init__(self, action_repeat=action_repeat)
         super().__init__(env)
+        self.max_env_steps = env.spec.max_episode_steps if env.spec else None
         self._action_repeat = action_repeat
         actions = env.action_space
         name = env.spec.id if env.spec else type(env.unwrapped).__name__

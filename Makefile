@@ -1,8 +1,10 @@
 # make train   creates .venv, installs the pinned dependencies, builds the extension, and trains
 # make test    the linters and every test, in the same environment
+# make bench   what is fast here, as ratios in one run beside its peers, which it installs
 #
 #   PYTHON       the interpreter that .venv is made with (3.11 or 3.12)
 #   ARGS         passed on to `lsp-fast train`, e.g. ARGS="--task walker_walk --env-steps 3000 --logdir runs/x"
+#   BENCH_ARGS   passed on to benchmarks/run.py, e.g. BENCH_ARGS="envs --threads 1 --out benchmarks/results/NAME.json"
 #   TEST_ARGS    passed on to pytest, e.g. TEST_ARGS="-m 'not slow'"
 #   TORCH_INDEX  a package index to take torch from; set it to one with CPU wheels where the default index offers CUDA
 #                builds only (several GB)
@@ -11,13 +13,14 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 ARGS ?=
 TEST_ARGS ?=
+BENCH_ARGS ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
 NATIVE := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.hpp csrc/*/*.inl)
 
-.PHONY: train test lint install clean
+.PHONY: train test bench lint install clean
 .DELETE_ON_ERROR:
 
 train: .venv/.installed
@@ -25,6 +28,14 @@ train: .venv/.installed
 
 test: lint
 	$(BIN)/python -m pytest -q $(TEST_ARGS)
+
+bench: .venv/.peers
+	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+
+# A peer that cannot be installed shows in the table, with the reason.
+.venv/.peers: .venv/.installed
+	$(PIP) install -c constraints.txt -e '.[bench]' || echo "WARNING: some peers are not there (see above)." >&2
+	@touch $@
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -58,9 +58,14 @@ def python(code, site, cwd):
 
 
 @pytest.mark.slow
-def test_wheel_works_from_another_folder(tree, tmp_path):
+def test_a_wheel_made_from_the_source_archive_trains_from_another_folder(tree, tmp_path):
     site, wheels = tmp_path / "site", tmp_path / "wheels"
-    run(*PIP, "wheel", *PIP_BUILD, "-w", wheels, ".", cwd=tree)
+    run(sys.executable, "-c", "from setuptools import build_meta; build_meta.build_sdist('dist')", cwd=tree)
+    (archive,) = (tree / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path / "unpacked", filter="data")
+    (source,) = (tmp_path / "unpacked").iterdir()
+    run(*PIP, "wheel", *PIP_BUILD, "-w", wheels, ".", cwd=source)
     (wheel,) = wheels.glob("lsp_fast-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
@@ -79,6 +84,13 @@ def test_wheel_works_from_another_folder(tree, tmp_path):
     assert extension.parent == site / "lsp_fast"
     assert kernels == site / "lsp_fast/kernels/__init__.py" and not kernels.parent.is_symlink()
     assert (site / "bin" / "lsp-fast").exists()
+    code = (
+        "from lsp_fast import cli, native, train\n"
+        "options = '--preset smoke --device cpu --backend cpp --env-steps 1000 --logdir run'\n"
+        "assert cli.main(['train', *options.split()]) == 0\nprint('at', train.__file__)"
+    )
+    assert python(code, site, tmp_path / "trained")[-2:] == ["at", str(site / "lsp_fast" / "train.py")]
+    assert (tmp_path / "trained" / "run" / "learning_curve.png").exists()
 
 
 @pytest.mark.slow
@@ -131,7 +143,8 @@ def test_constraints_pin_every_requirement():
     pins = {normal(name): version for name, version in pins.items()}
     assert (pins["torch"], pins["mujoco"], pins["dm-control"]) == ("2.13.0", "3.17.0", "1.0.50")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for requirement in (*project["dependencies"], *project["optional-dependencies"]["dev"]):
+    extras = project["optional-dependencies"]
+    for requirement in (*project["dependencies"], *extras["dev"], *extras["bench"]):
         name = normal(re.match(r"[\w.-]+", requirement)[0])
         # Builds of torch for CUDA each ask for a triton of their own.
         assert name in pins or name == "triton"

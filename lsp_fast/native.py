@@ -89,8 +89,8 @@ def _columns(name: str, tensor: Tensor, bootstrap: Tensor):
 
 
 lambda_return = from_kernels(_lambda_return_forward, _lambda_return_backward)
-"""`lsp_fast.ops.lambda_return` in C++: the same contract, on the CPU, float32 or float64. The returns are equal to the
-reference's to the bit, the gradients close. Raises ValueError for a dtype or device that does not fit."""
+"""`lsp_fast.ops.lambda_return` in C++: the same contract, on the CPU, float32 or float64. Returns and gradients are
+equal to the reference's to the bit. Raises ValueError for a dtype or device that does not fit."""
 
 
 def imagine_heads(

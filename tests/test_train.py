@@ -160,41 +160,6 @@ def weights(path):
     return checkpoint.load(path)["agent"]["modules"]
 
 
-def test_a_killed_run_ends_as_an_undisturbed_one(smoke, tmp_path, monkeypatch):
-    config = smoke(
-        env_steps=3000, collect__num_envs=2, train__checkpoint_every=100, train__log_every=70, train__eval_every=500
-    )
-    whole = train(config, tmp_path / "whole", progress=False)
-    rng = np.random.default_rng(0)
-    learn, collect = Trainer.learn, Trainer.collect
-    left = 0
-
-    def countdown(function):
-        def killed(self):
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise KeyboardInterrupt  # nothing is saved on this way out, as after SIGKILL
-            return function(self)
-
-        return killed
-
-    monkeypatch.setattr(Trainer, "learn", countdown(learn))
-    monkeypatch.setattr(Trainer, "collect", countdown(collect))
-    result, kills = None, 0
-    while result is None:
-        left = int(rng.integers(50, 150)) if kills else 530
-        try:
-            result = train(config, tmp_path / "killed", progress=False)
-        except KeyboardInterrupt:
-            kills += 1
-    assert kills >= 2
-    assert told(tmp_path / "killed") == told(tmp_path / "whole")
-    a, b = weights(whole.checkpoint), weights(result.checkpoint)
-    assert all(torch.equal(a[name], b[name]) for name in a)
-    assert whole.scores.read_text() == result.scores.read_text()
-
-
 def test_a_loaded_agent_is_the_trained_one(smoke, run):
     agent = load(run.folder, device="cpu", backend="reference")
     stored = checkpoint.load(run.checkpoint)["agent"]["modules"]

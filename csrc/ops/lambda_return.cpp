@@ -55,12 +55,12 @@ void lambda_return_backward(std::int64_t steps, std::int64_t columns, const T* g
       const T* __restrict next_return = last ? bootstrap + first : returns + at + columns;
       T* __restrict d_discount = d_discounts + at;
       for (std::int64_t c = 0; c < count; ++c) {
-        d_discount[c] = total[c] * (one_step * next_value[c] + further * next_return[c]);
+        d_discount[c] = total[c] * next_value[c] * one_step + total[c] * next_return[c] * further;
       }
       if (last) {
         T* __restrict d_last = d_bootstrap + first;
         for (std::int64_t c = 0; c < count; ++c) {
-          d_last[c] = total[c] * discount[c] * one_step + total[c] * discount[c] * further;
+          d_last[c] = total[c] * (discount[c] * one_step) + total[c] * (discount[c] * further);
         }
         break;
       }
@@ -68,8 +68,8 @@ void lambda_return_backward(std::int64_t steps, std::int64_t columns, const T* g
       T* __restrict d_next_value = d_values + at + columns;
       T* __restrict next_total = d_rewards + at + columns;
       for (std::int64_t c = 0; c < count; ++c) {
-        d_next_value[c] = total[c] * discount[c] * one_step;
-        next_total[c] = next_grad[c] + total[c] * discount[c] * further;
+        d_next_value[c] = total[c] * (discount[c] * one_step);
+        next_total[c] = next_grad[c] + total[c] * (discount[c] * further);
       }
     }
   }

@@ -9,7 +9,8 @@ namespace lsp_fast {
 //
 //   R_t = r_t + d_t ((1 - lam) v_{t+1} + lam R_{t+1}),   v_T = R_T = bootstrap
 //
-// Every operation and its order are those of the PyTorch reference, so that the results are equal to the bit.
+// Every operation and its order are those of the PyTorch reference, and below of its gradients, so that all results are
+// equal to the bit.
 template <typename T>
 void lambda_return(std::int64_t steps, std::int64_t columns, const T* rewards, const T* values, const T* discounts,
                    const T* bootstrap, double lam, T* returns);

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -42,6 +43,12 @@ py::array as_array(const char* name, const py::object& object) {
   return array;
 }
 
+// Checked, as pybind11 reads the items of what it takes for a tuple unchecked.
+py::tuple as_tuple(const char* name, const py::handle& object) {
+  if (!py::isinstance<py::tuple>(object)) throw py::value_error(std::string(name) + " must be a tuple");
+  return py::reinterpret_borrow<py::tuple>(object);
+}
+
 void require_dims(const char* name, const py::array& array, py::ssize_t dims, const char* wanted) {
   if (array.ndim() != dims) throw py::value_error(describe(name, array) + " must have shape " + wanted);
 }
@@ -55,21 +62,23 @@ void require_shape(const char* name, const py::array& array, std::initializer_li
 
 // A dense array of exactly this dtype; strides are copied away, but a dtype is never converted behind the caller's back.
 template <typename T>
-Dense<T> dense(const char* name, const py::array& array) {
+Dense<T> dense(const char* name, const py::array& array, const char* why = "") {
   if (!py::isinstance<py::array_t<T>>(array)) {
     throw py::value_error(describe(name, array) + " must be " + std::string(py::str(py::dtype::of<T>())) +
-                          ", the dtype of values");
+                          why);
   }
-  return Dense<T>::ensure(array);
+  auto copy = Dense<T>::ensure(array);
+  if (!copy) throw std::bad_alloc();
+  return copy;
 }
 
 template <typename T>
 py::tuple run_select_elites(const lsp_fast::EliteSizes& sizes, const py::array& values, const py::array& plans,
                             const py::array& mean, const py::array& stddev, double floor) {
   const auto v = dense<T>("values", values);
-  const auto p = dense<T>("plans", plans);
-  const auto m = dense<T>("mean", mean);
-  const auto s = dense<T>("std", stddev);
+  const auto p = dense<T>("plans", plans, ", the dtype of values");
+  const auto m = dense<T>("mean", mean, ", the dtype of values");
+  const auto s = dense<T>("std", stddev, ", the dtype of values");
   py::array_t<T> new_mean(shape_of(mean));
   py::array_t<T> new_std(shape_of(mean));
   py::array_t<std::int64_t> indices(std::vector<py::ssize_t>{sizes.states, sizes.elites});
@@ -119,10 +128,10 @@ py::tuple select_elites(const py::object& values_object, const py::object& plans
 // Packed layers, which live as long as the call.
 class Packer {
  public:
-  // weight [out, in] and bias [out]; `columns` says which input of the weight comes first, for inputs in another order.
+  // weight [out, in] and bias [out]; `first_column` is the weight's input that comes first, for inputs in another order.
   lsp_fast::Layer pack(const char* name, const py::handle& layer, std::int64_t in, std::int64_t out,
                        std::int64_t first_column = 0) {
-    const auto pair = py::reinterpret_borrow<py::tuple>(layer);
+    const auto pair = as_tuple(name, layer);
     const auto weight_array = as_array(name, pair[0]), bias_array = as_array(name, pair[1]);
     if (out < 0 && weight_array.ndim() == 2) out = weight_array.shape(0);
     require_shape(name, weight_array, {out, in}, "[out, in]");
@@ -142,9 +151,9 @@ class Packer {
 
   // (hidden layers, output layer) of lsp_fast.ops.types.MLPWeights.
   lsp_fast::Mlp pack_mlp(const char* name, const py::handle& weights, std::int64_t in, std::int64_t out) {
-    const auto parts = py::reinterpret_borrow<py::tuple>(weights);
+    const auto parts = as_tuple(name, weights);
     lsp_fast::Mlp net{};
-    for (const auto& layer : py::reinterpret_borrow<py::tuple>(parts[0])) {
+    for (const auto& layer : as_tuple(name, parts[0])) {
       if (net.count + 1 >= lsp_fast::kMaxLayers) throw py::value_error(std::string(name) + " has too many layers");
       net.layers[net.count] = pack(name, layer, in, -1);
       in = net.layers[net.count++].out;
@@ -189,8 +198,7 @@ py::array_t<float> imagine_heads(const py::object& stoch_object, const py::objec
   Packer packer;
   net.stoch = stoch_dim;
   net.deter = deter_dim;
-  const auto actor_mlp = py::reinterpret_borrow<py::tuple>(actor[0]);
-  const auto prior_in = as_array("prior.inp", py::reinterpret_borrow<py::tuple>(prior[0])[0]);
+  const auto prior_in = as_array("prior.inp", as_tuple("prior.inp", prior[0])[0]);
   require_dims("prior.inp", prior_in, 2, "[hidden, S + A]");
   net.action = prior_in.shape(1) - stoch_dim;
   if (net.action < 1) throw py::value_error(describe("prior.inp", prior_in) + " leaves no room for an action");
@@ -216,13 +224,13 @@ py::array_t<float> imagine_heads(const py::object& stoch_object, const py::objec
 
   const auto feature = stoch_dim + deter_dim;
   net.prior_in = packer.pack("prior.inp", prior[0], stoch_dim + net.action, -1, stoch_dim);  // [s, a] as [a, s]
-  const auto gru = py::reinterpret_borrow<py::tuple>(prior[1]);
+  const auto gru = as_tuple("gru", prior[1]);
   net.gru_input = packer.pack("gru.input", py::make_tuple(gru[0], gru[2]), net.prior_in.out, 3 * deter_dim);
   net.gru_hidden = packer.pack("gru.hidden", py::make_tuple(gru[1], gru[3]), deter_dim, 3 * deter_dim);
   net.prior_hidden = packer.pack("prior.hidden", prior[2], deter_dim, -1);
   net.prior_out = packer.pack("prior.out", prior[3], net.prior_hidden.out, 2 * stoch_dim);
   net.prior_min_std = py::cast<float>(prior[4]);
-  net.actor = packer.pack_mlp("actor", actor_mlp, feature + net.skill, 2 * net.action);
+  net.actor = packer.pack_mlp("actor", actor[0], feature + net.skill, 2 * net.action);
   net.actor_mean_scale = py::cast<float>(actor[1]);
   net.actor_std_shift = static_cast<float>(std::log(std::expm1(py::cast<double>(actor[2]))));
   net.actor_min_std = py::cast<float>(actor[3]);
@@ -244,15 +252,33 @@ py::array_t<float> imagine_heads(const py::object& stoch_object, const py::objec
   return outputs;
 }
 
-// The data of an argument of lambda_return: dense, of dtype T, [steps, columns] or [columns]; outputs are writable.
+// The data of an argument of lambda_return, which is not copied: an array, dense, of dtype T and the shape wanted.
 template <typename T>
-T* flat(const char* name, const py::object& object, std::initializer_list<py::ssize_t> wanted) {
-  const auto array = as_array(name, object);
+const T* flat(const char* name, const py::object& object, std::initializer_list<py::ssize_t> wanted) {
+  if (!py::isinstance<py::array>(object)) throw py::value_error(std::string(name) + " must be an array");
+  const auto array = py::reinterpret_borrow<py::array>(object);
   if (!py::isinstance<py::array_t<T>>(array) || !(array.flags() & py::array::c_style)) {
-    throw py::value_error(describe(name, array) + " must be dense and of the dtype of rewards");
+    throw py::value_error(describe(name, array) + " must be dense " + std::string(py::str(py::dtype::of<T>())));
   }
   require_shape(name, array, wanted, wanted.size() == 1 ? "[C]" : "[T, C]");
-  return static_cast<T*>(const_cast<void*>(array.data()));
+  return static_cast<const T*>(array.data());
+}
+
+// The same for an output.
+template <typename T>
+T* flat_output(const char* name, const py::object& object, std::initializer_list<py::ssize_t> wanted) {
+  flat<T>(name, object, wanted);
+  auto array = py::reinterpret_borrow<py::array>(object);
+  if (!array.writeable()) throw py::value_error(describe(name, array) + " must be writable");
+  return static_cast<T*>(array.mutable_data());
+}
+
+// The first argument of lambda_return or of its backward: [T, C], T >= 1.
+py::array steps_and_columns(const char* name, const py::object& object) {
+  const auto array = as_array(name, object);
+  require_dims(name, array, 2, "[T, C]");
+  if (array.shape(0) < 1) throw py::value_error(describe(name, array) + " must have at least one step, T >= 1");
+  return array;
 }
 
 template <typename T>
@@ -263,15 +289,14 @@ void run_lambda_return(const py::array& rewards, const py::object& values, const
   const T* v = flat<T>("values", values, {steps, columns});
   const T* d = flat<T>("discounts", discounts, {steps, columns});
   const T* b = flat<T>("bootstrap", bootstrap, {columns});
-  T* out = flat<T>("returns", returns, {steps, columns});
+  T* out = flat_output<T>("returns", returns, {steps, columns});
   py::gil_scoped_release release;
   lsp_fast::lambda_return<T>(steps, columns, r, v, d, b, lam, out);
 }
 
 void lambda_return(const py::object& rewards_object, const py::object& values, const py::object& discounts,
                    const py::object& bootstrap, double lam, const py::object& returns) {
-  const auto rewards = as_array("rewards", rewards_object);
-  require_dims("rewards", rewards, 2, "[T, C]");
+  const auto rewards = steps_and_columns("rewards", rewards_object);
   if (py::isinstance<py::array_t<float>>(rewards)) {
     run_lambda_return<float>(rewards, values, discounts, bootstrap, lam, returns);
   } else {
@@ -290,10 +315,10 @@ void run_lambda_return_backward(const py::array& grad, const py::object& values,
   const T* d = flat<T>("discounts", discounts, {steps, columns});
   const T* b = flat<T>("bootstrap", bootstrap, {columns});
   const T* r = flat<T>("returns", returns, {steps, columns});
-  T* dr = flat<T>("d_rewards", d_rewards, {steps, columns});
-  T* dv = flat<T>("d_values", d_values, {steps, columns});
-  T* dd = flat<T>("d_discounts", d_discounts, {steps, columns});
-  T* db = flat<T>("d_bootstrap", d_bootstrap, {columns});
+  T* dr = flat_output<T>("d_rewards", d_rewards, {steps, columns});
+  T* dv = flat_output<T>("d_values", d_values, {steps, columns});
+  T* dd = flat_output<T>("d_discounts", d_discounts, {steps, columns});
+  T* db = flat_output<T>("d_bootstrap", d_bootstrap, {columns});
   py::gil_scoped_release release;
   lsp_fast::lambda_return_backward<T>(steps, columns, g, v, d, b, r, lam, dr, dv, dd, db);
 }
@@ -302,8 +327,7 @@ void lambda_return_backward(const py::object& grad_object, const py::object& val
                             const py::object& bootstrap, const py::object& returns, double lam,
                             const py::object& d_rewards, const py::object& d_values, const py::object& d_discounts,
                             const py::object& d_bootstrap) {
-  const auto grad = as_array("grad", grad_object);
-  require_dims("grad", grad, 2, "[T, C]");
+  const auto grad = steps_and_columns("grad", grad_object);
   const auto run =
       py::isinstance<py::array_t<float>>(grad) ? run_lambda_return_backward<float> : run_lambda_return_backward<double>;
   run(grad, values, discounts, bootstrap, returns, lam, d_rewards, d_values, d_discounts, d_bootstrap);

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <exception>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -27,7 +26,7 @@ void parallel(std::int64_t threads, std::int64_t count, const Work& work) {
   for (std::int64_t i = 1; i < workers; ++i) {
     try {
       others.emplace_back(part, i);
-    } catch (const std::system_error&) {  // no more threads to be had: the work is done all the same
+    } catch (const std::exception&) {  // no thread or no memory for one to be had: the work is done all the same
       part(i);
     }
   }

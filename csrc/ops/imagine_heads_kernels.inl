@@ -9,7 +9,7 @@
 namespace lsp_fast {
 namespace {
 
-typedef float V __attribute__((vector_size(4 * LSP_WIDTH)));
+typedef float V __attribute__((vector_size(4 * LSP_WIDTH), may_alias));
 typedef std::int32_t I __attribute__((vector_size(4 * LSP_WIDTH)));
 
 constexpr std::int64_t kMaxVectors = 2;  // vectors of rollouts in a tile; a last tile that fits one has one

@@ -149,3 +149,13 @@ def test_wrong_shapes_and_names_are_refused():
         call(*build(), isa="sse9")
     with pytest.raises(ValueError, match="float32"):
         native.imagine_heads(*build())
+
+
+def test_weights_that_are_no_tuples_are_refused():
+    # pybind11 would read whatever lies there as a tuple's items.
+    start, prior, actor, skills, length, noise, heads = to_float(build())
+    odd = actor._replace(mlp=MLPWeights(torch.zeros(3, 3), actor.mlp.out))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="actor must be a tuple"):
+        native.imagine_heads(start, prior, odd, skills, length, noise, heads)
+    with pytest.raises(ValueError, match="gru must be a tuple"):
+        native.imagine_heads(start, prior._replace(gru=torch.zeros(4)), actor, skills, length, noise, heads)

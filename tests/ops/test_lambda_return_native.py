@@ -105,12 +105,26 @@ def test_what_does_not_fit_is_named(spoil, named):
         native.lambda_return(*spoil(draw((4, 3))), 0.95)
 
 
-def test_the_extension_itself_checks_what_it_writes_to():
+def test_the_extension_itself_checks_what_it_reads_and_writes():
     rewards, values, discounts, bootstrap = (x.numpy() for x in draw((4, 3)))
     module = native.load()
-    for returns in (rewards[:3].copy(), rewards.T.copy().T, rewards.astype("f8")):
+    fixed = rewards.copy()
+    fixed.setflags(write=False)
+    for returns in (rewards[:3].copy(), rewards.T.copy().T, rewards.astype("f8"), fixed, rewards.tolist()):
         with pytest.raises(ValueError, match="returns"):
             module.lambda_return(rewards, values, discounts, bootstrap, 0.9, returns)
+    with pytest.raises(ValueError, match="values must be an array"):
+        module.lambda_return(rewards, values.tolist(), discounts, bootstrap, 0.9, rewards.copy())
+    none = rewards[:0]
+    with pytest.raises(ValueError, match="at least one step"):
+        module.lambda_return_backward(none, none, none, bootstrap, none, 0.9, none, none, none, bootstrap.copy())
+
+
+def test_columns_do_not_mix():
+    inputs = draw((6, 1000))
+    whole = native.lambda_return(*inputs, 0.95)
+    for column in (0, 511, 512, 999):
+        assert torch.equal(native.lambda_return(*(x[..., column] for x in inputs), 0.95), whole[:, column])
 
 
 def test_the_backend_uses_it():

@@ -9,6 +9,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ops/imagine_heads.hpp"
@@ -141,10 +142,17 @@ class Packer {
     widest_ = std::max(widest_, padded);
     float* w = allocate(padded * in);
     float* b = allocate(padded);
-    for (std::int64_t o = 0; o < out; ++o) {
-      float* column = w + o / panel * in * panel + o % panel;
-      for (std::int64_t k = 0; k < in; ++k) column[k * panel] = weight.data()[o * in + (k + first_column) % in];
-      b[o] = bias.data()[o];
+    std::copy_n(bias.data(), out, b);
+    // A panel after the other, so that writing goes straight on; two runs of inputs where the first is not the first.
+    for (std::int64_t o = 0; o < out; o += panel) {
+      const auto outputs = std::min(panel, out - o);
+      const float* rows = weight.data() + o * in;
+      float* to = w + o * in;
+      for (const auto& [from, count] : {std::pair{first_column, in - first_column}, std::pair{std::int64_t{0}, first_column}}) {
+        for (std::int64_t k = from; k < from + count; ++k, to += panel) {
+          for (std::int64_t i = 0; i < outputs; ++i) to[i] = rows[i * in + k];
+        }
+      }
     }
     return {w, b, in, out};
   }

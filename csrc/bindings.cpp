@@ -247,6 +247,7 @@ py::array_t<float> imagine_heads(const py::object& stoch_object, const py::objec
 
   py::array_t<float> outputs(std::vector<py::ssize_t>{static_cast<py::ssize_t>(heads.size()), steps, rows});
   call.rows = rows;
+  call.group = 1;
   call.steps = steps;
   call.skill_length = skill_length;
   call.stoch = stoch.data();

@@ -8,15 +8,14 @@
 
 namespace lsp_fast {
 
-// Calls work(first, last, worker) for consecutive parts of [0, count), one part a thread, this one included; a worker's
-// number is below the number of threads. An exception of any part is thrown again once all parts have ended.
+// Calls work(first, last) for consecutive parts of [0, count), one part a thread, this one included. An exception of any part is thrown again once all parts have ended.
 template <typename Work>
 void parallel(std::int64_t threads, std::int64_t count, const Work& work) {
   const auto workers = std::max<std::int64_t>(1, std::min(threads, count));
   std::vector<std::exception_ptr> errors(static_cast<std::size_t>(workers));
   const auto part = [&](std::int64_t i) {
     try {
-      work(count * i / workers, count * (i + 1) / workers, i);
+      work(count * i / workers, count * (i + 1) / workers);
     } catch (...) {
       errors[static_cast<std::size_t>(i)] = std::current_exception();
     }

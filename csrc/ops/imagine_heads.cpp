@@ -16,18 +16,14 @@ extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 #endif
 
-namespace {
-
-struct AlignedFree {
-  void operator()(float* p) const { ::operator delete[](p, std::align_val_t{64}); }
-};
-
-}  // namespace
-
-std::int64_t scratch_size(const Networks& net, std::int64_t rows_per_tile) {
+Scratch::Scratch(const Networks& net, std::int64_t rows_per_tile) {
   const auto state = net.action + net.stoch + net.deter + net.skill;
-  return (state + std::max(net.stoch, net.action) + 3 * net.widest) * rows_per_tile;
+  const auto floats = (state + std::max(net.stoch, net.action) + 3 * net.widest) * rows_per_tile;
+  const auto bytes = static_cast<std::size_t>(floats) * sizeof(float);
+  block_.reset(static_cast<float*>(::operator new[](bytes, std::align_val_t{64})));
 }
+
+void Scratch::AlignedFree::operator()(float* p) const { ::operator delete[](p, std::align_val_t{64}); }
 
 const Kernels* find_kernels(const char* name) {
   const bool any = std::strcmp(name, "auto") == 0;
@@ -42,15 +38,10 @@ const Kernels* find_kernels(const char* name) {
 }
 
 void imagine_heads(const Kernels& kernels, const Networks& networks, const Rollouts& rollouts, std::int64_t threads) {
-  const auto tiles = (rollouts.rows + kernels.rows_per_tile - 1) / kernels.rows_per_tile;
-  const auto workers = std::max<std::int64_t>(1, std::min(threads, tiles));
-  const auto size = static_cast<std::size_t>(scratch_size(networks, kernels.rows_per_tile)) * sizeof(float);
-  std::vector<std::unique_ptr<float[], AlignedFree>> scratch;
-  for (std::int64_t i = 0; i < workers; ++i) {
-    scratch.emplace_back(static_cast<float*>(::operator new[](size, std::align_val_t{64})));
-  }
-  parallel(workers, tiles, [&](std::int64_t first, std::int64_t last, std::int64_t worker) {
-    kernels.run(networks, rollouts, first, last, scratch[static_cast<std::size_t>(worker)].get());
+  const auto tile = kernels.rows_per_tile, tiles = (rollouts.rows + tile - 1) / tile;
+  parallel(threads, tiles, [&](std::int64_t first, std::int64_t last) {
+    const Scratch scratch(networks, tile);
+    kernels.run(networks, rollouts, first * tile, std::min(last * tile, rollouts.rows), scratch.data());
   });
 }
 

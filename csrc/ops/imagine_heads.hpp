@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 namespace lsp_fast {
 
@@ -36,24 +37,35 @@ struct Networks {
   std::int64_t widest;  // outputs of the widest layer, padded to whole panels
 };
 
-// One call: R rollouts of H steps. Row-major and dense: stoch [R, S], deter [R, D], skills [P, R, Z] (each held
-// `skill_length` steps, the last one to the end), stoch_noise [H, R, S], action_noise [H, R, A] or null for tanh(mean);
-// outputs [heads, H, R].
+// One call: R rollouts of H steps, `group` of which start in the same state. Row-major and dense: stoch [R / group, S],
+// deter [R / group, D], skills [P, R, Z] (each held `skill_length` steps, the last one to the end), stoch_noise
+// [H, R, S], action_noise [H, R, A] or null for tanh(mean); outputs [heads, H, R].
 struct Rollouts {
-  std::int64_t rows, steps, plan_length, skill_length;
+  std::int64_t rows, steps, plan_length, skill_length, group;
   const float *stoch, *deter, *skills, *stoch_noise, *action_noise;
   float* outputs;
 };
 
-// One instruction set's kernels, which work on tiles of `rows_per_tile` rollouts, each tile on its own: results do not
-// depend on how tiles are shared out. `scratch` holds scratch_size(networks, rows_per_tile) floats, 64-byte aligned.
+// One instruction set's kernels, which roll out rows [first, last), `rows_per_tile` of them at a time. A row's results
+// do not depend on which others it shares a tile with.
 struct Kernels {
   const char* name;
   std::int64_t rows_per_tile;
-  void (*run)(const Networks&, const Rollouts&, std::int64_t first_tile, std::int64_t last_tile, float* scratch);
+  void (*run)(const Networks&, const Rollouts&, std::int64_t first, std::int64_t last, float* scratch);
 };
 
-std::int64_t scratch_size(const Networks& networks, std::int64_t rows_per_tile);
+// What one thread's kernels work in: a 64-byte aligned block.
+class Scratch {
+ public:
+  Scratch(const Networks& networks, std::int64_t rows_per_tile);
+  float* data() const { return block_.get(); }
+
+ private:
+  struct AlignedFree {
+    void operator()(float* p) const;
+  };
+  std::unique_ptr<float[], AlignedFree> block_;
+};
 
 // The best kernels that this processor runs, or those of that name (avx512, avx2, portable); null where it has none.
 const Kernels* find_kernels(const char* name);

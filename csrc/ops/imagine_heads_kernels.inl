@@ -97,19 +97,22 @@ const float* mlp(const Mlp& net, const float* x, float* a, float* b) {
   return x;
 }
 
-// rows [R, width] -> features [width][tile]; missing rows are zeros.
+// rows [R, width] from row `first` on -> features [width][tile]; missing rows are zeros. Each of `rows` counts `group`
+// times.
 template <std::int64_t kTile>
-void transpose_in(const float* rows, std::int64_t width, std::int64_t count, float* features) {
+void transpose_in(const float* rows, std::int64_t width, std::int64_t first, std::int64_t count, float* features,
+                  std::int64_t group = 1) {
+  const float* from[kTile];
+  for (std::int64_t i = 0; i < count; ++i) from[i] = rows + (first + i) / group * width;
   for (std::int64_t j = 0; j < width; ++j) {
-    for (std::int64_t i = 0; i < count; ++i) features[j * kTile + i] = rows[i * width + j];
+    for (std::int64_t i = 0; i < count; ++i) features[j * kTile + i] = from[i][j];
     for (std::int64_t i = count; i < kTile; ++i) features[j * kTile + i] = 0.0f;
   }
 }
 
 template <std::int64_t kVectors>
-void run_tile(const Networks& net, const Rollouts& call, std::int64_t row, float* scratch) {
+void run_tile(const Networks& net, const Rollouts& call, std::int64_t row, std::int64_t count, float* scratch) {
   constexpr std::int64_t kTile = kVectors * LSP_WIDTH;
-  const std::int64_t count = call.rows - row < kTile ? call.rows - row : kTile;
   const std::int64_t S = net.stoch, D = net.deter, A = net.action, Z = net.skill;
   float* action = scratch;  // [a, s, h, z]
   float* stoch = action + A * kTile;
@@ -120,14 +123,14 @@ void run_tile(const Networks& net, const Rollouts& call, std::int64_t row, float
   float* b = a + net.widest * kTile;
   float* c = b + net.widest * kTile;
 
-  transpose_in<kTile>(call.stoch + row * S, S, count, stoch);
-  transpose_in<kTile>(call.deter + row * D, D, count, deter);
+  transpose_in<kTile>(call.stoch, S, row, count, stoch, call.group);
+  transpose_in<kTile>(call.deter, D, row, count, deter, call.group);
   for (std::int64_t t = 0; t < call.steps; ++t) {
     if (Z > 0 && t % call.skill_length == 0 && t / call.skill_length < call.plan_length) {
-      transpose_in<kTile>(call.skills + (t / call.skill_length * call.rows + row) * Z, Z, count, skill);
+      transpose_in<kTile>(call.skills + t / call.skill_length * call.rows * Z, Z, row, count, skill);
     }
     const float* policy = mlp<kVectors>(net.actor, stoch, a, b);
-    if (call.action_noise) transpose_in<kTile>(call.action_noise + (t * call.rows + row) * A, A, count, noise);
+    if (call.action_noise) transpose_in<kTile>(call.action_noise + t * call.rows * A, A, row, count, noise);
     for (std::int64_t i = 0; i < A * kTile; i += LSP_WIDTH) {
       V mean = net.actor_mean_scale * tanh(load(policy + i) / net.actor_mean_scale);
       if (call.action_noise) {
@@ -147,7 +150,7 @@ void run_tile(const Networks& net, const Rollouts& call, std::int64_t row, float
     }
     dense<kVectors, true>(net.prior_hidden, deter, a);
     dense<kVectors, false>(net.prior_out, a, b);
-    transpose_in<kTile>(call.stoch_noise + (t * call.rows + row) * S, S, count, noise);
+    transpose_in<kTile>(call.stoch_noise + t * call.rows * S, S, row, count, noise);
     for (std::int64_t i = 0; i < S * kTile; i += LSP_WIDTH) {
       const V std = softplus(load(b + S * kTile + i)) + net.prior_min_std;
       store(stoch + i, load(b + i) + std * load(noise + i));
@@ -160,14 +163,16 @@ void run_tile(const Networks& net, const Rollouts& call, std::int64_t row, float
   }
 }
 
-void run(const Networks& net, const Rollouts& call, std::int64_t first_tile, std::int64_t last_tile, float* scratch) {
-  constexpr std::int64_t rows = kMaxVectors * LSP_WIDTH;
-  for (std::int64_t tile = first_tile; tile < last_tile; ++tile) {
-    if (call.rows - tile * rows <= LSP_WIDTH) {
-      run_tile<1>(net, call, tile * rows, scratch);
-    } else {
-      run_tile<kMaxVectors>(net, call, tile * rows, scratch);
+void run(const Networks& net, const Rollouts& call, std::int64_t first, std::int64_t last, float* scratch) {
+  for (std::int64_t row = first; row < last;) {
+    const std::int64_t left = last - row;
+    if (left <= LSP_WIDTH) {
+      run_tile<1>(net, call, row, left, scratch);
+      return;
     }
+    const std::int64_t count = left < kMaxVectors * LSP_WIDTH ? left : kMaxVectors * LSP_WIDTH;
+    run_tile<kMaxVectors>(net, call, row, count, scratch);
+    row += count;
   }
 }
 

@@ -38,9 +38,9 @@ from lsp_fast.cudagraph import capture
 from lsp_fast.models.world_model import SequenceBatch
 from lsp_fast.noise import Noise
 from lsp_fast.ops import layers
-from lsp_fast.ops.types import State, features
+from lsp_fast.ops.types import PlanNoise, State, features
 from lsp_fast.planning.cem import CEMResult
-from lsp_fast.planning.skills import PlanNoise, draw_plan_noise, plan_skills
+from lsp_fast.planning.skills import draw_plan_noise, plan_skills
 
 ROOT = Path(__file__).resolve().parents[1]
 INPUT_SETS = 4  # rotated, so that no variant works on one input that stays in the cache

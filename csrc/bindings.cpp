@@ -14,6 +14,7 @@
 
 #include "ops/imagine_heads.hpp"
 #include "ops/lambda_return.hpp"
+#include "ops/plan.hpp"
 #include "ops/select_elites.hpp"
 
 namespace py = pybind11;
@@ -148,7 +149,8 @@ class Packer {
       const auto outputs = std::min(panel, out - o);
       const float* rows = weight.data() + o * in;
       float* to = w + o * in;
-      for (const auto& [from, count] : {std::pair{first_column, in - first_column}, std::pair{std::int64_t{0}, first_column}}) {
+      const std::pair<std::int64_t, std::int64_t> runs[] = {{first_column, in - first_column}, {0, first_column}};
+      for (const auto& [from, count] : runs) {
         for (std::int64_t k = from; k < from + count; ++k, to += panel) {
           for (std::int64_t i = 0; i < outputs; ++i) to[i] = rows[i * in + k];
         }
@@ -182,6 +184,34 @@ class Packer {
   std::int64_t widest_ = 0;
 };
 
+// A, from the transition's first layer.
+std::int64_t action_width(const py::tuple& prior, std::int64_t stoch) {
+  const auto weight = as_array("prior.inp", as_tuple("prior.inp", prior[0])[0]);
+  require_dims("prior.inp", weight, 2, "[hidden, S + A]");
+  if (weight.shape(1) <= stoch) throw py::value_error(describe("prior.inp", weight) + " leaves no room for an action");
+  return weight.shape(1) - stoch;
+}
+
+// Packs lsp_fast.ops.types' PriorWeights, ActorWeights and heads into `net`, whose widths are known.
+void pack_networks(Packer& packer, lsp_fast::Networks& net, const py::tuple& prior, const py::tuple& actor,
+                   const py::tuple& heads) {
+  if (heads.size() > lsp_fast::kMaxHeads) throw py::value_error("there are more heads than the kernels take");
+  const auto feature = net.stoch + net.deter;
+  net.prior_in = packer.pack("prior.inp", prior[0], net.stoch + net.action, -1, net.stoch);  // [s, a] as [a, s]
+  const auto gru = as_tuple("gru", prior[1]);
+  net.gru_input = packer.pack("gru.input", py::make_tuple(gru[0], gru[2]), net.prior_in.out, 3 * net.deter);
+  net.gru_hidden = packer.pack("gru.hidden", py::make_tuple(gru[1], gru[3]), net.deter, 3 * net.deter);
+  net.prior_hidden = packer.pack("prior.hidden", prior[2], net.deter, -1);
+  net.prior_out = packer.pack("prior.out", prior[3], net.prior_hidden.out, 2 * net.stoch);
+  net.prior_min_std = py::cast<float>(prior[4]);
+  net.actor = packer.pack_mlp("actor", actor[0], feature + net.skill, 2 * net.action);
+  net.actor_mean_scale = py::cast<float>(actor[1]);
+  net.actor_std_shift = static_cast<float>(std::log(std::expm1(py::cast<double>(actor[2]))));
+  net.actor_min_std = py::cast<float>(actor[3]);
+  for (const auto& head : heads) net.heads[net.head_count++] = packer.pack_mlp("head", head, feature, 1);
+  net.widest = packer.widest();
+}
+
 py::array_t<float> imagine_heads(const py::object& stoch_object, const py::object& deter_object, const py::tuple& prior,
                                  const py::tuple& actor, const py::object& skills_object, std::int64_t skill_length,
                                  const py::object& stoch_noise_object, const py::object& action_noise_object,
@@ -199,17 +229,13 @@ py::array_t<float> imagine_heads(const py::object& stoch_object, const py::objec
   require_shape("stoch_noise", stoch_noise_array, {steps, rows, stoch_dim}, "[H, R, S]");
   const auto stoch = dense<float>("stoch", stoch_array), deter = dense<float>("deter", deter_array);
   const auto stoch_noise = dense<float>("stoch_noise", stoch_noise_array);
-  if (heads.size() > lsp_fast::kMaxHeads) throw py::value_error("there are more heads than imagine_heads takes");
   if (skill_length < 1) throw py::value_error("skill_length must be at least 1");
 
   lsp_fast::Networks net{};
   Packer packer;
   net.stoch = stoch_dim;
   net.deter = deter_dim;
-  const auto prior_in = as_array("prior.inp", as_tuple("prior.inp", prior[0])[0]);
-  require_dims("prior.inp", prior_in, 2, "[hidden, S + A]");
-  net.action = prior_in.shape(1) - stoch_dim;
-  if (net.action < 1) throw py::value_error(describe("prior.inp", prior_in) + " leaves no room for an action");
+  net.action = action_width(prior, stoch_dim);
 
   lsp_fast::Rollouts call{};
   Dense<float> skills, action_noise;
@@ -230,21 +256,7 @@ py::array_t<float> imagine_heads(const py::object& stoch_object, const py::objec
     call.action_noise = action_noise.data();
   }
 
-  const auto feature = stoch_dim + deter_dim;
-  net.prior_in = packer.pack("prior.inp", prior[0], stoch_dim + net.action, -1, stoch_dim);  // [s, a] as [a, s]
-  const auto gru = as_tuple("gru", prior[1]);
-  net.gru_input = packer.pack("gru.input", py::make_tuple(gru[0], gru[2]), net.prior_in.out, 3 * deter_dim);
-  net.gru_hidden = packer.pack("gru.hidden", py::make_tuple(gru[1], gru[3]), deter_dim, 3 * deter_dim);
-  net.prior_hidden = packer.pack("prior.hidden", prior[2], deter_dim, -1);
-  net.prior_out = packer.pack("prior.out", prior[3], net.prior_hidden.out, 2 * stoch_dim);
-  net.prior_min_std = py::cast<float>(prior[4]);
-  net.actor = packer.pack_mlp("actor", actor[0], feature + net.skill, 2 * net.action);
-  net.actor_mean_scale = py::cast<float>(actor[1]);
-  net.actor_std_shift = static_cast<float>(std::log(std::expm1(py::cast<double>(actor[2]))));
-  net.actor_min_std = py::cast<float>(actor[3]);
-  for (const auto& head : heads) net.heads[net.head_count++] = packer.pack_mlp("head", head, feature, 1);
-  net.widest = packer.widest();
-
+  pack_networks(packer, net, prior, actor, heads);
   py::array_t<float> outputs(std::vector<py::ssize_t>{static_cast<py::ssize_t>(heads.size()), steps, rows});
   call.rows = rows;
   call.group = 1;
@@ -259,6 +271,91 @@ py::array_t<float> imagine_heads(const py::object& stoch_object, const py::objec
     lsp_fast::imagine_heads(*kernels, net, call, threads);
   }
   return outputs;
+}
+
+py::tuple plan(const py::object& stoch_object, const py::object& deter_object, const py::tuple& prior,
+               const py::tuple& actor, const py::tuple& heads, const py::object& mean_object,
+               const py::object& std_object, const py::object& candidates_object, const py::object& stoch_noise_object,
+               const py::object& action_noise_object, std::int64_t num_elites, std::int64_t skill_length, double gamma,
+               double lam, bool sum, double floor, std::int64_t threads, const std::string& isa) {
+  const auto* kernels = lsp_fast::find_kernels(isa.c_str());
+  if (!kernels) throw py::value_error("isa = " + isa + " is not one that this processor runs");
+  const auto stoch_array = as_array("stoch", stoch_object), deter_array = as_array("deter", deter_object);
+  const auto candidates_array = as_array("noise.candidates", candidates_object);
+  const auto stoch_noise_array = as_array("noise.stoch", stoch_noise_object);
+  require_dims("stoch", stoch_array, 2, "[N, S]");
+  require_dims("deter", deter_array, 2, "[N, D]");
+  require_dims("noise.candidates", candidates_array, 5, "[I, N, G, P, Z]");
+  require_dims("noise.stoch", stoch_noise_array, 4, "[I, H, N * G, S]");
+  const auto N = stoch_array.shape(0), S = stoch_array.shape(1), D = deter_array.shape(1);
+  const auto I = candidates_array.shape(0), G = candidates_array.shape(2), P = candidates_array.shape(3);
+  const auto Z = candidates_array.shape(4), H = stoch_noise_array.shape(1);
+  if (I < 1 || P < 1 || Z < 1) throw py::value_error(describe("noise.candidates", candidates_array) + " is empty");
+  require_shape("deter", deter_array, {N, D}, "[N, D]");
+  require_shape("noise.candidates", candidates_array, {I, N, G, P, Z}, "[I, N, G, P, Z]");
+  require_shape("noise.stoch", stoch_noise_array, {I, H, N * G, S}, "[I, H, N * G, S]");
+  if (H < (sum ? 1 : 2)) throw py::value_error(describe("noise.stoch", stoch_noise_array) + " has too few steps");
+  if (num_elites < 1 || num_elites > G) {
+    throw py::value_error("num_elites = " + std::to_string(num_elites) + " must lie in 1 .. " + std::to_string(G) +
+                          ", the number of candidates");
+  }
+  if (skill_length < 1) throw py::value_error("skill_length must be at least 1");
+  if (heads.size() < 2 || heads.size() > 3) throw py::value_error("a plan's heads are reward, value and perhaps discount");
+  const auto stoch = dense<float>("stoch", stoch_array), deter = dense<float>("deter", deter_array);
+  const auto candidates = dense<float>("noise.candidates", candidates_array);
+  const auto stoch_noise = dense<float>("noise.stoch", stoch_noise_array);
+
+  lsp_fast::Networks net{};
+  Packer packer;
+  net.stoch = S;
+  net.deter = D;
+  net.skill = Z;
+  net.action = action_width(prior, S);
+  Dense<float> action_noise;
+  if (!action_noise_object.is_none()) {
+    const auto array = as_array("noise.action", action_noise_object);
+    require_shape("noise.action", array, {I, H, N * G, net.action}, "[I, H, N * G, A]");
+    action_noise = dense<float>("noise.action", array);
+  }
+  pack_networks(packer, net, prior, actor, heads);
+
+  const auto copy = [&](const char* name, const py::object& object) {
+    const auto array = as_array(name, object);
+    require_shape(name, array, {N, P, Z}, "[N, P, Z]");
+    const auto from = dense<float>(name, array);
+    py::array_t<float> to(shape_of(array));
+    std::copy_n(from.data(), from.size(), to.mutable_data());
+    return to;
+  };
+  auto mean = copy("mean", mean_object), stddev = copy("std", std_object);
+  py::array_t<float> values(std::vector<py::ssize_t>{I, N, G});
+  py::array_t<std::int64_t> chosen(std::vector<py::ssize_t>{I, N, num_elites});
+  lsp_fast::PlanCall call{};
+  call.states = N;
+  call.candidates = G;
+  call.elites = num_elites;
+  call.plan_length = P;
+  call.iterations = I;
+  call.steps = H;
+  call.skill_length = skill_length;
+  call.gamma = gamma;
+  call.lam = lam;
+  call.floor = floor;
+  call.sum = sum;
+  call.stoch = stoch.data();
+  call.deter = deter.data();
+  call.candidate_noise = candidates.data();
+  call.stoch_noise = stoch_noise.data();
+  call.action_noise = action_noise_object.is_none() ? nullptr : action_noise.data();
+  call.mean = mean.mutable_data();
+  call.stddev = stddev.mutable_data();
+  call.values = values.mutable_data();
+  call.chosen = chosen.mutable_data();
+  {
+    py::gil_scoped_release release;
+    lsp_fast::plan(*kernels, net, call, threads);
+  }
+  return py::make_tuple(mean, stddev, values, chosen);
 }
 
 // The data of an argument of lambda_return, which is not copied: an array, dense, of dtype T and the shape wanted.
@@ -300,7 +397,7 @@ void run_lambda_return(const py::array& rewards, const py::object& values, const
   const T* b = flat<T>("bootstrap", bootstrap, {columns});
   T* out = flat_output<T>("returns", returns, {steps, columns});
   py::gil_scoped_release release;
-  lsp_fast::lambda_return<T>(steps, columns, r, v, d, b, lam, out);
+  lsp_fast::lambda_return<T>(steps, columns, columns, r, v, d, b, lam, out);
 }
 
 void lambda_return(const py::object& rewards_object, const py::object& values, const py::object& discounts,
@@ -361,4 +458,11 @@ PYBIND11_MODULE(_native, module) {
              py::arg("heads"), py::arg("threads"), py::arg("isa") = "auto",
              "stoch[R,S], deter[R,D], weights, skills[P,R,Z] or None, K, noise[H,R,S], noise[H,R,A] or None, heads, "
              "threads, isa -> [heads,H,R]; isa is auto, avx512, avx2 or portable");
+  module.def("plan", &plan, py::arg("stoch"), py::arg("deter"), py::arg("prior"), py::arg("actor"), py::arg("heads"),
+             py::arg("mean"), py::arg("std"), py::arg("candidates"), py::arg("stoch_noise"), py::arg("action_noise"),
+             py::arg("num_elites"), py::arg("skill_length"), py::arg("gamma"), py::arg("lam"), py::arg("sum"),
+             py::arg("floor"), py::arg("threads"), py::arg("isa") = "auto",
+             "stoch[N,S], deter[N,D], weights, heads, mean, std [N,P,Z], noise[I,N,G,P,Z], noise[I,H,N*G,S], "
+             "noise[I,H,N*G,A] or None, M, K, gamma, lam, sum, floor, threads, isa -> mean, std, values[I,N,G], "
+             "elites[I,N,M]");
 }

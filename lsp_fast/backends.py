@@ -28,6 +28,8 @@ class Backend(NamedTuple):
     select_elites: Callable[..., tuple[Tensor, Tensor, Tensor]]
     imagine: Callable[..., Rollout]
     imagine_heads: Callable[..., Tensor]
+    plan: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
+    """A whole plan of skills at once, as `lsp_fast.native.plan`; None composes it of the others."""
 
 
 REFERENCE = Backend("reference", ops.lambda_return, ops.select_elites, ops.imagine, ops.imagine_heads)
@@ -42,6 +44,7 @@ def _cpp(device: torch.device) -> Backend:
         lambda_return=native.lambda_return,
         select_elites=native.select_elites,
         imagine_heads=native.imagine_heads,
+        plan=native.plan,
     )
 
 

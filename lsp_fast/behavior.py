@@ -13,8 +13,7 @@ from lsp_fast.models.skill_predictor import SkillPredictor
 from lsp_fast.models.world_model import discounts
 from lsp_fast.noise import Noise
 from lsp_fast.ops import layers
-from lsp_fast.ops.types import ImagineNoise, MLPWeights, Normal, State, features
-from lsp_fast.planning.skills import PlanWeights
+from lsp_fast.ops.types import ImagineNoise, MLPWeights, Normal, PlanWeights, State, features
 
 
 class BehaviorLosses(NamedTuple):

@@ -12,7 +12,16 @@ from torch import Tensor
 
 from lsp_fast.errors import BackendUnavailable
 from lsp_fast.ops.lambda_return import from_kernels
-from lsp_fast.ops.types import ActorWeights, ImagineNoise, MLPWeights, PriorWeights, State
+from lsp_fast.ops.types import (
+    ActorWeights,
+    ImagineNoise,
+    MLPWeights,
+    Normal,
+    PlanNoise,
+    PlanWeights,
+    PriorWeights,
+    State,
+)
 
 BUILD_LOG = Path(__file__).with_name("_native_build.log")
 
@@ -127,6 +136,67 @@ def imagine_heads(
         isa,
     )
     return torch.from_numpy(outputs)
+
+
+def plan(
+    start: State,
+    weights: PlanWeights,
+    noise: PlanNoise,
+    prior: Normal,
+    num_elites: int,
+    skill_length: int,
+    gamma: float,
+    lam: float,
+    by_sum: bool,
+    floor: float,
+    isa: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """CEM over skills from every start state in C++, on the CPU in float32 (`lsp_fast.planning.skills.plan_skills`).
+
+    It runs on torch.get_num_threads() threads, a state on one of them; the result does not depend on their number, and
+    equals that of `imagine_heads`, `lambda_return` and `select_elites` put together to the bit (closely, by sum or with
+    a discount head).
+
+    Args:
+        start: [N, ...]
+        weights: the live ones; they are packed once for the whole plan.
+        noise: of I iterations.
+        prior: mean and std [N, P, Z] of the first iteration's candidates.
+        num_elites: M.
+        skill_length: K.
+        gamma: discount where there is no discount head.
+        lam: of the lambda-return.
+        by_sum: score by sum_t gamma^t r_t + gamma^H v instead.
+        floor: added to the elites' variance.
+        isa: as in `imagine_heads`.
+
+    Returns:
+        mean, std [N, P, Z]; values [I, N, G]; elites [I, N, M] int64.
+
+    Raises:
+        ValueError: a shape, dtype or device that does not fit; the message names the argument.
+        BackendUnavailable: the extension was not built.
+    """
+    results = load().plan(
+        *(_array(name, x) for name, x in zip(("stoch", "deter"), start, strict=True)),
+        _arrays(weights.prior),
+        _arrays(weights.actor),
+        _arrays(weights.heads),
+        *(_array(name, x) for name, x in zip(("mean", "std"), prior, strict=True)),
+        _array("noise.candidates", noise.candidates),
+        _array("noise.stoch", noise.stoch),
+        None if noise.action is None else _array("noise.action", noise.action),
+        num_elites,
+        skill_length,
+        gamma,
+        lam,
+        by_sum,
+        floor,
+        torch.get_num_threads(),
+        isa,
+    )
+    mean, std, values, elites = (torch.from_numpy(x) for x in results)
+    return mean, std, values, elites
 
 
 def _arrays(weights):

@@ -13,15 +13,15 @@ constexpr std::int64_t kBlock = 512;
 }  // namespace
 
 template <typename T>
-void lambda_return(std::int64_t steps, std::int64_t columns, const T* rewards, const T* values, const T* discounts,
-                   const T* bootstrap, double lam, T* returns) {
+void lambda_return(std::int64_t steps, std::int64_t columns, std::int64_t stride, const T* rewards, const T* values,
+                   const T* discounts, const T* bootstrap, double lam, T* returns) {
   const T one_step = static_cast<T>(1.0 - lam), further = static_cast<T>(lam);
   for (std::int64_t first = 0; first < columns; first += kBlock) {
     const std::int64_t count = std::min(kBlock, columns - first);
     const T* __restrict next_value = bootstrap + first;
     const T* next_return = bootstrap + first;
     for (std::int64_t t = steps - 1; t >= 0; --t) {
-      const std::int64_t at = t * columns + first;
+      const std::int64_t at = t * stride + first;
       const T* __restrict reward = rewards + at;
       const T* __restrict discount = discounts + at;
       const T* __restrict future = next_return;
@@ -76,7 +76,8 @@ void lambda_return_backward(std::int64_t steps, std::int64_t columns, const T* g
 }
 
 #define LSP_INSTANTIATE(T)                                                                                          \
-  template void lambda_return<T>(std::int64_t, std::int64_t, const T*, const T*, const T*, const T*, double, T*);   \
+  template void lambda_return<T>(std::int64_t, std::int64_t, std::int64_t, const T*, const T*, const T*, const T*,  \
+                                 double, T*);                                                                       \
   template void lambda_return_backward<T>(std::int64_t, std::int64_t, const T*, const T*, const T*, const T*,       \
                                           const T*, double, T*, T*, T*, T*);
 LSP_INSTANTIATE(float)

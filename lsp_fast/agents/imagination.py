@@ -16,9 +16,9 @@ from lsp_fast.models.skill_predictor import SkillPredictor
 from lsp_fast.models.world_model import SequenceBatch, WorldModel
 from lsp_fast.noise import Noise
 from lsp_fast.ops import layers
-from lsp_fast.ops.types import Normal, State, detach, features, map_state
+from lsp_fast.ops.types import Normal, PlanWeights, State, detach, features, map_state
 from lsp_fast.planning.health import planner_health
-from lsp_fast.planning.skills import PlanWeights, skill_distribution
+from lsp_fast.planning.skills import skill_distribution
 
 MODE_SAMPLES = 100  # the deterministic action is the densest of these [D]
 

@@ -87,6 +87,29 @@ class Rollout(NamedTuple):
     policy: Normal  # [H, N, A], what actions[t] was drawn from, before the tanh
 
 
+class PlanWeights(NamedTuple):
+    """All that scoring a plan needs."""
+
+    prior: PriorWeights
+    actor: ActorWeights
+    reward: MLPWeights
+    value: MLPWeights
+    discount: MLPWeights | None
+
+    @property
+    def heads(self) -> tuple[MLPWeights, ...]:
+        """Reward, value and, where there is one, discount."""
+        return (self.reward, self.value) if self.discount is None else (self.reward, self.value, self.discount)
+
+
+class PlanNoise(NamedTuple):
+    """Standard normal numbers of a whole plan of N states; `action` None rolls out tanh(mean)."""
+
+    candidates: Tensor  # [I, N, G, P, Z]
+    stoch: Tensor  # [I, H, N * G, S]
+    action: Tensor | None  # [I, H, N * G, A]
+
+
 def features(state: State) -> Tensor:
     """[s, h], what every head sees: [..., S + D]."""
     return torch.cat([state.stoch, state.deter], -1)

@@ -8,8 +8,8 @@ from torch import Tensor
 from lsp_fast.backends import Backend
 from lsp_fast.config import Config
 from lsp_fast.noise import Noise
-from lsp_fast.ops.types import ImagineNoise, State
-from lsp_fast.planning.skills import PlanWeights, draw_plan_noise, score_plans, standard_normal
+from lsp_fast.ops.types import ImagineNoise, PlanWeights, State
+from lsp_fast.planning.skills import draw_plan_noise, score_plans, standard_normal
 
 
 @torch.no_grad()

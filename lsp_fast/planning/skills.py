@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from lsp_fast.backends import Backend
 from lsp_fast.config import Config
 from lsp_fast.noise import Noise
-from lsp_fast.ops.types import ActorWeights, ImagineNoise, MLPWeights, Normal, PriorWeights, State, map_state
+from lsp_fast.ops.types import ImagineNoise, Normal, PlanNoise, PlanWeights, State, map_state
 from lsp_fast.planning.cem import CEMResult, cem
-
-
-class PlanWeights(NamedTuple):
-    """All that scoring a plan needs."""
-
-    prior: PriorWeights
-    actor: ActorWeights
-    reward: MLPWeights
-    value: MLPWeights
-    discount: MLPWeights | None
-
-
-class PlanNoise(NamedTuple):
-    """Standard normal numbers of a whole plan of N states; `action` None rolls out tanh(mean)."""
-
-    candidates: Tensor  # [I, N, G, P, Z]
-    stoch: Tensor  # [I, H, N * G, S]
-    action: Tensor | None  # [I, H, N * G, A]
 
 
 def plan_values(
@@ -68,9 +48,8 @@ def score_plans(
     skills = plans.flatten(0, 1).transpose(0, 1)  # [P, N * G, Z]
     starts = map_state(lambda x: x.repeat_interleave(g, 0), start)
     # The heads see all steps; what they say is all that is kept of a rollout.
-    heads = (weights.reward, weights.value, *(() if weights.discount is None else (weights.discount,)))
     outputs = backend.imagine_heads(
-        starts, weights.prior, weights.actor, skills, config.skill.length, noise, heads
+        starts, weights.prior, weights.actor, skills, config.skill.length, noise, weights.heads
     )  # [2 or 3, H, N * G]
     gamma = config.behavior.gamma
     discount = torch.full_like(outputs[0], gamma) if weights.discount is None else torch.sigmoid(outputs[2])
@@ -104,14 +83,20 @@ def plan_skills(start: State, weights: PlanWeights, noise: PlanNoise, config: Co
         rollout_noise = ImagineNoise(noise.stoch[i], None if noise.action is None else noise.action[i])
         return score_plans(start, plans, weights, rollout_noise, config, backend)
 
-    prior = standard_normal(start, config)
+    prior, p = standard_normal(start, config), config.planner
+    if backend.plan is not None:
+        b, by_sum = config.behavior, p.objective == "sum"
+        length = config.skill.length
+        return CEMResult(
+            *backend.plan(start, weights, noise, prior, p.elites, length, b.gamma, b.lam, by_sum, p.std_floor)
+        )
     return cem(
         score,
         prior.mean,
         prior.std,
         noise.candidates,
-        config.planner.elites,
-        floor=config.planner.std_floor,
+        p.elites,
+        floor=p.std_floor,
         select_elites=backend.select_elites,
     )
 

@@ -14,9 +14,9 @@ from lsp_fast.config import make_config
 from lsp_fast.models.heads import Actor, Value
 from lsp_fast.models.world_model import WorldModel
 from lsp_fast.noise import Noise
-from lsp_fast.ops.types import State
+from lsp_fast.ops.types import PlanNoise, PlanWeights, State
 from lsp_fast.planning.cem import cem
-from lsp_fast.planning.skills import PlanNoise, PlanWeights, plan_skills, plan_values, skill_distribution
+from lsp_fast.planning.skills import plan_skills, plan_values, skill_distribution
 
 
 def problem(n=3, g=8, p=2, z=3, iterations=3, seed=0):

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "clones.hpp"
+
 namespace lsp_fast {
 
 namespace {
@@ -13,7 +15,7 @@ constexpr std::int64_t kBlock = 512;
 }  // namespace
 
 template <typename T>
-void lambda_return(std::int64_t steps, std::int64_t columns, std::int64_t stride, const T* rewards, const T* values,
+LSP_CLONES void lambda_return(std::int64_t steps, std::int64_t columns, std::int64_t stride, const T* rewards, const T* values,
                    const T* discounts, const T* bootstrap, double lam, T* returns) {
   const T one_step = static_cast<T>(1.0 - lam), further = static_cast<T>(lam);
   for (std::int64_t first = 0; first < columns; first += kBlock) {
@@ -37,7 +39,7 @@ void lambda_return(std::int64_t steps, std::int64_t columns, std::int64_t stride
 }
 
 template <typename T>
-void lambda_return_backward(std::int64_t steps, std::int64_t columns, const T* grad, const T* values,
+LSP_CLONES void lambda_return_backward(std::int64_t steps, std::int64_t columns, const T* grad, const T* values,
                             const T* discounts, const T* bootstrap, const T* returns, double lam, T* d_rewards,
                             T* d_values, T* d_discounts, T* d_bootstrap) {
   const T one_step = static_cast<T>(1.0 - lam), further = static_cast<T>(lam);

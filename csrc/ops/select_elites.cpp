@@ -5,6 +5,8 @@
 #include <limits>
 #include <vector>
 
+#include "clones.hpp"
+
 namespace lsp_fast {
 
 namespace {
@@ -15,7 +17,8 @@ constexpr std::int64_t kLanes = 16;
 
 // Writes the (at most M) best of a row's candidates, best first, and returns how many there are.
 template <typename T>
-std::int64_t rank_elites(const T* row, std::int64_t candidates, std::int64_t elites, std::int64_t* best) {
+LSP_CLONES std::int64_t rank_elites(const T* row, std::int64_t candidates, std::int64_t elites,
+                                    std::int64_t* best) {
   T padded[kPaired];
   const std::int64_t lanes = (candidates + kLanes - 1) / kLanes * kLanes;
   std::copy_n(row, candidates, padded);

@@ -173,15 +173,17 @@ class Packer {
   }
 
   std::int64_t widest() const { return widest_; }
+  std::int64_t weights() const { return weights_; }
 
  private:
   float* allocate(std::int64_t count) {
     blocks_.push_back(std::make_unique<float[]>(static_cast<std::size_t>(count)));  // zeros
+    weights_ += count;
     return blocks_.back().get();
   }
 
   std::vector<std::unique_ptr<float[]>> blocks_;
-  std::int64_t widest_ = 0;
+  std::int64_t widest_ = 0, weights_ = 0;
 };
 
 // A, from the transition's first layer.
@@ -210,6 +212,7 @@ void pack_networks(Packer& packer, lsp_fast::Networks& net, const py::tuple& pri
   net.actor_min_std = py::cast<float>(actor[3]);
   for (const auto& head : heads) net.heads[net.head_count++] = packer.pack_mlp("head", head, feature, 1);
   net.widest = packer.widest();
+  net.weights = packer.weights();
 }
 
 py::array_t<float> imagine_heads(const py::object& stoch_object, const py::object& deter_object, const py::tuple& prior,

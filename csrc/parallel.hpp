@@ -1,39 +1,81 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <thread>
 #include <vector>
 
 namespace lsp_fast {
 
-// Calls work(first, last) for consecutive parts of [0, count), one part a thread, this one included. An exception of any part is thrown again once all parts have ended.
+// Calls begin(members), then work(member) for 0 .. members - 1, each on a thread of its own, the caller's among them; there
+// are at most `threads`, and fewer where no more are to be had or the pool is in use. Neither may throw. The threads are
+// kept and sleep in between.
+void run_parts(std::int64_t threads, const std::function<void(std::int64_t)>& begin,
+               const std::function<void(std::int64_t)>& work);
+
+// The same for work whose threads wait for each other: one that is not there within some microseconds is left out. It may
+// be waiting for the very core that the caller runs on, and would make every meeting wait for the scheduler.
+void run_team(std::int64_t threads, const std::function<void(std::int64_t)>& begin,
+              const std::function<void(std::int64_t)>& work);
+
+// Calls work(first, last) for consecutive parts of [0, count), one part a thread, this one included. An exception of any
+// part is thrown again once all parts have ended.
 template <typename Work>
 void parallel(std::int64_t threads, std::int64_t count, const Work& work) {
-  const auto workers = std::max<std::int64_t>(1, std::min(threads, count));
-  std::vector<std::exception_ptr> errors(static_cast<std::size_t>(workers));
-  const auto part = [&](std::int64_t i) {
-    try {
-      work(count * i / workers, count * (i + 1) / workers);
-    } catch (...) {
-      errors[static_cast<std::size_t>(i)] = std::current_exception();
-    }
-  };
-  std::vector<std::thread> others;
-  others.reserve(static_cast<std::size_t>(workers));
-  for (std::int64_t i = 1; i < workers; ++i) {
-    try {
-      others.emplace_back(part, i);
-    } catch (const std::exception&) {  // no thread or no memory for one to be had: the work is done all the same
-      part(i);
-    }
-  }
-  part(0);
-  for (auto& thread : others) thread.join();
+  std::vector<std::exception_ptr> errors(static_cast<std::size_t>(std::max<std::int64_t>(threads, 1)));
+  std::int64_t parts = 1;
+  run_parts(
+      std::max<std::int64_t>(1, std::min(threads, count)), [&parts](std::int64_t members) { parts = members; },
+      [&](std::int64_t i) {
+        try {
+          work(count * i / parts, count * (i + 1) / parts);
+        } catch (...) {
+          errors[static_cast<std::size_t>(i)] = std::current_exception();
+        }
+      });
   for (const auto& error : errors) {
     if (error) std::rethrow_exception(error);
   }
 }
+
+// Leaves a core's other thread and its power alone for a moment.
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// Where the threads of a team meet: they spin for some microseconds, and beyond that let others run.
+class Barrier {
+ public:
+  explicit Barrier(std::int64_t members) : members_(members) {}
+
+  void wait() {
+    const auto round = round_.load(std::memory_order_acquire);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == members_) {
+      arrived_.store(0, std::memory_order_relaxed);
+      round_.store(round + 1, std::memory_order_release);
+      return;
+    }
+    for (int spins = 0; round_.load(std::memory_order_acquire) == round; ++spins) {
+      if (spins < kSpins) {
+        relax();
+      } else {
+        std::this_thread::yield();
+      }
+    }
+  }
+
+  static void wait_at(void* barrier) { static_cast<Barrier*>(barrier)->wait(); }
+
+ private:
+  static constexpr int kSpins = 500;
+  const std::int64_t members_;
+  std::atomic<std::int64_t> arrived_{0};
+  std::atomic<std::uint64_t> round_{0};
+};
 
 }  // namespace lsp_fast

@@ -16,14 +16,11 @@ extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 #endif
 
-Scratch::Scratch(const Networks& net, std::int64_t rows_per_tile) {
-  const auto state = net.action + net.stoch + net.deter + net.skill;
-  const auto floats = (state + std::max(net.stoch, net.action) + 3 * net.widest) * rows_per_tile;
-  const auto bytes = static_cast<std::size_t>(floats) * sizeof(float);
-  block_.reset(static_cast<float*>(::operator new[](bytes, std::align_val_t{64})));
-}
+Block::Block(std::int64_t floats)
+    : block_(static_cast<float*>(
+          ::operator new[](static_cast<std::size_t>(floats) * sizeof(float), std::align_val_t{64}))) {}
 
-void Scratch::AlignedFree::operator()(float* p) const { ::operator delete[](p, std::align_val_t{64}); }
+void Block::AlignedFree::operator()(float* p) const { ::operator delete[](p, std::align_val_t{64}); }
 
 const Kernels* find_kernels(const char* name) {
   const bool any = std::strcmp(name, "auto") == 0;
@@ -40,8 +37,9 @@ const Kernels* find_kernels(const char* name) {
 void imagine_heads(const Kernels& kernels, const Networks& networks, const Rollouts& rollouts, std::int64_t threads) {
   const auto tile = kernels.rows_per_tile, tiles = (rollouts.rows + tile - 1) / tile;
   parallel(threads, tiles, [&](std::int64_t first, std::int64_t last) {
-    const Scratch scratch(networks, tile);
-    kernels.run(networks, rollouts, first * tile, std::min(last * tile, rollouts.rows), scratch.data());
+    const auto scratch = scratch_of(networks, kernels), buffers = buffers_of(networks, kernels);
+    const Team alone{0, 1, nullptr, nullptr, buffers.data()};
+    kernels.run(networks, rollouts, first * tile, std::min(last * tile, rollouts.rows), scratch.data(), alone);
   });
 }
 

@@ -34,7 +34,8 @@ struct Networks {
   float actor_mean_scale, actor_std_shift, actor_min_std;
   Mlp heads[kMaxHeads];
   std::int64_t head_count;
-  std::int64_t widest;  // outputs of the widest layer, padded to whole panels
+  std::int64_t widest;   // outputs of the widest layer, padded to whole panels
+  std::int64_t weights;  // numbers in all layers
 };
 
 // One call: R rollouts of H steps, `group` of which start in the same state. Row-major and dense: stoch [R / group, S],
@@ -46,18 +47,30 @@ struct Rollouts {
   float* outputs;
 };
 
+// Threads that roll the same rows out together, each computing a share of every layer's outputs. They meet after each
+// layer in `wait`; a thread alone has none. `buffers` holds kBuffers blocks of widest * rows_per_tile floats, one after
+// the other used for a layer's output: what one thread still reads is at least two meetings old when it is written anew.
+struct Team {
+  std::int64_t member, members;
+  void (*wait)(void*);
+  void* barrier;
+  float* buffers;
+};
+
+constexpr std::int64_t kBuffers = 4;
+
 // One instruction set's kernels, which roll out rows [first, last), `rows_per_tile` of them at a time. A row's results
-// do not depend on which others it shares a tile with.
+// depend neither on which others it shares a tile with nor on the size of the team.
 struct Kernels {
   const char* name;
   std::int64_t rows_per_tile;
-  void (*run)(const Networks&, const Rollouts&, std::int64_t first, std::int64_t last, float* scratch);
+  void (*run)(const Networks&, const Rollouts&, std::int64_t first, std::int64_t last, float* scratch, const Team&);
 };
 
-// What one thread's kernels work in: a 64-byte aligned block.
-class Scratch {
+// A 64-byte aligned block of floats.
+class Block {
  public:
-  Scratch(const Networks& networks, std::int64_t rows_per_tile);
+  explicit Block(std::int64_t floats);
   float* data() const { return block_.get(); }
 
  private:
@@ -66,6 +79,15 @@ class Scratch {
   };
   std::unique_ptr<float[], AlignedFree> block_;
 };
+
+// What a thread's kernels keep to themselves, and what a team shares.
+inline Block scratch_of(const Networks& net, const Kernels& kernels) {
+  const auto widest = net.stoch > net.action ? net.stoch : net.action;
+  return Block((net.action + net.stoch + net.deter + net.skill + widest) * kernels.rows_per_tile);
+}
+inline Block buffers_of(const Networks& net, const Kernels& kernels) {
+  return Block(kBuffers * net.widest * kernels.rows_per_tile);
+}
 
 // The best kernels that this processor runs, or those of that name (avx512, avx2, portable); null where it has none.
 const Kernels* find_kernels(const char* name);

@@ -59,10 +59,13 @@ inline V softplus(V x) {
   return (x > V{} ? x : V{}) + log1p_unit(exp(-magnitude));
 }
 
+// The member's share of a layer's outputs.
 template <std::int64_t kVectors, bool Elu>
-void dense(const Layer& layer, const float* x, float* y) {
+void dense(const Layer& layer, const float* x, float* y, const Team& team) {
   constexpr std::int64_t kTile = kVectors * LSP_WIDTH;
-  for (std::int64_t first = 0; first < layer.out; first += LSP_OUTPUTS) {
+  const std::int64_t groups = (layer.out + LSP_OUTPUTS - 1) / LSP_OUTPUTS;
+  const std::int64_t end = groups * (team.member + 1) / team.members * LSP_OUTPUTS;
+  for (std::int64_t first = groups * team.member / team.members * LSP_OUTPUTS; first < end; first += LSP_OUTPUTS) {
     const float* w = layer.weight + first / kPanel * layer.in * kPanel + first % kPanel;
     V sum[LSP_OUTPUTS][kVectors];
     for (std::int64_t o = 0; o < LSP_OUTPUTS; ++o) {
@@ -84,19 +87,31 @@ void dense(const Layer& layer, const float* x, float* y) {
   }
 }
 
-// Leaves the output in one of the two buffers and returns it.
-template <std::int64_t kVectors>
-const float* mlp(const Mlp& net, const float* x, float* a, float* b) {
-  for (std::int64_t i = 0; i < net.count; ++i) {
-    float* y = i % 2 ? b : a;
-    if (i + 1 < net.count) {
-      dense<kVectors, true>(net.layers[i], x, y);
-    } else {
-      dense<kVectors, false>(net.layers[i], x, y);
-    }
-    x = y;
+// One thread's way through the team's buffers; all take the same.
+struct Ring {
+  const Team& team;
+  std::int64_t size;
+  std::int64_t turn;
+
+  float* next() { return team.buffers + turn++ % kBuffers * size; }
+  void meet() const {
+    if (team.members > 1) team.wait(team.barrier);
   }
-  return x;
+};
+
+// A layer's whole output, once every member has done its share.
+template <std::int64_t kVectors, bool Elu>
+const float* layer_of(const Layer& layer, const float* x, Ring& ring) {
+  float* y = ring.next();
+  dense<kVectors, Elu>(layer, x, y, ring.team);
+  ring.meet();
+  return y;
+}
+
+template <std::int64_t kVectors>
+const float* mlp(const Mlp& net, const float* x, Ring& ring) {
+  for (std::int64_t i = 0; i + 1 < net.count; ++i) x = layer_of<kVectors, true>(net.layers[i], x, ring);
+  return layer_of<kVectors, false>(net.layers[net.count - 1], x, ring);
 }
 
 // rows [R, width] from row `first` on -> features [width][tile]; missing rows are zeros. Each of `rows` counts `group`
@@ -112,8 +127,10 @@ void transpose_in(const float* rows, std::int64_t width, std::int64_t first, std
   }
 }
 
+// States are every member's own: what is not a matrix product all compute alike, which costs less than meeting.
 template <std::int64_t kVectors>
-void run_tile(const Networks& net, const Rollouts& call, std::int64_t row, std::int64_t count, float* scratch) {
+void run_tile(const Networks& net, const Rollouts& call, std::int64_t row, std::int64_t count, float* scratch,
+              const Team& team) {
   constexpr std::int64_t kTile = kVectors * LSP_WIDTH;
   const std::int64_t S = net.stoch, D = net.deter, A = net.action, Z = net.skill;
   float* action = scratch;  // [a, s, h, z]
@@ -121,9 +138,7 @@ void run_tile(const Networks& net, const Rollouts& call, std::int64_t row, std::
   float* deter = stoch + S * kTile;
   float* skill = deter + D * kTile;
   float* noise = skill + Z * kTile;  // as wide as s or a
-  float* a = noise + (S > A ? S : A) * kTile;
-  float* b = a + net.widest * kTile;
-  float* c = b + net.widest * kTile;
+  Ring ring{team, net.widest * kTile, 0};
 
   transpose_in<kTile>(call.stoch, S, row, count, stoch, call.group);
   transpose_in<kTile>(call.deter, D, row, count, deter, call.group);
@@ -131,7 +146,7 @@ void run_tile(const Networks& net, const Rollouts& call, std::int64_t row, std::
     if (Z > 0 && t % call.skill_length == 0 && t / call.skill_length < call.plan_length) {
       transpose_in<kTile>(call.skills + t / call.skill_length * call.rows * Z, Z, row, count, skill);
     }
-    const float* policy = mlp<kVectors>(net.actor, stoch, a, b);
+    const float* policy = mlp<kVectors>(net.actor, stoch, ring);
     if (call.action_noise) transpose_in<kTile>(call.action_noise + t * call.rows * A, A, row, count, noise);
     for (std::int64_t i = 0; i < A * kTile; i += LSP_WIDTH) {
       V mean = net.actor_mean_scale * tanh(load(policy + i) / net.actor_mean_scale);
@@ -141,39 +156,46 @@ void run_tile(const Networks& net, const Rollouts& call, std::int64_t row, std::
       }
       store(action + i, tanh(mean));
     }
-    dense<kVectors, true>(net.prior_in, action, a);
-    dense<kVectors, false>(net.gru_input, a, b);
-    dense<kVectors, false>(net.gru_hidden, deter, c);
+    const float* input = layer_of<kVectors, true>(net.prior_in, action, ring);
+    float* b = ring.next();
+    float* c = ring.next();
+    dense<kVectors, false>(net.gru_input, input, b, team);
+    dense<kVectors, false>(net.gru_hidden, deter, c, team);
+    ring.meet();
     for (std::int64_t i = 0; i < D * kTile; i += LSP_WIDTH) {
       const V reset = sigmoid(load(b + i) + load(c + i));
       const V update = sigmoid(load(b + D * kTile + i) + load(c + D * kTile + i));
       const V fresh = tanh(load(b + 2 * D * kTile + i) + reset * load(c + 2 * D * kTile + i));
       store(deter + i, fresh + update * (load(deter + i) - fresh));
     }
-    dense<kVectors, true>(net.prior_hidden, deter, a);
-    dense<kVectors, false>(net.prior_out, a, b);
+    const float* hidden = layer_of<kVectors, true>(net.prior_hidden, deter, ring);
+    const float* prior = layer_of<kVectors, false>(net.prior_out, hidden, ring);
     transpose_in<kTile>(call.stoch_noise + t * call.rows * S, S, row, count, noise);
     for (std::int64_t i = 0; i < S * kTile; i += LSP_WIDTH) {
-      const V std = softplus(load(b + S * kTile + i)) + net.prior_min_std;
-      store(stoch + i, load(b + i) + std * load(noise + i));
+      const V std = softplus(load(prior + S * kTile + i)) + net.prior_min_std;
+      store(stoch + i, load(prior + i) + std * load(noise + i));
     }
     for (std::int64_t head = 0; head < net.head_count; ++head) {
-      const float* y = mlp<kVectors>(net.heads[head], stoch, a, b);
+      const float* y = mlp<kVectors>(net.heads[head], stoch, ring);
       float* out = call.outputs + (head * call.steps + t) * call.rows + row;
-      for (std::int64_t i = 0; i < count; ++i) out[i] = y[i];
+      if (team.member == 0) {
+        for (std::int64_t i = 0; i < count; ++i) out[i] = y[i];
+      }
     }
   }
+  ring.meet();  // the next tile begins the ring anew
 }
 
-void run(const Networks& net, const Rollouts& call, std::int64_t first, std::int64_t last, float* scratch) {
+void run(const Networks& net, const Rollouts& call, std::int64_t first, std::int64_t last, float* scratch,
+         const Team& team) {
   for (std::int64_t row = first; row < last;) {
     const std::int64_t left = last - row;
     if (left <= LSP_WIDTH) {
-      run_tile<1>(net, call, row, left, scratch);
+      run_tile<1>(net, call, row, left, scratch, team);
       return;
     }
     const std::int64_t count = left < kMaxVectors * LSP_WIDTH ? left : kMaxVectors * LSP_WIDTH;
-    run_tile<kMaxVectors>(net, call, row, count, scratch);
+    run_tile<kMaxVectors>(net, call, row, count, scratch, team);
     row += count;
   }
 }

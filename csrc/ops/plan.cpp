@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <vector>
 
 #include "ops/lambda_return.hpp"
@@ -12,7 +13,11 @@ namespace lsp_fast {
 
 namespace {
 
-// States [first, last) of one iteration, on one thread. `plans` [N, G, P, Z] and `skills` [P, R, Z] are the same numbers
+// Weights (2 MB) from which on a state is worth a team: they no longer fit beside a core, so that sharing them pays for
+// meeting some hundred times a plan, now and then on a core that is not free.
+constexpr std::int64_t kTeamWeights = 500'000;
+
+// Of one iteration. `plans` [N, G, P, Z] and `skills` [P, R, Z] are the same numbers
 // in two orders; `outputs` [heads, H, R] is what the rollouts said; `discounts` and `returns` [H, R] are scratch.
 struct Buffers {
   std::vector<float> plans, skills, outputs, discounts, returns;
@@ -81,10 +86,14 @@ void plan(const Kernels& kernels, const Networks& networks, const PlanCall& call
   buffers.discounts.resize(size(H * R));
   buffers.returns.resize(size(H * R));
 
-  parallel(threads, N, [&](std::int64_t first, std::int64_t last) {
-    const Scratch scratch(networks, kernels.rows_per_tile);
+  // States [first, last) from beginning to end, by one thread or by the members of a team.
+  const auto work = [&](std::int64_t first, std::int64_t last, const Team& team, float* scratch) {
+    const auto meet = [&team] {
+      if (team.members > 1) team.wait(team.barrier);
+    };
     for (std::int64_t i = 0; i < call.iterations; ++i) {
-      draw(call, Z, first, last, call.candidate_noise + i * R * P * Z, buffers);
+      if (team.member == 0) draw(call, Z, first, last, call.candidate_noise + i * R * P * Z, buffers);
+      meet();
       Rollouts rollouts{};
       rollouts.rows = R;
       rollouts.steps = H;
@@ -97,7 +106,8 @@ void plan(const Kernels& kernels, const Networks& networks, const PlanCall& call
       rollouts.stoch_noise = call.stoch_noise + i * H * R * S;
       rollouts.action_noise = call.action_noise ? call.action_noise + i * H * R * A : nullptr;
       rollouts.outputs = buffers.outputs.data();
-      kernels.run(networks, rollouts, first * G, last * G, scratch.data());
+      kernels.run(networks, rollouts, first * G, last * G, scratch, team);
+      if (team.member != 0) continue;  // the run ended with a meeting
       float* values = call.values + i * R;
       evaluate(call, networks.head_count > 2, first * G, last * G, buffers, values);
       float* mean = call.mean + first * P * Z;
@@ -107,6 +117,29 @@ void plan(const Kernels& kernels, const Networks& networks, const PlanCall& call
                            buffers.plans.data() + first * G * P * Z, mean, stddev, call.floor, mean, stddev,
                            call.chosen + (i * N + first) * call.elites);
     }
+  };
+
+  if (N == 1 && threads > 1 && networks.weights >= kTeamWeights) {  // acting: each thread has a share of every layer
+    const auto shared = buffers_of(networks, kernels);
+    std::vector<Block> scratch;
+    for (std::int64_t i = 0; i < threads; ++i) scratch.push_back(scratch_of(networks, kernels));
+    std::int64_t count = 1;
+    std::unique_ptr<Barrier> barrier;
+    run_team(
+        threads,
+        [&](std::int64_t members) {
+          count = members;
+          barrier = std::make_unique<Barrier>(members);
+        },
+        [&](std::int64_t member) {
+          const Team team{member, count, Barrier::wait_at, barrier.get(), shared.data()};
+          work(0, 1, team, scratch[size(member)].data());
+        });
+    return;
+  }
+  parallel(threads, N, [&](std::int64_t first, std::int64_t last) {
+    const auto scratch = scratch_of(networks, kernels), own = buffers_of(networks, kernels);
+    work(first, last, Team{0, 1, nullptr, nullptr, own.data()}, scratch.data());
   });
 }
 

@@ -22,7 +22,8 @@ struct PlanCall {
 };
 
 // The networks' heads are reward, value and, where there is one, discount. Everything of a start state happens on one
-// thread, so that threads never wait for each other and results do not depend on their number. They equal those of the
+// thread, so that threads never wait for each other; a single state (acting) is planned by all threads together. Results
+// do not depend on their number. They equal those of the
 // parts (imagine_heads, lambda_return, select_elites) to the bit where a candidate's value is its lambda-return and the
 // discount is a constant, and closely elsewhere.
 void plan(const Kernels& kernels, const Networks& networks, const PlanCall& call, std::int64_t threads);

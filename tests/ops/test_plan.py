@@ -1,5 +1,8 @@
 """A whole plan in C++: the parts put together to the bit, and the float64 reference where elites are certain."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -243,3 +246,45 @@ def test_numbers_out_of_range_are_named(num_elites, length, isa):
     prior = torch.zeros(3, 1, 3), torch.ones(3, 1, 3)
     with pytest.raises(ValueError, match=r"num_elites|skill_length|isa"):
         native.plan(start, weights, noise, prior, num_elites, length, 0.99, 0.95, False, 1e-6, isa=isa)
+
+
+@pytest.fixture
+def threads():
+    """Sets PyTorch's number of threads, which ours follow, for one test."""
+    yield torch.set_num_threads
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("candidates", [16, 40])  # one tile of rollouts, and two of different widths
+def test_a_team_on_one_state_changes_nothing(threads, candidates):
+    problem = build(1, preset="paper", planner__candidates=candidates)  # large enough for a team
+    alone = plan_skills(*problem, CPP)
+    for number in (2, 3, 5):
+        threads(number)
+        for _ in range(5):  # whoever is there in time joins
+            assert_equal(plan_skills(*problem, CPP), alone)
+
+
+def test_several_python_threads_plan_at_once(threads):
+    problems = [build(states, seed=states, preset="cpu") for states in (1, 5, 9)]
+    expected = [plan_skills(*problem, CPP) for problem in problems]
+    threads(2)
+    with ThreadPoolExecutor(3) as executor:
+        for _ in range(3):
+            for got, wanted in zip(executor.map(lambda p: plan_skills(*p, CPP), problems), expected, strict=True):
+                assert_equal(got, wanted)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_plans_too(threads):
+    problem = build(5)
+    threads(2)
+    expected = plan_skills(*problem, CPP)  # our threads are there now; a child has none of them
+    child = os.fork()
+    if child == 0:
+        try:
+            got = plan_skills(*problem, CPP)
+            os._exit(0 if all(torch.equal(a, b) for a, b in zip(got, expected, strict=True)) else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0

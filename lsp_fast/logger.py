@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import os
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,6 +64,12 @@ class RunLogger:
         self.metrics_path, self.scores_path = folder / "metrics.jsonl", folder / "scores.json"
         self.identity, self.folder = dict(identity), folder
         kept = read_rows(self.metrics_path)[:rows]
+        if len(kept) < rows:
+            warnings.warn(
+                f"{self.metrics_path} holds {len(kept)} of the {rows} rows that were written before the checkpoint; the "
+                "others are lost to curves and scores, not to the run",
+                stacklevel=2,
+            )
         self.rows = len(kept)
         self._purge_step = kept[-1]["env_steps"] + 1 if kept else None
         write_text(self.metrics_path, "".join(json.dumps(row) + "\n" for row in kept))

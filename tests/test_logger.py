@@ -79,6 +79,20 @@ def test_scores_follow_the_rows(tmp_path):
     assert not scores.exists()
 
 
+def test_rows_that_are_gone_are_missed(tmp_path):
+    log = RunLogger(tmp_path, IDENTITY)
+    for step in (10, 20, 30):
+        log.write(step, {"x": 1.0})
+    log.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    (tmp_path / "metrics.jsonl").write_text("\n".join([lines[0], "garbage", lines[2]]))
+    with pytest.warns(UserWarning, match=r"metrics\.jsonl holds 1 of the 3 rows"):
+        log = RunLogger(tmp_path, IDENTITY, rows=3)
+    log.write(40, {"x": 1.0})
+    log.close()
+    assert [row["env_steps"] for row in read_rows(tmp_path / "metrics.jsonl")] == [10, 40]
+
+
 def test_events_are_written_with_the_first_row_only(tmp_path):
     log = RunLogger(tmp_path, IDENTITY)
     log.close()

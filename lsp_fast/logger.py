@@ -66,7 +66,7 @@ class RunLogger:
         kept = read_rows(self.metrics_path)[:rows]
         if len(kept) < rows:
             warnings.warn(
-                f"{self.metrics_path} holds {len(kept)} of the {rows} rows that were written before the checkpoint; the "
+                f"{self.metrics_path} holds {len(kept)} of the {rows} rows written before the checkpoint; the "
                 "others are lost to curves and scores, not to the run",
                 stacklevel=2,
             )

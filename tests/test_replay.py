@@ -396,3 +396,15 @@ def test_a_file_that_vanished_is_noticed_by_the_next_save(tmp_path):
     add_episode(replay, 1, 5)
     with pytest.raises(CheckpointError, match=FILES[1]):
         replay.save(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["observation", "action", "reward"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_never_gets_in(where, bad):
+    replay = Replay(10, 2, 1)
+    row = {"observation": np.zeros(2), "action": np.zeros(1), "reward": 0.0}
+    replay.add(0, *row.values(), False, True, False)
+    row[where] = row[where] + bad
+    with pytest.raises(LspFastError, match="not finite, 1 agent steps into its episode"):
+        replay.add(0, *row.values(), False, False, True)
+    assert replay.num_episodes == 0

@@ -27,12 +27,13 @@ def config():
     return make_config(
         "smoke",
         device="cpu",
-        env_steps=3000,
+        task="gym:Pendulum-v1",  # episodes of 200 steps: several end between two checkpoints, many within the run
+        env_steps=2000,
         collect__num_envs=2,
-        collect__prefill=500,
+        collect__prefill=400,
         train__checkpoint_every=60,
         train__log_every=70,
-        train__eval_every=700,
+        train__eval_every=500,
     )
 
 

@@ -262,7 +262,7 @@ py::array_t<float> imagine_heads(const py::object& stoch_object, const py::objec
   pack_networks(packer, net, prior, actor, heads);
   py::array_t<float> outputs(std::vector<py::ssize_t>{static_cast<py::ssize_t>(heads.size()), steps, rows});
   call.rows = rows;
-  call.group = 1;
+  call.group = call.noise_group = 1;
   call.steps = steps;
   call.skill_length = skill_length;
   call.stoch = stoch.data();
@@ -289,14 +289,16 @@ py::tuple plan(const py::object& stoch_object, const py::object& deter_object, c
   require_dims("stoch", stoch_array, 2, "[N, S]");
   require_dims("deter", deter_array, 2, "[N, D]");
   require_dims("noise.candidates", candidates_array, 5, "[I, N, G, P, Z]");
-  require_dims("noise.stoch", stoch_noise_array, 4, "[I, H, N * G, S]");
+  require_dims("noise.stoch", stoch_noise_array, 4, "[I, H, N * G or N, S]");
   const auto N = stoch_array.shape(0), S = stoch_array.shape(1), D = deter_array.shape(1);
   const auto I = candidates_array.shape(0), G = candidates_array.shape(2), P = candidates_array.shape(3);
   const auto Z = candidates_array.shape(4), H = stoch_noise_array.shape(1);
   if (I < 1 || P < 1 || Z < 1) throw py::value_error(describe("noise.candidates", candidates_array) + " is empty");
   require_shape("deter", deter_array, {N, D}, "[N, D]");
   require_shape("noise.candidates", candidates_array, {I, N, G, P, Z}, "[I, N, G, P, Z]");
-  require_shape("noise.stoch", stoch_noise_array, {I, H, N * G, S}, "[I, H, N * G, S]");
+  const bool shared_noise = stoch_noise_array.shape(2) == N;
+  const auto noise_rows = shared_noise ? N : N * G;
+  require_shape("noise.stoch", stoch_noise_array, {I, H, noise_rows, S}, "[I, H, N * G, S]");
   if (H < (sum ? 1 : 2)) throw py::value_error(describe("noise.stoch", stoch_noise_array) + " has too few steps");
   if (num_elites < 1 || num_elites > G) {
     throw py::value_error("num_elites = " + std::to_string(num_elites) + " must lie in 1 .. " + std::to_string(G) +
@@ -317,7 +319,7 @@ py::tuple plan(const py::object& stoch_object, const py::object& deter_object, c
   Dense<float> action_noise;
   if (!action_noise_object.is_none()) {
     const auto array = as_array("noise.action", action_noise_object);
-    require_shape("noise.action", array, {I, H, N * G, net.action}, "[I, H, N * G, A]");
+    require_shape("noise.action", array, {I, H, noise_rows, net.action}, "[I, H, rows of noise.stoch, A]");
     action_noise = dense<float>("noise.action", array);
   }
   pack_networks(packer, net, prior, actor, heads);
@@ -348,6 +350,7 @@ py::tuple plan(const py::object& stoch_object, const py::object& deter_object, c
   call.stoch = stoch.data();
   call.deter = deter.data();
   call.candidate_noise = candidates.data();
+  call.shared_noise = shared_noise;
   call.stoch_noise = stoch_noise.data();
   call.action_noise = action_noise_object.is_none() ? nullptr : action_noise.data();
   call.mean = mean.mutable_data();

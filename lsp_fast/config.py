@@ -168,6 +168,9 @@ class PlannerConfig:
     """Bootstrap by the value that the actor learns with (on R + beta r^i), or by a second head on R alone [O]."""
     std_floor: float = 1e-6
     """Added to the elites' variance under the root [O]."""
+    shared_noise: bool = False
+    """A start state's candidates share the noise of their rollouts (common random numbers), so that what sets them
+    apart is the plan alone; the paper's are independent."""
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,12 @@ struct Networks {
   std::int64_t weights;  // numbers in all layers
 };
 
-// One call: R rollouts of H steps, `group` of which start in the same state. Row-major and dense: stoch [R / group, S],
-// deter [R / group, D], skills [P, R, Z] (each held `skill_length` steps, the last one to the end), stoch_noise
-// [H, R, S], action_noise [H, R, A] or null for tanh(mean); outputs [heads, H, R].
+// One call: R rollouts of H steps, `group` of which start in the same state and `noise_group` of which share their noise.
+// Row-major and dense: stoch [R / group, S], deter [R / group, D], skills [P, R, Z] (each held `skill_length` steps, the
+// last one to the end), stoch_noise [H, R / noise_group, S], action_noise [H, R / noise_group, A] or null for tanh(mean);
+// outputs [heads, H, R].
 struct Rollouts {
-  std::int64_t rows, steps, plan_length, skill_length, group;
+  std::int64_t rows, steps, plan_length, skill_length, group, noise_group;
   const float *stoch, *deter, *skills, *stoch_noise, *action_noise;
   float* outputs;
 };

@@ -133,6 +133,7 @@ void run_tile(const Networks& net, const Rollouts& call, std::int64_t row, std::
               const Team& team) {
   constexpr std::int64_t kTile = kVectors * LSP_WIDTH;
   const std::int64_t S = net.stoch, D = net.deter, A = net.action, Z = net.skill;
+  const std::int64_t noise_rows = call.rows / call.noise_group;
   float* action = scratch;  // [a, s, h, z]
   float* stoch = action + A * kTile;
   float* deter = stoch + S * kTile;
@@ -147,7 +148,7 @@ void run_tile(const Networks& net, const Rollouts& call, std::int64_t row, std::
       transpose_in<kTile>(call.skills + t / call.skill_length * call.rows * Z, Z, row, count, skill);
     }
     const float* policy = mlp<kVectors>(net.actor, stoch, ring);
-    if (call.action_noise) transpose_in<kTile>(call.action_noise + t * call.rows * A, A, row, count, noise);
+    if (call.action_noise) transpose_in<kTile>(call.action_noise + t * noise_rows * A, A, row, count, noise, call.noise_group);
     for (std::int64_t i = 0; i < A * kTile; i += LSP_WIDTH) {
       V mean = net.actor_mean_scale * tanh(load(policy + i) / net.actor_mean_scale);
       if (call.action_noise) {
@@ -170,7 +171,7 @@ void run_tile(const Networks& net, const Rollouts& call, std::int64_t row, std::
     }
     const float* hidden = layer_of<kVectors, true>(net.prior_hidden, deter, ring);
     const float* prior = layer_of<kVectors, false>(net.prior_out, hidden, ring);
-    transpose_in<kTile>(call.stoch_noise + t * call.rows * S, S, row, count, noise);
+    transpose_in<kTile>(call.stoch_noise + t * noise_rows * S, S, row, count, noise, call.noise_group);
     for (std::int64_t i = 0; i < S * kTile; i += LSP_WIDTH) {
       const V std = softplus(load(prior + S * kTile + i)) + net.prior_min_std;
       store(stoch + i, load(prior + i) + std * load(noise + i));

@@ -103,8 +103,10 @@ void plan(const Kernels& kernels, const Networks& networks, const PlanCall& call
       rollouts.stoch = call.stoch;
       rollouts.deter = call.deter;
       rollouts.skills = buffers.skills.data();
-      rollouts.stoch_noise = call.stoch_noise + i * H * R * S;
-      rollouts.action_noise = call.action_noise ? call.action_noise + i * H * R * A : nullptr;
+      rollouts.noise_group = call.shared_noise ? G : 1;
+      const auto noise_rows = R / rollouts.noise_group;
+      rollouts.stoch_noise = call.stoch_noise + i * H * noise_rows * S;
+      rollouts.action_noise = call.action_noise ? call.action_noise + i * H * noise_rows * A : nullptr;
       rollouts.outputs = buffers.outputs.data();
       kernels.run(networks, rollouts, first * G, last * G, scratch, team);
       if (team.member != 0) continue;  // the run ended with a meeting

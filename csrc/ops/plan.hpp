@@ -14,6 +14,7 @@ struct PlanCall {
   bool sum;                       // of discounted rewards and the last value; else the lambda-return at the first state
   const float *stoch, *deter;     // [N, S], [N, D]
   const float* candidate_noise;   // [I, N, G, P, Z]
+  bool shared_noise;              // by a state's candidates: the rollouts' noise then has N rows instead of R
   const float* stoch_noise;       // [I, H, R, S]
   const float* action_noise;      // [I, H, R, A], or null for tanh(mean)
   float *mean, *stddev;           // [N, P, Z], the distribution to start from; the last one afterwards

@@ -103,11 +103,14 @@ class PlanWeights(NamedTuple):
 
 
 class PlanNoise(NamedTuple):
-    """Standard normal numbers of a whole plan of N states; `action` None rolls out tanh(mean)."""
+    """Standard normal numbers of a whole plan of N states; `action` None rolls out tanh(mean).
+
+    R is N * G, a state's candidates side by side, or N where a state's candidates share what its rollouts draw.
+    """
 
     candidates: Tensor  # [I, N, G, P, Z]
-    stoch: Tensor  # [I, H, N * G, S]
-    action: Tensor | None  # [I, H, N * G, A]
+    stoch: Tensor  # [I, H, R, S]
+    action: Tensor | None  # [I, H, R, A]
 
 
 def features(state: State) -> Tensor:

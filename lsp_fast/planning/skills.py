@@ -39,7 +39,7 @@ def score_plans(
     Args:
         start: [N, ...]
         plans: [N, G, P, Z]
-        noise: of H steps for N * G rollouts, a state's candidates side by side.
+        noise: of H steps for N * G rollouts, a state's candidates side by side; or for N, whose candidates share it.
 
     Returns:
         [N, G]
@@ -47,6 +47,9 @@ def score_plans(
     n, g = plans.shape[:2]
     skills = plans.flatten(0, 1).transpose(0, 1)  # [P, N * G, Z]
     starts = map_state(lambda x: x.repeat_interleave(g, 0), start)
+    if noise.stoch.shape[1] != n * g:
+        shared = (None if x is None else x.repeat_interleave(g, 1) for x in noise)
+        noise = ImagineNoise(*shared)
     # The heads see all steps; what they say is all that is kept of a rollout.
     outputs = backend.imagine_heads(
         starts, weights.prior, weights.actor, skills, config.skill.length, noise, weights.heads
@@ -60,7 +63,7 @@ def score_plans(
 def draw_plan_noise(noise: Noise, stream: str, config: Config, states: int, dims: tuple[int, int], sample: bool):
     """Noise of one whole plan from `states` start states; dims are the stochastic and the action dimension."""
     p, h, n = config.planner, config.behavior.horizon, states
-    rollouts = n * p.candidates
+    rollouts = n if p.shared_noise else n * p.candidates
     return PlanNoise(
         noise.normal(
             f"{stream}/candidates", p.iterations, n, p.candidates, config.skills_per_rollout, config.skill.dim

@@ -69,6 +69,8 @@ CASES = {
     "one candidate": {"planner__candidates": 1, "planner__elites": 1},
     "wide skill": {"skill__dim": 7},
     "no floor": {"planner__std_floor": 0.0},
+    "shared noise": {"planner__shared_noise": True},
+    "shared noise, one candidate": {"planner__shared_noise": True, "planner__candidates": 1, "planner__elites": 1},
 }
 
 

@@ -15,8 +15,8 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 LOG_NAME = "_native_build.log"
-SOURCES = ["csrc/bindings.cpp", "csrc/ops/lambda_return.cpp", "csrc/ops/select_elites.cpp"]
-HEADERS = ["csrc/parallel.hpp", "csrc/ops/lambda_return.hpp", "csrc/ops/select_elites.hpp"]
+SOURCES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.cpp"))
+HEADERS = sorted(str(path.relative_to(ROOT)) for kind in ("*.hpp", "*.inl") for path in (ROOT / "csrc").rglob(kind))
 
 
 def find_compiler():

@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <initializer_list>
@@ -12,10 +14,12 @@
 #include <utility>
 #include <vector>
 
+#include "networks.hpp"
 #include "ops/imagine_heads.hpp"
 #include "ops/lambda_return.hpp"
 #include "ops/plan.hpp"
 #include "ops/select_elites.hpp"
+#include "parallel.hpp"
 
 namespace py = pybind11;
 
@@ -127,100 +131,116 @@ py::tuple select_elites(const py::object& values_object, const py::object& plans
   throw py::value_error(describe("values", values) + " must be float32 or float64");
 }
 
-// Packed layers, which live as long as the call.
-class Packer {
+// Layers of lsp_fast.ops.types, checked and packed; they live as long as the call.
+class CheckedPacker {
  public:
-  // weight [out, in] and bias [out]; `first_column` is the weight's input that comes first, for inputs in another order.
+  using Parts = std::vector<lsp_fast::Packer::Part>;
+
+  explicit CheckedPacker(lsp_fast::Precision precision) : packer(precision) {}
+
+  // weight [out, in] and bias [out]; `out` -1 takes what the weight has.
   lsp_fast::Layer pack(const char* name, const py::handle& layer, std::int64_t in, std::int64_t out,
-                       std::int64_t first_column = 0) {
+                       const Parts& parts) {
     const auto pair = as_tuple(name, layer);
+    if (pair.size() != 2) throw py::value_error(std::string(name) + " must be a weight and a bias");
     const auto weight_array = as_array(name, pair[0]), bias_array = as_array(name, pair[1]);
     if (out < 0 && weight_array.ndim() == 2) out = weight_array.shape(0);
     require_shape(name, weight_array, {out, in}, "[out, in]");
     require_shape(name, bias_array, {out}, "[out]");
     const auto weight = dense<float>(name, weight_array), bias = dense<float>(name, bias_array);
-    const auto panel = lsp_fast::kPanel, padded = (out + panel - 1) / panel * panel;
-    widest_ = std::max(widest_, padded);
-    float* w = allocate(padded * in);
-    float* b = allocate(padded);
-    std::copy_n(bias.data(), out, b);
-    // A panel after the other, so that writing goes straight on; two runs of inputs where the first is not the first.
-    for (std::int64_t o = 0; o < out; o += panel) {
-      const auto outputs = std::min(panel, out - o);
-      const float* rows = weight.data() + o * in;
-      float* to = w + o * in;
-      const std::pair<std::int64_t, std::int64_t> runs[] = {{first_column, in - first_column}, {0, first_column}};
-      for (const auto& [from, count] : runs) {
-        for (std::int64_t k = from; k < from + count; ++k, to += panel) {
-          for (std::int64_t i = 0; i < outputs; ++i) to[i] = rows[i * in + k];
-        }
-      }
-    }
-    return {w, b, in, out};
+    return packer.pack(weight.data(), bias.data(), in, out, parts);
+  }
+  lsp_fast::Layer pack(const char* name, const py::handle& layer, std::int64_t in, std::int64_t out) {
+    return pack(name, layer, in, out, {{0, in}});
   }
 
   // (hidden layers, output layer) of lsp_fast.ops.types.MLPWeights.
-  lsp_fast::Mlp pack_mlp(const char* name, const py::handle& weights, std::int64_t in, std::int64_t out) {
-    const auto parts = as_tuple(name, weights);
+  lsp_fast::Mlp pack_mlp(const char* name, const py::handle& weights, Parts parts, std::int64_t out) {
+    const auto layers = as_tuple(name, weights);
+    if (layers.size() != 2) throw py::value_error(std::string(name) + " must be its hidden layers and an output layer");
+    std::int64_t in = 0;
+    for (const auto& part : parts) in += part.width;
     lsp_fast::Mlp net{};
-    for (const auto& layer : as_tuple(name, parts[0])) {
+    for (const auto& layer : as_tuple(name, layers[0])) {
       if (net.count + 1 >= lsp_fast::kMaxLayers) throw py::value_error(std::string(name) + " has too many layers");
-      net.layers[net.count] = pack(name, layer, in, -1);
+      net.layers[net.count] = pack(name, layer, in, -1, parts);
       in = net.layers[net.count++].out;
+      parts = {{0, in}};
     }
-    net.layers[net.count++] = pack(name, parts[1], in, out);
+    net.layers[net.count++] = pack(name, layers[1], in, out, parts);
     return net;
   }
 
-  std::int64_t widest() const { return widest_; }
-  std::int64_t weights() const { return weights_; }
-
- private:
-  float* allocate(std::int64_t count) {
-    blocks_.push_back(std::make_unique<float[]>(static_cast<std::size_t>(count)));  // zeros
-    weights_ += count;
-    return blocks_.back().get();
-  }
-
-  std::vector<std::unique_ptr<float[]>> blocks_;
-  std::int64_t widest_ = 0, weights_ = 0;
+  lsp_fast::Packer packer;
 };
+
+lsp_fast::Precision precision_of(const std::string& name) {
+  if (name == "fp32") return lsp_fast::Precision::fp32;
+  if (name == "bf16") return lsp_fast::Precision::bf16;
+  throw py::value_error("precision = " + name + " is not one of fp32, bf16");
+}
+
+const lsp_fast::Kernels& kernels_of(const std::string& isa) {
+  const auto* kernels = lsp_fast::find_kernels(isa.c_str());
+  if (!kernels) throw py::value_error("isa = " + isa + " is not one that this processor runs");
+  return *kernels;
+}
 
 // A, from the transition's first layer.
 std::int64_t action_width(const py::tuple& prior, std::int64_t stoch) {
+  if (prior.size() != 5) throw py::value_error("prior must be lsp_fast.ops.types.PriorWeights");
   const auto weight = as_array("prior.inp", as_tuple("prior.inp", prior[0])[0]);
   require_dims("prior.inp", weight, 2, "[hidden, S + A]");
   if (weight.shape(1) <= stoch) throw py::value_error(describe("prior.inp", weight) + " leaves no room for an action");
   return weight.shape(1) - stoch;
 }
 
-// Packs lsp_fast.ops.types' PriorWeights, ActorWeights and heads into `net`, whose widths are known.
-void pack_networks(Packer& packer, lsp_fast::Networks& net, const py::tuple& prior, const py::tuple& actor,
+// Packs lsp_fast.ops.types' PriorWeights, ActorWeights (or None, where plans are actions) and heads into `net`, whose
+// widths are known.
+void pack_networks(CheckedPacker& packer, lsp_fast::Networks& net, const py::tuple& prior, const py::object& actor,
                    const py::tuple& heads) {
   if (heads.size() > lsp_fast::kMaxHeads) throw py::value_error("there are more heads than the kernels take");
-  const auto feature = net.stoch + net.deter;
-  net.prior_in = packer.pack("prior.inp", prior[0], net.stoch + net.action, -1, net.stoch);  // [s, a] as [a, s]
+  const auto S = net.stoch, D = net.deter, A = net.action;
+  net.prior_in = packer.pack("prior.inp", prior[0], S + A, -1, {{S, A}, {0, S}});  // [s, a] as [a, s]
   const auto gru = as_tuple("gru", prior[1]);
-  net.gru_input = packer.pack("gru.input", py::make_tuple(gru[0], gru[2]), net.prior_in.out, 3 * net.deter);
-  net.gru_hidden = packer.pack("gru.hidden", py::make_tuple(gru[1], gru[3]), net.deter, 3 * net.deter);
-  net.prior_hidden = packer.pack("prior.hidden", prior[2], net.deter, -1);
-  net.prior_out = packer.pack("prior.out", prior[3], net.prior_hidden.out, 2 * net.stoch);
+  if (gru.size() != 4) throw py::value_error("gru must be lsp_fast.ops.types.GRUWeights");
+  net.gru_input = packer.pack("gru.input", py::make_tuple(gru[0], gru[2]), net.prior_in.out, 3 * D);
+  net.gru_hidden = packer.pack("gru.hidden", py::make_tuple(gru[1], gru[3]), D, 3 * D);
+  net.prior_hidden = packer.pack("prior.hidden", prior[2], D, -1);
+  net.prior_out = packer.pack("prior.out", prior[3], net.prior_hidden.out, 2 * S);
   net.prior_min_std = py::cast<float>(prior[4]);
-  net.actor = packer.pack_mlp("actor", actor[0], feature + net.skill, 2 * net.action);
-  net.actor_mean_scale = py::cast<float>(actor[1]);
-  net.actor_std_shift = static_cast<float>(std::log(std::expm1(py::cast<double>(actor[2]))));
-  net.actor_min_std = py::cast<float>(actor[3]);
-  for (const auto& head : heads) net.heads[net.head_count++] = packer.pack_mlp("head", head, feature, 1);
-  net.widest = packer.widest();
-  net.weights = packer.weights();
+  net.has_actor = !actor.is_none();
+  if (net.has_actor) {
+    const auto parts = as_tuple("actor", actor);
+    if (parts.size() != 4) throw py::value_error("actor must be lsp_fast.ops.types.ActorWeights");
+    net.actor = packer.pack_mlp("actor", parts[0], {{0, S}, {S, D}, {S + D, net.skill}}, 2 * A);
+    net.actor_mean_scale = py::cast<float>(parts[1]);
+    net.actor_std_shift = static_cast<float>(std::log(std::expm1(py::cast<double>(parts[2]))));
+    net.actor_min_std = py::cast<float>(parts[3]);
+  }
+  for (const auto& head : heads) net.heads[net.head_count++] = packer.pack_mlp("head", head, {{0, S}, {S, D}}, 1);
+  net.widest = packer.packer.widest();
+  net.weights = packer.packer.weights();
+}
+
+// A plan holds skills for the actor, or actions where there is none.
+void set_plan_width(lsp_fast::Networks& net, const char* name, const py::array& plans, bool has_actor) {
+  const auto width = plans.shape(plans.ndim() - 1);
+  net.has_actor = has_actor;
+  if (has_actor) {
+    net.skill = width;
+  } else if (width != net.action) {
+    throw py::value_error(describe(name, plans) + " must hold actions of " + std::to_string(net.action) +
+                          " numbers where there is no actor");
+  }
 }
 
 py::array_t<float> imagine_heads(const py::object& stoch_object, const py::object& deter_object, const py::tuple& prior,
-                                 const py::tuple& actor, const py::object& skills_object, std::int64_t skill_length,
+                                 const py::object& actor, const py::object& plans_object, std::int64_t skill_length,
                                  const py::object& stoch_noise_object, const py::object& action_noise_object,
-                                 const py::tuple& heads, std::int64_t threads, const std::string& isa) {
-  const auto* kernels = lsp_fast::find_kernels(isa.c_str());
-  if (!kernels) throw py::value_error("isa = " + isa + " is not one that this processor runs");
+                                 const py::tuple& heads, const std::string& precision, std::int64_t threads,
+                                 const std::string& isa) {
+  const auto& kernels = kernels_of(isa);
   const auto stoch_array = as_array("stoch", stoch_object), deter_array = as_array("deter", deter_object);
   const auto stoch_noise_array = as_array("stoch_noise", stoch_noise_object);
   require_dims("stoch", stoch_array, 2, "[R, S]");
@@ -233,30 +253,33 @@ py::array_t<float> imagine_heads(const py::object& stoch_object, const py::objec
   const auto stoch = dense<float>("stoch", stoch_array), deter = dense<float>("deter", deter_array);
   const auto stoch_noise = dense<float>("stoch_noise", stoch_noise_array);
   if (skill_length < 1) throw py::value_error("skill_length must be at least 1");
+  if (actor.is_none() && plans_object.is_none()) throw py::value_error("there are neither an actor nor actions");
 
   lsp_fast::Networks net{};
-  Packer packer;
+  net.precision = precision_of(precision);
+  CheckedPacker packer(net.precision);
   net.stoch = stoch_dim;
   net.deter = deter_dim;
   net.action = action_width(prior, stoch_dim);
 
   lsp_fast::Rollouts call{};
-  Dense<float> skills, action_noise;
-  if (!skills_object.is_none()) {
-    const auto array = as_array("skills", skills_object);
+  Dense<float> plans, action_noise;
+  if (!plans_object.is_none()) {
+    const auto array = as_array("skills", plans_object);
     require_dims("skills", array, 3, "[P, R, Z]");
     call.plan_length = array.shape(0);
-    net.skill = array.shape(2);
-    require_shape("skills", array, {call.plan_length, rows, net.skill}, "[P, R, Z]");
+    set_plan_width(net, "skills", array, !actor.is_none());
+    require_shape("skills", array, {call.plan_length, rows, net.plan_width()}, "[P, R, Z]");
     if (call.plan_length < 1) throw py::value_error("skills hold no plan step");
-    skills = dense<float>("skills", array);
-    call.skills = skills.data();
+    plans = dense<float>("skills", array);
+    call.plans = plans.data();
   }
   if (!action_noise_object.is_none()) {
     const auto array = as_array("action_noise", action_noise_object);
     require_shape("action_noise", array, {steps, rows, net.action}, "[H, R, A]");
     action_noise = dense<float>("action_noise", array);
     call.action_noise = action_noise.data();
+    call.sample = true;
   }
 
   pack_networks(packer, net, prior, actor, heads);
@@ -271,57 +294,120 @@ py::array_t<float> imagine_heads(const py::object& stoch_object, const py::objec
   call.outputs = outputs.mutable_data();
   {
     py::gil_scoped_release release;
-    lsp_fast::imagine_heads(*kernels, net, call, threads);
+    lsp_fast::imagine_heads(kernels, net, call, std::max<std::int64_t>(threads, 1));
   }
   return outputs;
 }
 
+// Asked by C++ that runs long: has a signal's handler raised an exception? Then it is set.
+class Interrupt {
+ public:
+  bool operator()() {
+    const auto now = std::chrono::steady_clock::now();
+    if (now - asked_ < std::chrono::milliseconds(20)) return false;
+    asked_ = now;
+    const py::gil_scoped_acquire acquire;
+    return PyErr_CheckSignals() != 0;
+  }
+
+ private:
+  std::chrono::steady_clock::time_point asked_ = std::chrono::steady_clock::now();
+};
+
+lsp_fast::Philox philox_of(const py::tuple& key) {
+  if (key.size() != 2) throw py::value_error("a Philox key has two words");
+  lsp_fast::Philox philox{};
+  for (std::size_t i = 0; i < 2; ++i) {
+    const auto word = py::cast<std::int64_t>(key[i]);
+    if (word < 0 || word > 0xffffffff) throw py::value_error("a Philox key's words must lie in 0 .. 2**32 - 1");
+    philox.key[i] = static_cast<std::uint32_t>(word);
+  }
+  return philox;
+}
+
+// `noise` is (candidates, stoch, action or None), or (key, iterations, candidates, steps, sample, shared).
 py::tuple plan(const py::object& stoch_object, const py::object& deter_object, const py::tuple& prior,
-               const py::tuple& actor, const py::tuple& heads, const py::object& mean_object,
-               const py::object& std_object, const py::object& candidates_object, const py::object& stoch_noise_object,
-               const py::object& action_noise_object, std::int64_t num_elites, std::int64_t skill_length, double gamma,
-               double lam, bool sum, double floor, std::int64_t threads, const std::string& isa) {
-  const auto* kernels = lsp_fast::find_kernels(isa.c_str());
-  if (!kernels) throw py::value_error("isa = " + isa + " is not one that this processor runs");
+               const py::object& actor, const py::tuple& heads, const py::object& mean_object,
+               const py::object& std_object, const py::tuple& noise, std::int64_t num_elites,
+               std::int64_t skill_length, double gamma, double lam, bool sum, double floor, double clip, bool has_value,
+               const std::string& precision, std::int64_t threads, const std::string& isa) {
+  const auto& kernels = kernels_of(isa);
   const auto stoch_array = as_array("stoch", stoch_object), deter_array = as_array("deter", deter_object);
-  const auto candidates_array = as_array("noise.candidates", candidates_object);
-  const auto stoch_noise_array = as_array("noise.stoch", stoch_noise_object);
+  const auto mean_array = as_array("mean", mean_object);
   require_dims("stoch", stoch_array, 2, "[N, S]");
   require_dims("deter", deter_array, 2, "[N, D]");
-  require_dims("noise.candidates", candidates_array, 5, "[I, N, G, P, Z]");
-  require_dims("noise.stoch", stoch_noise_array, 4, "[I, H, N * G or N, S]");
+  require_dims("mean", mean_array, 3, "[N, P, Z]");
   const auto N = stoch_array.shape(0), S = stoch_array.shape(1), D = deter_array.shape(1);
-  const auto I = candidates_array.shape(0), G = candidates_array.shape(2), P = candidates_array.shape(3);
-  const auto Z = candidates_array.shape(4), H = stoch_noise_array.shape(1);
-  if (I < 1 || P < 1 || Z < 1) throw py::value_error(describe("noise.candidates", candidates_array) + " is empty");
+  const auto P = mean_array.shape(1), Z = mean_array.shape(2);
   require_shape("deter", deter_array, {N, D}, "[N, D]");
-  require_shape("noise.candidates", candidates_array, {I, N, G, P, Z}, "[I, N, G, P, Z]");
-  const bool shared_noise = stoch_noise_array.shape(2) == N;
-  const auto noise_rows = shared_noise ? N : N * G;
-  require_shape("noise.stoch", stoch_noise_array, {I, H, noise_rows, S}, "[I, H, N * G, S]");
-  if (H < (sum ? 1 : 2)) throw py::value_error(describe("noise.stoch", stoch_noise_array) + " has too few steps");
-  if (num_elites < 1 || num_elites > G) {
-    throw py::value_error("num_elites = " + std::to_string(num_elites) + " must lie in 1 .. " + std::to_string(G) +
-                          ", the number of candidates");
-  }
-  if (skill_length < 1) throw py::value_error("skill_length must be at least 1");
-  if (heads.size() < 2 || heads.size() > 3) throw py::value_error("a plan's heads are reward, value and perhaps discount");
-  const auto stoch = dense<float>("stoch", stoch_array), deter = dense<float>("deter", deter_array);
-  const auto candidates = dense<float>("noise.candidates", candidates_array);
-  const auto stoch_noise = dense<float>("noise.stoch", stoch_noise_array);
+  if (P < 1 || Z < 1) throw py::value_error(describe("mean", mean_array) + " is empty");
 
   lsp_fast::Networks net{};
-  Packer packer;
+  net.precision = precision_of(precision);
+  CheckedPacker packer(net.precision);
   net.stoch = S;
   net.deter = D;
-  net.skill = Z;
   net.action = action_width(prior, S);
-  Dense<float> action_noise;
-  if (!action_noise_object.is_none()) {
-    const auto array = as_array("noise.action", action_noise_object);
-    require_shape("noise.action", array, {I, H, noise_rows, net.action}, "[I, H, rows of noise.stoch, A]");
-    action_noise = dense<float>("noise.action", array);
+  set_plan_width(net, "mean", mean_array, !actor.is_none());
+
+  const auto require_steps = [sum](std::int64_t steps) {
+    if (steps < (sum ? 1 : 2)) throw py::value_error("noise.stoch has too few steps: " + std::to_string(steps));
+  };
+  lsp_fast::PlanCall call{};
+  Dense<float> candidate_noise, stoch_noise, action_noise;
+  lsp_fast::Philox philox{};
+  if (noise.size() == 6) {
+    philox = philox_of(as_tuple("noise.key", noise[0]));
+    call.philox = &philox;
+    call.iterations = py::cast<std::int64_t>(noise[1]);
+    call.candidates = py::cast<std::int64_t>(noise[2]);
+    call.steps = py::cast<std::int64_t>(noise[3]);
+    require_steps(call.steps);
+    call.sample = py::cast<bool>(noise[4]);
+    call.shared_noise = py::cast<bool>(noise[5]);
+    if (call.candidates < 1) throw py::value_error("noise.num_candidates must be at least 1");
+  } else if (noise.size() == 3) {
+    const auto candidates_array = as_array("noise.candidates", noise[0]);
+    const auto stoch_noise_array = as_array("noise.stoch", noise[1]);
+    require_dims("noise.candidates", candidates_array, 5, "[I, N, G, P, Z]");
+    require_dims("noise.stoch", stoch_noise_array, 4, "[I, H, N * G or N, S]");
+    const auto I = candidates_array.shape(0), G = candidates_array.shape(2), H = stoch_noise_array.shape(1);
+    require_shape("noise.candidates", candidates_array, {I, N, G, P, Z}, "[I, N, G, P, Z]");
+    if (I < 1) throw py::value_error(describe("noise.candidates", candidates_array) + " is empty");
+    call.shared_noise = stoch_noise_array.shape(2) == N;
+    require_steps(H);
+    const auto rows = call.shared_noise ? N : N * G;
+    require_shape("noise.stoch", stoch_noise_array, {I, H, rows, S}, "[I, H, N * G, S]");
+    call.iterations = I;
+    call.candidates = G;
+    call.steps = H;
+    candidate_noise = dense<float>("noise.candidates", candidates_array);
+    stoch_noise = dense<float>("noise.stoch", stoch_noise_array);
+    call.candidate_noise = candidate_noise.data();
+    call.stoch_noise = stoch_noise.data();
+    if (!noise[2].is_none() && net.has_actor) {
+      const auto array = as_array("noise.action", noise[2]);
+      require_shape("noise.action", array, {I, H, rows, net.action}, "[I, H, rows of noise.stoch, A]");
+      action_noise = dense<float>("noise.action", array);
+      call.action_noise = action_noise.data();
+      call.sample = true;
+    }
+  } else {
+    throw py::value_error("noise must be lsp_fast.ops.types.PlanNoise or PlanKey");
   }
+  if (call.iterations < 1) throw py::value_error("noise.iterations must be at least 1");
+  if (num_elites < 1 || num_elites > call.candidates) {
+    throw py::value_error("num_elites = " + std::to_string(num_elites) + " must lie in 1 .. " +
+                          std::to_string(call.candidates) + ", the number of candidates");
+  }
+  if (skill_length < 1) throw py::value_error("skill_length must be at least 1");
+  if (!(clip > 0)) throw py::value_error("clip must be positive");
+  const std::size_t least = has_value ? 2 : 1;
+  if (heads.size() < least || heads.size() > least + 1) {
+    throw py::value_error("a plan's heads are reward, perhaps value, and perhaps discount");
+  }
+  if (!has_value && !sum) throw py::value_error("a lambda-return needs a value head; score by the sum without one");
+  const auto stoch = dense<float>("stoch", stoch_array), deter = dense<float>("deter", deter_array);
   pack_networks(packer, net, prior, actor, heads);
 
   const auto copy = [&](const char* name, const py::object& object) {
@@ -333,35 +419,83 @@ py::tuple plan(const py::object& stoch_object, const py::object& deter_object, c
     return to;
   };
   auto mean = copy("mean", mean_object), stddev = copy("std", std_object);
-  py::array_t<float> values(std::vector<py::ssize_t>{I, N, G});
-  py::array_t<std::int64_t> chosen(std::vector<py::ssize_t>{I, N, num_elites});
-  lsp_fast::PlanCall call{};
+  py::array_t<float> values(std::vector<py::ssize_t>{call.iterations, N, call.candidates});
+  py::array_t<std::int64_t> chosen(std::vector<py::ssize_t>{call.iterations, N, num_elites});
+  Interrupt interrupt;
   call.states = N;
-  call.candidates = G;
   call.elites = num_elites;
   call.plan_length = P;
-  call.iterations = I;
-  call.steps = H;
   call.skill_length = skill_length;
   call.gamma = gamma;
   call.lam = lam;
   call.floor = floor;
+  call.clip = static_cast<float>(clip);
   call.sum = sum;
+  call.has_value = has_value;
+  call.has_discount = heads.size() > least;
   call.stoch = stoch.data();
   call.deter = deter.data();
-  call.candidate_noise = candidates.data();
-  call.shared_noise = shared_noise;
-  call.stoch_noise = stoch_noise.data();
-  call.action_noise = action_noise_object.is_none() ? nullptr : action_noise.data();
   call.mean = mean.mutable_data();
   call.stddev = stddev.mutable_data();
   call.values = values.mutable_data();
   call.chosen = chosen.mutable_data();
+  call.stop = [&interrupt] { return interrupt(); };
+  bool done = false;
   {
     py::gil_scoped_release release;
-    lsp_fast::plan(*kernels, net, call, threads);
+    done = lsp_fast::plan(kernels, net, call, std::max<std::int64_t>(threads, 1));
   }
+  if (!done) throw py::error_already_set();  // KeyboardInterrupt, say
   return py::make_tuple(mean, stddev, values, chosen);
+}
+
+// [steps, columns, rows]
+py::array_t<float> philox_normals(const py::tuple& key, std::int64_t stream, std::int64_t first_step,
+                                  std::int64_t steps, std::int64_t rows, std::int64_t columns, std::int64_t threads,
+                                  const std::string& isa) {
+  const auto& kernels = kernels_of(isa);
+  const auto philox = philox_of(key);
+  constexpr std::int64_t kWords = std::int64_t{1} << 32;
+  if (stream < 0 || stream >= kWords || first_step < 0 || steps < 0 || first_step + steps > kWords || rows < 0 ||
+      rows > kWords || columns < 0 || columns > kWords) {
+    throw py::value_error("stream, steps, rows and columns must lie in 0 .. 2**32");
+  }
+  py::array_t<float> numbers(std::vector<py::ssize_t>{steps, columns, rows});
+  float* out = numbers.mutable_data();
+  {
+    py::gil_scoped_release release;
+    lsp_fast::parallel(std::max<std::int64_t>(threads, 1), steps, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t step = first; step < last; ++step) {
+        kernels.normals(philox, static_cast<std::uint32_t>(stream), static_cast<std::uint32_t>(first_step + step), 0,
+                        rows, 1, columns, out + step * columns * rows);
+      }
+    });
+  }
+  return numbers;
+}
+
+// Operations a second of that many threads which do nothing but multiply and add in registers, over some milliseconds.
+double peak(const std::string& precision, std::int64_t threads, const std::string& isa) {
+  const auto& kernels = kernels_of(isa);
+  const auto of = precision_of(precision);
+  constexpr std::int64_t kRounds = 200'000;
+  std::atomic<std::int64_t> operations{0};
+  const py::gil_scoped_release release;
+  const auto began = std::chrono::steady_clock::now();
+  lsp_fast::parallel(threads, threads, [&](std::int64_t first, std::int64_t last) {
+    for (auto i = first; i < last; ++i) operations += static_cast<std::int64_t>(kernels.multiply_add(of, kRounds));
+  });
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - began;
+  return static_cast<double>(operations) / seconds.count();
+}
+
+// The instruction sets whose kernels this processor runs, the best one first.
+py::tuple instruction_sets() {
+  py::list names;
+  for (const char* name : {"avx512bf16", "avx512", "avx2", "portable"}) {
+    if (lsp_fast::find_kernels(name)) names.append(name);
+  }
+  return py::tuple(names);
 }
 
 // The data of an argument of lambda_return, which is not copied: an array, dense, of dtype T and the shape wanted.
@@ -461,14 +595,19 @@ PYBIND11_MODULE(_native, module) {
              "grad, values, discounts [T,C], bootstrap[C], returns[T,C], lam; writes the gradients");
   module.def("imagine_heads", &imagine_heads, py::arg("stoch"), py::arg("deter"), py::arg("prior"), py::arg("actor"),
              py::arg("skills"), py::arg("skill_length"), py::arg("stoch_noise"), py::arg("action_noise"),
-             py::arg("heads"), py::arg("threads"), py::arg("isa") = "auto",
+             py::arg("heads"), py::arg("precision"), py::arg("threads"), py::arg("isa") = "auto",
              "stoch[R,S], deter[R,D], weights, skills[P,R,Z] or None, K, noise[H,R,S], noise[H,R,A] or None, heads, "
-             "threads, isa -> [heads,H,R]; isa is auto, avx512, avx2 or portable");
+             "precision, threads, isa -> [heads,H,R]; isa is auto or one of instruction_sets()");
   module.def("plan", &plan, py::arg("stoch"), py::arg("deter"), py::arg("prior"), py::arg("actor"), py::arg("heads"),
-             py::arg("mean"), py::arg("std"), py::arg("candidates"), py::arg("stoch_noise"), py::arg("action_noise"),
-             py::arg("num_elites"), py::arg("skill_length"), py::arg("gamma"), py::arg("lam"), py::arg("sum"),
-             py::arg("floor"), py::arg("threads"), py::arg("isa") = "auto",
-             "stoch[N,S], deter[N,D], weights, heads, mean, std [N,P,Z], noise[I,N,G,P,Z], noise[I,H,N*G,S], "
-             "noise[I,H,N*G,A] or None, M, K, gamma, lam, sum, floor, threads, isa -> mean, std, values[I,N,G], "
-             "elites[I,N,M]");
+             py::arg("mean"), py::arg("std"), py::arg("noise"), py::arg("num_elites"), py::arg("skill_length"),
+             py::arg("gamma"), py::arg("lam"), py::arg("sum"), py::arg("floor"), py::arg("clip"), py::arg("has_value"),
+             py::arg("precision"), py::arg("threads"), py::arg("isa") = "auto",
+             "stoch[N,S], deter[N,D], weights, heads, mean, std [N,P,Z], noise, M, K, gamma, lam, sum, floor, clip, "
+             "has_value, precision, threads, isa -> mean, std, values[I,N,G], elites[I,N,M]");
+  module.def("philox_normals", &philox_normals, py::arg("key"), py::arg("stream"), py::arg("first_step"),
+             py::arg("steps"), py::arg("rows"), py::arg("columns"), py::arg("threads"), py::arg("isa") = "auto",
+             "key (two words), stream, step, sizes, threads, isa -> [steps,columns,rows]");
+  module.def("peak", &peak, py::arg("precision"), py::arg("threads"), py::arg("isa") = "auto",
+             "precision, threads, isa -> operations a second of multiply-adds in registers");
+  module.def("instruction_sets", &instruction_sets, "names of the kernels that this processor runs, the best one first");
 }

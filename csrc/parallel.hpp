@@ -41,6 +41,15 @@ void parallel(std::int64_t threads, std::int64_t count, const Work& work) {
   }
 }
 
+// Calls work(caller, next) on up to `threads` threads, of which one is the caller's; next() hands the numbers 0, 1, ... out
+// to whoever asks first, so that a thread that is held up leaves more to the others.
+template <typename Work>
+void one_by_one(std::int64_t threads, std::int64_t count, const Work& work) {
+  std::atomic<std::int64_t> taken{0};
+  const auto next = [&taken] { return taken.fetch_add(1, std::memory_order_relaxed); };
+  parallel(threads, count, [&](std::int64_t first, std::int64_t) { work(first == 0, next); });
+}
+
 // Leaves a core's other thread and its power alone for a moment.
 inline void relax() {
 #if defined(__x86_64__)

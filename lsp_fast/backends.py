@@ -29,7 +29,7 @@ class Backend(NamedTuple):
     imagine: Callable[..., Rollout]
     imagine_heads: Callable[..., Tensor]
     plan: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
-    """A whole plan of skills at once, as `lsp_fast.native.plan`; None composes it of the others."""
+    """A whole plan at once, as `lsp_fast.native.plan`; None composes it of the others."""
 
 
 REFERENCE = Backend("reference", ops.lambda_return, ops.select_elites, ops.imagine, ops.imagine_heads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +18,9 @@ from lsp_fast.ops.types import (
     ImagineNoise,
     MLPWeights,
     Normal,
+    PlanKey,
     PlanNoise,
+    PlanRules,
     PlanWeights,
     PriorWeights,
     State,
@@ -105,19 +108,20 @@ equal to the reference's to the bit. Raises ValueError for a dtype or device tha
 def imagine_heads(
     start: State,
     prior: PriorWeights,
-    actor: ActorWeights,
+    actor: ActorWeights | None,
     skills: Tensor | None,
     skill_length: int,
     noise: ImagineNoise,
     heads: tuple[MLPWeights, ...],
+    precision: str = "fp32",
     isa: str = "auto",
 ) -> Tensor:
-    """`lsp_fast.ops.imagine_heads` in C++: the same contract, on the CPU in float32.
+    """`lsp_fast.ops.imagine_heads` in C++: the same contract, on the CPU from float32 tensors.
 
     It runs on torch.get_num_threads() threads; the result does not depend on their number.
 
     Args:
-        isa: instruction set, `avx512`, `avx2` or `portable`; auto takes the processor's best.
+        isa: one of `instruction_sets()`; auto takes the first.
 
     Raises:
         ValueError: a shape, dtype or device that does not fit; the message names the argument.
@@ -130,8 +134,9 @@ def imagine_heads(
         None if skills is None else _array("skills", skills),
         skill_length,
         _array("noise.stoch", noise.stoch),
-        None if noise.action is None else _array("noise.action", noise.action),
+        None if noise.action is None or actor is None else _array("noise.action", noise.action),
         _arrays(heads),
+        precision,
         torch.get_num_threads(),
         isa,
     )
@@ -141,33 +146,23 @@ def imagine_heads(
 def plan(
     start: State,
     weights: PlanWeights,
-    noise: PlanNoise,
+    noise: PlanNoise | PlanKey,
     prior: Normal,
-    num_elites: int,
-    skill_length: int,
-    gamma: float,
-    lam: float,
-    by_sum: bool,
-    floor: float,
+    rules: PlanRules,
     isa: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """CEM over skills from every start state in C++, on the CPU in float32 (`lsp_fast.planning.skills.plan_skills`).
+    """CEM over skills or actions from every start state in C++ (`lsp_fast.planning.plan`), on the CPU.
 
-    It runs on torch.get_num_threads() threads, a state on one of them; the result does not depend on their number, and
-    equals that of `imagine_heads`, `lambda_return` and `select_elites` put together to the bit (closely, by sum or with
-    a discount head).
+    It runs on torch.get_num_threads() threads; the result does not depend on their number, and equals that of
+    `imagine_heads`, `lambda_return` and `select_elites` put together to the bit (closely, by sum or with a discount
+    head). A signal's handler that raises (Ctrl-C) ends it within some milliseconds.
 
     Args:
         start: [N, ...]
         weights: the live ones; they are packed once for the whole plan.
-        noise: of I iterations.
+        noise: of I iterations, as numbers or as the key that they follow from.
         prior: mean and std [N, P, Z] of the first iteration's candidates.
-        num_elites: M.
-        skill_length: K.
-        gamma: discount where there is no discount head.
-        lam: of the lambda-return.
-        by_sum: score by sum_t gamma^t r_t + gamma^H v instead.
-        floor: added to the elites' variance.
+        rules: how candidates are scored and refitted.
         isa: as in `imagine_heads`.
 
     Returns:
@@ -177,26 +172,46 @@ def plan(
         ValueError: a shape, dtype or device that does not fit; the message names the argument.
         BackendUnavailable: the extension was not built.
     """
+    if isinstance(noise, PlanKey):
+        drawn = (tuple(noise.key.tolist()), *noise[1:])
+    else:
+        action = None if noise.action is None else _array("noise.action", noise.action)
+        drawn = (_array("noise.candidates", noise.candidates), _array("noise.stoch", noise.stoch), action)
     results = load().plan(
         *(_array(name, x) for name, x in zip(("stoch", "deter"), start, strict=True)),
         _arrays(weights.prior),
         _arrays(weights.actor),
         _arrays(weights.heads),
         *(_array(name, x) for name, x in zip(("mean", "std"), prior, strict=True)),
-        _array("noise.candidates", noise.candidates),
-        _array("noise.stoch", noise.stoch),
-        None if noise.action is None else _array("noise.action", noise.action),
-        num_elites,
-        skill_length,
-        gamma,
-        lam,
-        by_sum,
-        floor,
+        drawn,
+        rules.num_elites,
+        rules.skill_length,
+        rules.gamma,
+        rules.lam,
+        rules.by_sum,
+        rules.floor,
+        math.inf if rules.clip is None else rules.clip,
+        weights.value is not None,
+        rules.precision,
         torch.get_num_threads(),
         isa,
     )
     mean, std, values, elites = (torch.from_numpy(x) for x in results)
     return mean, std, values, elites
+
+
+def normals(
+    key: Tensor, stream: int, first_step: int, steps: int, rows: int, columns: int, isa: str = "auto"
+) -> Tensor:
+    """`lsp_fast.ops.philox.normals` in C++: the same numbers to the bit, [steps, rows, columns] (not contiguous)."""
+    words = tuple(key.tolist())
+    numbers = load().philox_normals(words, stream, first_step, steps, rows, columns, torch.get_num_threads(), isa)
+    return torch.from_numpy(numbers).transpose(1, 2)
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """The instruction sets that this processor runs kernels of, the best one first."""
+    return load().instruction_sets()
 
 
 def _arrays(weights):

@@ -53,6 +53,10 @@ class Noise:
         """Uniform numbers in [low, high), float32, of the given shape."""
         return low + (high - low) * torch.rand(shape, generator=self.generator(stream), device=self.device)
 
+    def words(self, stream: str, *shape: int) -> Tensor:
+        """Uniform words of 32 bits, int64, of the given shape: a generator's key."""
+        return torch.randint(2**32, shape, generator=self.generator(stream), device=self.device)
+
     def choice(self, stream: str, total: int, count: int) -> Tensor:
         """`count` different indices below `total`, in random order, int64."""
         return torch.randperm(total, generator=self.generator(stream), device=self.device)[:count]

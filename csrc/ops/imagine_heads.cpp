@@ -14,6 +14,7 @@ extern const Kernels kernels_portable;
 #if defined(__x86_64__)
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
+extern const Kernels kernels_avx512bf16;
 #endif
 
 Block::Block(std::int64_t floats)
@@ -27,6 +28,8 @@ const Kernels* find_kernels(const char* name) {
 #if defined(__x86_64__)
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  const bool avx512bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+  if (avx512bf16 && (any || std::strcmp(name, "avx512bf16") == 0)) return &kernels_avx512bf16;
   if (avx512 && (any || std::strcmp(name, "avx512") == 0)) return &kernels_avx512;
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (avx2 && (any || std::strcmp(name, "avx2") == 0)) return &kernels_avx2;
@@ -35,11 +38,14 @@ const Kernels* find_kernels(const char* name) {
 }
 
 void imagine_heads(const Kernels& kernels, const Networks& networks, const Rollouts& rollouts, std::int64_t threads) {
-  const auto tile = kernels.rows_per_tile, tiles = (rollouts.rows + tile - 1) / tile;
-  parallel(threads, tiles, [&](std::int64_t first, std::int64_t last) {
+  if (rollouts.rows == 0) return;
+  const auto piece = rows_at_a_time(kernels, rollouts.rows, threads), pieces = (rollouts.rows + piece - 1) / piece;
+  one_by_one(threads, pieces, [&](bool, const auto& next) {
     const auto scratch = scratch_of(networks, kernels), buffers = buffers_of(networks, kernels);
     const Team alone{0, 1, nullptr, nullptr, buffers.data()};
-    kernels.run(networks, rollouts, first * tile, std::min(last * tile, rollouts.rows), scratch.data(), alone);
+    for (std::int64_t i; (i = next()) < pieces;) {
+      kernels.run(networks, rollouts, i * piece, std::min((i + 1) * piece, rollouts.rows), scratch.data(), alone);
+    }
   });
 }
 

@@ -3,48 +3,22 @@
 #include <cstdint>
 #include <memory>
 
+#include "networks.hpp"
+#include "philox.hpp"
+
 namespace lsp_fast {
 
-// A linear layer packed for the kernels: panels of 8 outputs, [ceil(out / 8)][in][8], zeros where outputs are missing.
-struct Layer {
-  const float* weight;
-  const float* bias;  // [ceil(out / 8) * 8]
-  std::int64_t in;
-  std::int64_t out;
-};
-
-constexpr std::int64_t kPanel = 8;
-constexpr std::int64_t kMaxLayers = 16;
-
-// Hidden layers with ELU, then a linear one.
-struct Mlp {
-  Layer layers[kMaxLayers];
-  std::int64_t count;
-};
-
-constexpr std::int64_t kMaxHeads = 4;
-
-// Everything a rollout computes with. A state lies as [a, s, h, z], so that every concatenation is a view: the columns of
-// prior_in are [a, s], those of the actor [s, h, z], those of a head [s, h].
-struct Networks {
-  std::int64_t stoch, deter, action, skill;
-  Layer prior_in, gru_input, gru_hidden, prior_hidden, prior_out;
-  float prior_min_std;
-  Mlp actor;
-  float actor_mean_scale, actor_std_shift, actor_min_std;
-  Mlp heads[kMaxHeads];
-  std::int64_t head_count;
-  std::int64_t widest;   // outputs of the widest layer, padded to whole panels
-  std::int64_t weights;  // numbers in all layers
-};
-
 // One call: R rollouts of H steps, `group` of which start in the same state and `noise_group` of which share their noise.
-// Row-major and dense: stoch [R / group, S], deter [R / group, D], skills [P, R, Z] (each held `skill_length` steps, the
-// last one to the end), stoch_noise [H, R / noise_group, S], action_noise [H, R / noise_group, A] or null for tanh(mean);
-// outputs [heads, H, R].
+// Row-major and dense: stoch [R / group, S], deter [R / group, D], plans [P, R, W] of skills or actions (each held
+// `skill_length` steps, the last one to the end); outputs [heads, H, R]. The noise is stoch_noise [H, R / noise_group, S]
+// and action_noise [H, R / noise_group, A], or where `philox` is not null that generator's, from step `first_step` on. An
+// action is a sample, or tanh(mean).
 struct Rollouts {
   std::int64_t rows, steps, plan_length, skill_length, group, noise_group;
-  const float *stoch, *deter, *skills, *stoch_noise, *action_noise;
+  bool sample;
+  const float *stoch, *deter, *plans, *stoch_noise, *action_noise;
+  const Philox* philox;
+  std::int64_t first_step;
   float* outputs;
 };
 
@@ -66,6 +40,15 @@ struct Kernels {
   const char* name;
   std::int64_t rows_per_tile;
   void (*run)(const Networks&, const Rollouts&, std::int64_t first, std::int64_t last, float* scratch, const Team&);
+
+  // Standard normal numbers of one step and stream: [columns][count], of rows first .. first + count - 1, `group` of
+  // which share their numbers. The same to the bit on every instruction set.
+  void (*normals)(const Philox&, std::uint32_t stream, std::uint32_t step, std::int64_t first, std::int64_t count,
+                  std::int64_t group, std::int64_t columns, float* numbers);
+
+  // Multiplies and adds registers again and again, and says how many operations that were: for measuring the
+  // processor's peak at that precision.
+  double (*multiply_add)(Precision, std::int64_t rounds);
 };
 
 // A 64-byte aligned block of floats.
@@ -84,13 +67,22 @@ class Block {
 // What a thread's kernels keep to themselves, and what a team shares.
 inline Block scratch_of(const Networks& net, const Kernels& kernels) {
   const auto widest = net.stoch > net.action ? net.stoch : net.action;
-  return Block((net.action + net.stoch + net.deter + net.skill + widest) * kernels.rows_per_tile);
+  const auto state = net.action + net.stoch + net.deter + net.skill;
+  return Block((2 * state + widest + 4) * kernels.rows_per_tile);
 }
 inline Block buffers_of(const Networks& net, const Kernels& kernels) {
   return Block(kBuffers * net.widest * kernels.rows_per_tile);
 }
 
-// The best kernels that this processor runs, or those of that name (avx512, avx2, portable); null where it has none.
+// Rows to roll out at a time: a tile's, or fewer where that would leave a thread without work.
+inline std::int64_t rows_at_a_time(const Kernels& kernels, std::int64_t rows, std::int64_t threads) {
+  const auto vector = kernels.rows_per_tile / 3, share = (rows + threads - 1) / threads;
+  const auto whole = (share + vector - 1) / vector * vector;
+  return whole < kernels.rows_per_tile ? whole : kernels.rows_per_tile;
+}
+
+// The best kernels that this processor runs, or those of that name (avx512bf16, avx512, avx2, portable); null where it
+// has none.
 const Kernels* find_kernels(const char* name);
 
 // Imagine without gradients and apply every head at every step, on up to `threads` threads.

@@ -1,6 +1,7 @@
 #include "ops/plan.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <memory>
 #include <vector>
@@ -17,111 +18,141 @@ namespace {
 // meeting some hundred times a plan, now and then on a core that is not free.
 constexpr std::int64_t kTeamWeights = 500'000;
 
-// Of one iteration. `plans` [N, G, P, Z] and `skills` [P, R, Z] are the same numbers
-// in two orders; `outputs` [heads, H, R] is what the rollouts said; `discounts` and `returns` [H, R] are scratch.
-struct Buffers {
-  std::vector<float> plans, skills, outputs, discounts, returns;
-};
+std::size_t size(std::int64_t count) { return static_cast<std::size_t>(count); }
 
-void draw(const PlanCall& call, std::int64_t width, std::int64_t first, std::int64_t last, const float* noise,
-          Buffers& buffers) {
-  const auto G = call.candidates, P = call.plan_length, rows = call.states * G;
-  for (std::int64_t n = first; n < last; ++n) {
-    const float* mean = call.mean + n * P * width;
-    const float* stddev = call.stddev + n * P * width;
-    for (std::int64_t row = n * G; row < (n + 1) * G; ++row) {
-      for (std::int64_t p = 0; p < P; ++p) {
-        for (std::int64_t z = 0; z < width; ++z) {
-          const auto at = p * width + z;
-          const float number = mean[at] + stddev[at] * noise[row * P * width + at];
-          buffers.plans[static_cast<std::size_t>(row * P * width + at)] = number;
-          buffers.skills[static_cast<std::size_t>((p * rows + row) * width + z)] = number;
+// One call's work, step by step. Of one iteration are: `plans` [N, G, P, W] and `by_step` [P, R, W], the same numbers in
+// two orders; `outputs` [heads, H, R], what the rollouts said; `discounts` and `returns` [H, R].
+class Plan {
+ public:
+  Plan(const Kernels& kernels, const Networks& networks, const PlanCall& call)
+      : kernels_(kernels),
+        networks_(networks),
+        call_(call),
+        rows_(call.states * call.candidates),
+        width_(networks.plan_width()),
+        plans_(size(rows_ * call.plan_length * width_)),
+        by_step_(plans_.size()),
+        outputs_(size(networks.head_count * call.steps * rows_)),
+        discounts_(size(call.steps * rows_)),
+        returns_(discounts_.size()) {}
+
+  // The candidates of states [first, last).
+  void draw(std::int64_t iteration, std::int64_t first, std::int64_t last) {
+    const auto G = call_.candidates, P = call_.plan_length, numbers = P * width_;
+    std::vector<float> drawn(call_.philox ? size(numbers * G) : 0);
+    for (std::int64_t n = first; n < last; ++n) {
+      const float* mean = call_.mean + n * numbers;
+      const float* stddev = call_.stddev + n * numbers;
+      const float* noise = drawn.data();  // [P W, G] if drawn here, else [G, P W]
+      std::int64_t across = 1, down = G;
+      if (call_.philox) {
+        kernels_.normals(*call_.philox, kCandidateStream, static_cast<std::uint32_t>(iteration), n * G, G, 1, numbers,
+                         drawn.data());
+      } else {
+        noise = call_.candidate_noise + (iteration * rows_ + n * G) * numbers;
+        across = numbers;
+        down = 1;
+      }
+      for (std::int64_t g = 0; g < G; ++g) {
+        for (std::int64_t p = 0; p < P; ++p) {
+          for (std::int64_t w = 0; w < width_; ++w) {
+            const auto at = p * width_ + w;
+            float number = mean[at] + stddev[at] * noise[g * across + at * down];
+            number = number < -call_.clip ? -call_.clip : number > call_.clip ? call_.clip : number;
+            plans_[size((n * G + g) * numbers + at)] = number;
+            by_step_[size((p * rows_ + n * G + g) * width_ + w)] = number;
+          }
         }
       }
     }
   }
-}
 
-// What rows [first, last) are worth.
-void evaluate(const PlanCall& call, bool discount_head, std::int64_t first, std::int64_t last, Buffers& buffers,
-              float* values) {
-  const auto H = call.steps, rows = call.states * call.candidates, count = last - first;
-  const float* reward = buffers.outputs.data() + first;
-  const float* value = reward + H * rows;
-  float* discount = buffers.discounts.data() + first;
-  for (std::int64_t t = 0; t < H; ++t) {
-    const float* logit = value + (H + t) * rows;
-    for (std::int64_t i = 0; i < count; ++i) {
-      discount[t * rows + i] =
-          discount_head ? 1.0f / (1.0f + std::exp(-logit[i])) : static_cast<float>(call.gamma);
+  // Roll rows [first, last) out.
+  void roll_out(std::int64_t iteration, std::int64_t first, std::int64_t last, float* scratch, const Team& team) {
+    const auto H = call_.steps;
+    Rollouts rollouts{};
+    rollouts.rows = rows_;
+    rollouts.steps = H;
+    rollouts.plan_length = call_.plan_length;
+    rollouts.skill_length = call_.skill_length;
+    rollouts.group = call_.candidates;
+    rollouts.noise_group = call_.shared_noise ? call_.candidates : 1;
+    rollouts.sample = call_.sample;
+    rollouts.stoch = call_.stoch;
+    rollouts.deter = call_.deter;
+    rollouts.plans = by_step_.data();
+    rollouts.philox = call_.philox;
+    rollouts.first_step = iteration * H;
+    if (!call_.philox) {
+      const auto before = iteration * H * (rows_ / rollouts.noise_group);
+      rollouts.stoch_noise = call_.stoch_noise + before * networks_.stoch;
+      if (call_.sample) rollouts.action_noise = call_.action_noise + before * networks_.action;
     }
+    rollouts.outputs = outputs_.data();
+    kernels_.run(networks_, rollouts, first, last, scratch, team);
   }
-  const float* last_value = value + (H - 1) * rows;
-  if (!call.sum) {
-    float* returns = buffers.returns.data() + first;
-    lambda_return<float>(H - 1, count, rows, reward, value, discount, last_value, call.lam, returns);
-    std::copy_n(returns, count, values + first);
-    return;
+
+  // Value the candidates of states [first, last) and refit their distributions to the elites.
+  void refit(std::int64_t iteration, std::int64_t first, std::int64_t last) {
+    const auto G = call_.candidates, numbers = call_.plan_length * width_;
+    float* values = call_.values + iteration * rows_;
+    evaluate(first * G, last * G, values);
+    float* mean = call_.mean + first * numbers;
+    float* stddev = call_.stddev + first * numbers;
+    // A state's distribution is read before it is written.
+    select_elites<float>({last - first, G, numbers, call_.elites}, values + first * G,
+                         plans_.data() + first * G * numbers, mean, stddev, call_.floor, mean, stddev,
+                         call_.chosen + (iteration * call_.states + first) * call_.elites);
   }
-  for (std::int64_t i = 0; i < count; ++i) {
-    float weight = 1.0f, total = 0.0f;
+
+ private:
+  // What rows [first, last) are worth.
+  void evaluate(std::int64_t first, std::int64_t last, float* values) {
+    const auto H = call_.steps, count = last - first;
+    const float* reward = outputs_.data() + first;
+    const float* value = call_.has_value ? reward + H * rows_ : nullptr;
+    const float* logits = outputs_.data() + first + (networks_.head_count - 1) * H * rows_;
+    float* discount = discounts_.data() + first;
     for (std::int64_t t = 0; t < H; ++t) {
-      total += weight * reward[t * rows + i];
-      weight *= discount[t * rows + i];
+      for (std::int64_t i = t * rows_; i < t * rows_ + count; ++i) {
+        discount[i] = call_.has_discount ? 1.0f / (1.0f + std::exp(-logits[i])) : static_cast<float>(call_.gamma);
+      }
     }
-    values[first + i] = total + weight * last_value[i];
+    const float* last_value = value ? value + (H - 1) * rows_ : nullptr;
+    if (!call_.sum) {
+      float* returns = returns_.data() + first;
+      lambda_return<float>(H - 1, count, rows_, reward, value, discount, last_value, call_.lam, returns);
+      std::copy_n(returns, count, values + first);
+      return;
+    }
+    for (std::int64_t i = 0; i < count; ++i) {
+      float weight = 1.0f, total = 0.0f;
+      for (std::int64_t t = 0; t < H; ++t) {
+        total += weight * reward[t * rows_ + i];
+        weight *= discount[t * rows_ + i];
+      }
+      values[first + i] = value ? total + weight * last_value[i] : total;
+    }
   }
-}
+
+  const Kernels& kernels_;
+  const Networks& networks_;
+  const PlanCall& call_;
+  const std::int64_t rows_, width_;
+  std::vector<float> plans_, by_step_, outputs_, discounts_, returns_;
+};
 
 }  // namespace
 
-void plan(const Kernels& kernels, const Networks& networks, const PlanCall& call, std::int64_t threads) {
-  const auto N = call.states, G = call.candidates, H = call.steps, R = N * G, P = call.plan_length;
-  const auto S = networks.stoch, A = networks.action, Z = networks.skill;
-  const auto size = [](std::int64_t count) { return static_cast<std::size_t>(count); };
-  Buffers buffers;
-  buffers.plans.resize(size(R * P * Z));
-  buffers.skills.resize(size(R * P * Z));
-  buffers.outputs.resize(size(networks.head_count * H * R));
-  buffers.discounts.resize(size(H * R));
-  buffers.returns.resize(size(H * R));
-
-  // States [first, last) from beginning to end, by one thread or by the members of a team.
-  const auto work = [&](std::int64_t first, std::int64_t last, const Team& team, float* scratch) {
-    const auto meet = [&team] {
-      if (team.members > 1) team.wait(team.barrier);
-    };
-    for (std::int64_t i = 0; i < call.iterations; ++i) {
-      if (team.member == 0) draw(call, Z, first, last, call.candidate_noise + i * R * P * Z, buffers);
-      meet();
-      Rollouts rollouts{};
-      rollouts.rows = R;
-      rollouts.steps = H;
-      rollouts.plan_length = P;
-      rollouts.skill_length = call.skill_length;
-      rollouts.group = G;
-      rollouts.stoch = call.stoch;
-      rollouts.deter = call.deter;
-      rollouts.skills = buffers.skills.data();
-      rollouts.noise_group = call.shared_noise ? G : 1;
-      const auto noise_rows = R / rollouts.noise_group;
-      rollouts.stoch_noise = call.stoch_noise + i * H * noise_rows * S;
-      rollouts.action_noise = call.action_noise ? call.action_noise + i * H * noise_rows * A : nullptr;
-      rollouts.outputs = buffers.outputs.data();
-      kernels.run(networks, rollouts, first * G, last * G, scratch, team);
-      if (team.member != 0) continue;  // the run ended with a meeting
-      float* values = call.values + i * R;
-      evaluate(call, networks.head_count > 2, first * G, last * G, buffers, values);
-      float* mean = call.mean + first * P * Z;
-      float* stddev = call.stddev + first * P * Z;
-      // A state's distribution is read before it is written.
-      select_elites<float>({last - first, G, P * Z, call.elites}, values + first * G,
-                           buffers.plans.data() + first * G * P * Z, mean, stddev, call.floor, mean, stddev,
-                           call.chosen + (i * N + first) * call.elites);
-    }
+bool plan(const Kernels& kernels, const Networks& networks, const PlanCall& call, std::int64_t threads) {
+  const auto N = call.states, G = call.candidates, tile = kernels.rows_per_tile;
+  Plan work(kernels, networks, call);
+  std::atomic<bool> stopped{false};
+  const auto ask = [&] {
+    if (call.stop && call.stop()) stopped.store(true, std::memory_order_relaxed);
   };
 
-  if (N == 1 && threads > 1 && networks.weights >= kTeamWeights) {  // acting: each thread has a share of every layer
+  if (N == 1 && G <= tile && threads > 1 && networks.weights >= kTeamWeights) {  // each has a share of every layer
     const auto shared = buffers_of(networks, kernels);
     std::vector<Block> scratch;
     for (std::int64_t i = 0; i < threads; ++i) scratch.push_back(scratch_of(networks, kernels));
@@ -135,14 +166,53 @@ void plan(const Kernels& kernels, const Networks& networks, const PlanCall& call
         },
         [&](std::int64_t member) {
           const Team team{member, count, Barrier::wait_at, barrier.get(), shared.data()};
-          work(0, 1, team, scratch[size(member)].data());
+          for (std::int64_t i = 0; i < call.iterations; ++i) {
+            if (member == 0) {
+              ask();
+              work.draw(i, 0, 1);
+            }
+            if (count > 1) barrier->wait();
+            if (stopped.load(std::memory_order_relaxed)) return;
+            work.roll_out(i, 0, G, scratch[size(member)].data(), team);  // ends with a meeting
+            if (member == 0) work.refit(i, 0, 1);
+          }
         });
-    return;
+    return !stopped;
   }
-  parallel(threads, N, [&](std::int64_t first, std::int64_t last) {
+
+  // States of one tile, and no more than leave something for every thread.
+  const auto together = std::max<std::int64_t>(1, std::min(tile / G, (N + threads - 1) / threads));
+  const auto pieces = (N + together - 1) / together;
+  if (pieces < threads && N * G > tile) {  // an iteration's rollouts are shared
+    const auto rows = rows_at_a_time(kernels, N * G, threads), tiles = (N * G + rows - 1) / rows;
+    for (std::int64_t i = 0; i < call.iterations && !stopped; ++i) {
+      work.draw(i, 0, N);
+      one_by_one(threads, tiles, [&](bool caller, const auto& next) {
+        const auto scratch = scratch_of(networks, kernels), own = buffers_of(networks, kernels);
+        for (std::int64_t piece; (piece = next()) < tiles && !stopped;) {
+          if (caller) ask();
+          work.roll_out(i, piece * rows, std::min((piece + 1) * rows, N * G), scratch.data(),
+                        Team{0, 1, nullptr, nullptr, own.data()});
+        }
+      });
+      if (!stopped) work.refit(i, 0, N);
+    }
+    return !stopped;
+  }
+  one_by_one(threads, pieces, [&](bool caller, const auto& next) {
     const auto scratch = scratch_of(networks, kernels), own = buffers_of(networks, kernels);
-    work(first, last, Team{0, 1, nullptr, nullptr, own.data()}, scratch.data());
+    for (std::int64_t piece; (piece = next()) < pieces;) {
+      const auto first = piece * together, last = std::min(first + together, N);
+      for (std::int64_t i = 0; i < call.iterations; ++i) {
+        if (caller) ask();
+        if (stopped) return;
+        work.draw(i, first, last);
+        work.roll_out(i, first * G, last * G, scratch.data(), Team{0, 1, nullptr, nullptr, own.data()});
+        work.refit(i, first, last);
+      }
+    }
   });
+  return !stopped;
 }
 
 }  // namespace lsp_fast

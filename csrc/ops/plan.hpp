@@ -1,32 +1,39 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "ops/imagine_heads.hpp"
 
 namespace lsp_fast {
 
 // One whole plan: I iterations of the cross-entropy method over G candidates from each of N start states, each rolled
-// out H steps. Row-major and dense; a state's candidates lie side by side, R = N * G.
+// out H steps. A candidate is P skills, or where the networks have no actor P actions, of W numbers. Row-major and dense;
+// a state's candidates lie side by side, R = N * G.
 struct PlanCall {
   std::int64_t states, candidates, elites, plan_length, iterations, steps, skill_length;
   double gamma, lam, floor;
+  float clip;                     // bound of a candidate's numbers, infinite without one
   bool sum;                       // of discounted rewards and the last value; else the lambda-return at the first state
+  bool has_value, has_discount;   // the heads are reward, value where there is one, discount where there is one
+  bool sample;                    // actions; else tanh(mean)
   const float *stoch, *deter;     // [N, S], [N, D]
-  const float* candidate_noise;   // [I, N, G, P, Z]
   bool shared_noise;              // by a state's candidates: the rollouts' noise then has N rows instead of R
+  const float* candidate_noise;   // [I, N, G, P, W]
   const float* stoch_noise;       // [I, H, R, S]
-  const float* action_noise;      // [I, H, R, A], or null for tanh(mean)
-  float *mean, *stddev;           // [N, P, Z], the distribution to start from; the last one afterwards
+  const float* action_noise;      // [I, H, R, A], where actions are sampled
+  const Philox* philox;           // where not null, all noise is this generator's
+  float *mean, *stddev;           // [N, P, W], the distribution to start from; the last one afterwards
   float* values;                  // [I, N, G]
   std::int64_t* chosen;           // [I, N, M], best first, -1 where absent
+  std::function<bool()> stop;     // asked by the calling thread now and then; true ends the plan early
 };
 
-// The networks' heads are reward, value and, where there is one, discount. Everything of a start state happens on one
-// thread, so that threads never wait for each other; a single state (acting) is planned by all threads together. Results
-// do not depend on their number. They equal those of the
-// parts (imagine_heads, lambda_return, select_elites) to the bit where a candidate's value is its lambda-return and the
-// discount is a constant, and closely elsewhere.
-void plan(const Kernels& kernels, const Networks& networks, const PlanCall& call, std::int64_t threads);
+// Start states are planned side by side, each on one thread from beginning to end, so that threads never wait for each
+// other; where there are too few of them the threads share the rollouts of an iteration, and those of a single tile
+// (acting) the outputs of every layer. Results do not depend on the threads' number. They equal those of the parts
+// (imagine_heads, lambda_return, select_elites) to the bit where a candidate's value is its lambda-return and the discount
+// is a constant, and closely elsewhere. Returns false where it was stopped.
+bool plan(const Kernels& kernels, const Networks& networks, const PlanCall& call, std::int64_t threads);
 
 }  // namespace lsp_fast

@@ -53,6 +53,34 @@ def imagine(
     )
 
 
+def imagine_actions(start: State, prior: PriorWeights, actions: Tensor, stoch_noise: Tensor) -> State:
+    """Imagine what given actions lead to, as `imagine` does what a policy's do.
+
+    Args:
+        start: [N, ...]
+        actions: [H, N, A]
+        stoch_noise: [H, N, S]
+
+    Returns:
+        The H states after the start, [H, N, ...].
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    n, s = start.stoch.shape
+    wanted = {"actions": (actions, prior.inp.weight.shape[1] - s), "noise.stoch": (stoch_noise, s)}
+    for name, (given, width) in wanted.items():
+        if given.shape != (len(stoch_noise), n, width) or len(given) == 0:
+            raise ValueError(f"imagine from {n} states: {name} {tuple(given.shape)} must be [H, {n}, {width}], H >= 1")
+    state, states = start, []
+    for t in range(len(actions)):
+        deter = layers.advance(state, actions[t], prior)
+        p = layers.prior(deter, prior)
+        state = State(p.mean + p.std * stoch_noise[t], deter)
+        states.append(state)
+    return State(*(torch.stack(x) for x in zip(*states, strict=True)))
+
+
 def check_imagine(
     start: State,
     prior: PriorWeights,

@@ -88,18 +88,23 @@ class Rollout(NamedTuple):
 
 
 class PlanWeights(NamedTuple):
-    """All that scoring a plan needs."""
+    """All that scoring a plan needs. Without an actor plans are actions; without a value they are scored by rewards."""
 
     prior: PriorWeights
-    actor: ActorWeights
+    actor: ActorWeights | None
     reward: MLPWeights
-    value: MLPWeights
+    value: MLPWeights | None
     discount: MLPWeights | None
 
     @property
     def heads(self) -> tuple[MLPWeights, ...]:
-        """Reward, value and, where there is one, discount."""
-        return (self.reward, self.value) if self.discount is None else (self.reward, self.value, self.discount)
+        """Reward and, where there is one, value and discount."""
+        return tuple(head for head in (self.reward, self.value, self.discount) if head is not None)
+
+    @property
+    def action_dim(self) -> int:
+        """A."""
+        return self.prior.inp.weight.shape[1] - self.prior.out.weight.shape[0] // 2
 
 
 class PlanNoise(NamedTuple):
@@ -111,6 +116,39 @@ class PlanNoise(NamedTuple):
     candidates: Tensor  # [I, N, G, P, Z]
     stoch: Tensor  # [I, H, R, S]
     action: Tensor | None  # [I, H, R, A]
+
+
+class PlanKey(NamedTuple):
+    """The noise of a whole plan as a generator's key: `lsp_fast.ops.philox.plan_noise` gives the numbers, and a native
+    plan computes them where it uses them."""
+
+    key: Tensor  # [2] int64 on the CPU or the GPU, words of 32 bits
+    iterations: int  # I
+    candidates: int  # G
+    steps: int  # H
+    sample: bool
+    """Actions too; else tanh(mean)."""
+    shared: bool
+    """By a state's candidates."""
+
+
+class PlanRules(NamedTuple):
+    """How a plan is refined and scored (SPEC section 4)."""
+
+    num_elites: int
+    skill_length: int
+    """K, steps that each of a plan's skills (or actions) is held."""
+    gamma: float
+    """Discount where there is no discount head."""
+    lam: float
+    by_sum: bool = False
+    """Score by the discounted rewards' sum and the last value instead of the lambda-return at the first state."""
+    floor: float = 1e-6
+    """Added to the elites' variance."""
+    clip: float | None = None
+    """Bound of every number of a candidate."""
+    precision: str = "fp32"
+    """What matrix products multiply, `fp32` or `bf16`."""
 
 
 def features(state: State) -> Tensor:

@@ -8,8 +8,10 @@ from torch import Tensor
 from lsp_fast.backends import Backend
 from lsp_fast.config import Config
 from lsp_fast.noise import Noise
-from lsp_fast.ops.types import ImagineNoise, PlanWeights, State
-from lsp_fast.planning.skills import draw_plan_noise, score_plans, standard_normal
+from lsp_fast.ops.philox import plan_noise
+from lsp_fast.ops.types import ImagineNoise, PlanKey, PlanWeights, State
+from lsp_fast.planning.plan import score_plans
+from lsp_fast.planning.skills import draw_plan_noise, plan_rules, standard_normal
 
 
 @torch.no_grad()
@@ -28,15 +30,17 @@ def planner_health(
         random_plan_value: mean value of the population, that is of skills from N(0, I).
     """
     n, g, m = len(start.stoch), config.planner.candidates, config.planner.elites
-    dims = (start.stoch.shape[-1], weights.prior.inp.weight.shape[1] - start.stoch.shape[-1])
-    prior = standard_normal(start, config)
+    dims = (start.stoch.shape[-1], weights.action_dim)
+    prior, rules = standard_normal(start, config), plan_rules(config)
     values, elites, plans = [], [], None
     for _ in range(2):
         drawn = draw_plan_noise(noise, "health", config, n, dims, sample=True)
+        if isinstance(drawn, PlanKey):
+            drawn = plan_noise(drawn, n, *dims, *prior.mean.shape[1:])
         if plans is None:
             plans = prior.mean[:, None] + prior.std[:, None] * drawn.candidates[0]
         assert drawn.action is not None
-        value = score_plans(start, plans, weights, ImagineNoise(drawn.stoch[0], drawn.action[0]), config, backend)
+        value = score_plans(start, plans, weights, ImagineNoise(drawn.stoch[0], drawn.action[0]), rules, backend)
         values.append(value)
         elites.append(backend.select_elites(value, plans, m, *prior, config.planner.std_floor)[2])
     chosen = [torch.zeros_like(values[0]).scatter_add_(1, e.clamp(min=0), (e >= 0).float()) for e in elites]  # [N, G]

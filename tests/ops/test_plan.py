@@ -14,9 +14,10 @@ from lsp_fast.backends import REFERENCE
 from lsp_fast.config import make_config
 from lsp_fast.errors import BackendUnavailable
 from lsp_fast.noise import Noise
-from lsp_fast.ops.types import State
+from lsp_fast.ops.types import ImagineNoise, Normal, PlanKey, PlanRules, State
 from lsp_fast.planning.cem import CEMResult
-from lsp_fast.planning.skills import draw_plan_noise, plan_skills
+from lsp_fast.planning.plan import score_plans
+from lsp_fast.planning.skills import draw_plan_noise, plan_rules, plan_skills
 
 try:
     native.load()
@@ -138,27 +139,13 @@ def test_results_do_not_depend_on_threads():
         torch.set_num_threads(1)
 
 
-def isas():
-    for isa in ("avx512", "avx2", "portable"):
-        try:
-            plan(*build(1), isa=isa)
-        except ValueError:
-            continue
-        yield isa
-
-
 def plan(start, weights, noise, config, **options):
-    p, b = config.planner, config.behavior
-    shape = noise.candidates.shape[1], *noise.candidates.shape[3:]
-    prior = torch.zeros(shape), torch.ones(shape)
-    return CEMResult(
-        *native.plan(
-            start, weights, noise, prior, p.elites, config.skill.length, b.gamma, b.lam, False, p.std_floor, **options
-        )
-    )
+    shape = len(start.stoch), config.skills_per_rollout, config.skill.dim
+    prior = Normal(torch.zeros(shape), torch.ones(shape))
+    return CEMResult(*native.plan(start, weights, noise, prior, plan_rules(config), **options))
 
 
-@pytest.mark.parametrize("isa", list(isas()))
+@pytest.mark.parametrize("isa", native.instruction_sets())
 @pytest.mark.parametrize("preset", ["smoke", "cpu", "paper"])
 def test_values_and_certain_elites_equal_float64(isa, preset):
     start, weights, noise, config = build(8, preset=preset)
@@ -169,9 +156,8 @@ def test_values_and_certain_elites_equal_float64(isa, preset):
     for i in range(config.planner.iterations):
         one = noise._replace(candidates=noise.candidates[i : i + 1], stoch=noise.stoch[i : i + 1])
         one = one._replace(action=noise.action[i : i + 1])
-        p, b = config.planner, config.behavior
-        args = (p.elites, config.skill.length, b.gamma, b.lam, False, p.std_floor)
-        mean, std, values, elites = native.plan(start, weights, one, (means[-1], stds[-1]), *args, isa=isa)
+        p, prior = config.planner, Normal(means[-1], stds[-1])
+        mean, std, values, elites = native.plan(start, weights, one, prior, plan_rules(config), isa=isa)
         assert torch.equal(values[0], ours.values[i]) and torch.equal(elites[0], ours.elites[i])
         exact = exact_values(start, weights, one, config, means[-1], stds[-1])
         tolerance = 2e-6 * exact.abs().max()
@@ -189,12 +175,9 @@ def test_values_and_certain_elites_equal_float64(isa, preset):
 
 def exact_values(start, weights, noise, config, mean, std):
     """[N, G] in float64, by the reference."""
-    from lsp_fast.ops.types import ImagineNoise
-    from lsp_fast.planning.skills import score_plans
-
     plans = double(mean)[:, None] + double(std)[:, None] * double(noise.candidates[0])
     drawn = ImagineNoise(double(noise.stoch[0]), double(noise.action[0]))
-    return score_plans(double(start), plans, double(weights), drawn, config, REFERENCE)
+    return score_plans(double(start), plans, double(weights), drawn, plan_rules(config), REFERENCE)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -245,9 +228,9 @@ def test_what_does_not_fit_is_named(spoil, named):
 @pytest.mark.parametrize(("num_elites", "length", "isa"), [(0, 2, "auto"), (7, 2, "auto"), (2, 0, "auto"), (2, 2, "x")])
 def test_numbers_out_of_range_are_named(num_elites, length, isa):
     start, weights, noise, _ = build()
-    prior = torch.zeros(3, 1, 3), torch.ones(3, 1, 3)
+    prior = Normal(torch.zeros(3, 1, 3), torch.ones(3, 1, 3))
     with pytest.raises(ValueError, match=r"num_elites|skill_length|isa"):
-        native.plan(start, weights, noise, prior, num_elites, length, 0.99, 0.95, False, 1e-6, isa=isa)
+        native.plan(start, weights, noise, prior, PlanRules(num_elites, length, 0.99, 0.95), isa=isa)
 
 
 @pytest.fixture

@@ -1,0 +1,96 @@
+"""Planning from many start states at once, over skills or over actions (SPEC sections 4 and 5)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lsp_fast.backends import Backend
+from lsp_fast.ops.philox import plan_noise
+from lsp_fast.ops.types import ImagineNoise, Normal, PlanKey, PlanNoise, PlanRules, PlanWeights, State, map_state
+from lsp_fast.planning.cem import CEMResult, cem
+
+
+def plan_values(
+    rewards: Tensor, values: Tensor | None, discount: Tensor, lam: float, by_sum: bool, backend: Backend
+) -> Tensor:
+    """What imagined trajectories are worth (SPEC section 4).
+
+    Args:
+        rewards, values, discount: [H, N], at the H imagined states; without values only rewards count, by sum.
+        by_sum: sum_t gamma^t r_t + gamma^H v of the last state; else the lambda-return at the first imagined state.
+            (Dreamer's value of a state counts that state's own reward, so the sum counts the last one twice.)
+
+    Returns:
+        [N]
+    """
+    if not by_sum:
+        if values is None:
+            raise ValueError("a lambda-return needs values; score by the sum without them")
+        return backend.lambda_return(rewards[:-1], values[:-1], discount[:-1], values[-1], lam)[0]
+    weights = torch.cat([torch.ones_like(discount[:1]), discount.cumprod(0)])  # [H + 1, N]
+    total = (weights[:-1] * rewards).sum(0)
+    return total if values is None else total + weights[-1] * values[-1]
+
+
+def score_plans(
+    start: State, plans: Tensor, weights: PlanWeights, noise: ImagineNoise, rules: PlanRules, backend: Backend
+) -> Tensor:
+    """Roll every candidate out and value it.
+
+    Args:
+        start: [N, ...]
+        plans: [N, G, P, Z], of skills; or of actions where there is no actor.
+        noise: of H steps for N * G rollouts, a state's candidates side by side; or for N, whose candidates share it.
+
+    Returns:
+        [N, G]
+    """
+    n, g = plans.shape[:2]
+    by_step = plans.flatten(0, 1).transpose(0, 1)  # [P, N * G, Z]
+    starts = map_state(lambda x: x.repeat_interleave(g, 0), start)
+    if noise.stoch.shape[1] != n * g:
+        shared = (None if x is None else x.repeat_interleave(g, 1) for x in noise)
+        noise = ImagineNoise(*shared)
+    # The heads see all steps; what they say is all that is kept of a rollout.
+    outputs = backend.imagine_heads(
+        starts, weights.prior, weights.actor, by_step, rules.skill_length, noise, weights.heads, rules.precision
+    )  # [1 .. 3, H, N * G]
+    discount = torch.full_like(outputs[0], rules.gamma) if weights.discount is None else torch.sigmoid(outputs[-1])
+    values = None if weights.value is None else outputs[1]
+    return plan_values(outputs[0], values, discount, rules.lam, rules.by_sum, backend).view(n, g)
+
+
+@torch.no_grad()
+def plan(
+    start: State, weights: PlanWeights, noise: PlanNoise | PlanKey, prior: Normal, rules: PlanRules, backend: Backend
+) -> CEMResult:
+    """CEM from every start state, without gradients.
+
+    Args:
+        start: [N, ...]
+        weights: with an actor plans are skills, without one actions.
+        noise: of I iterations; a key stands for the numbers that follow from it.
+        prior: [N, P, Z], the distribution of the first iteration's candidates.
+    """
+    if backend.plan is not None:
+        return CEMResult(*backend.plan(start, weights, noise, prior, rules))
+    if isinstance(noise, PlanKey):
+        (n, length, width), stoch = prior.mean.shape, start.stoch.shape[1]
+        noise = plan_noise(noise, n, stoch, weights.action_dim, length, width)
+    numbers = noise
+
+    def score(plans: Tensor, i: int) -> Tensor:
+        drawn = ImagineNoise(numbers.stoch[i], None if numbers.action is None else numbers.action[i])
+        return score_plans(start, plans, weights, drawn, rules, backend)
+
+    return cem(
+        score,
+        prior.mean,
+        prior.std,
+        numbers.candidates,
+        rules.num_elites,
+        floor=rules.floor,
+        clip=rules.clip,
+        select_elites=backend.select_elites,
+    )

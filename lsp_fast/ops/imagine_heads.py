@@ -29,9 +29,9 @@ def imagine_heads(
         start, prior, actor, skills, skill_length, noise: as `lsp_fast.ops.imagine` takes them; N start states. Without
             an actor `skills` [P, N, A] are the actions, each held `skill_length` steps, the last one to the end.
         heads: MLPs of one output on features [s, h], such as reward and value.
-        precision: `fp32` computes in the tensors' own dtype. `bf16` is PyTorch's: weights, states and noise are rounded to
-            bfloat16 and all is computed in it. Native backends round what matrix products multiply and keep the rest in
-            fp32, which is closer to the exact numbers.
+        precision: `fp32` computes in the tensors' own dtype. `bf16` is PyTorch's: weights, states and noise are rounded
+            to bfloat16 and all is computed in it. Native backends round what matrix products multiply, and keep sums,
+            states and everything elementwise in fp32.
 
     Returns:
         [len(heads), H, N], without gradients, in the dtype of `start`.

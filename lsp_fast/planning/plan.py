@@ -50,8 +50,8 @@ def score_plans(
     by_step = plans.flatten(0, 1).transpose(0, 1)  # [P, N * G, Z]
     starts = map_state(lambda x: x.repeat_interleave(g, 0), start)
     if noise.stoch.shape[1] != n * g:
-        shared = (None if x is None else x.repeat_interleave(g, 1) for x in noise)
-        noise = ImagineNoise(*shared)
+        action = None if noise.action is None else noise.action.repeat_interleave(g, 1)
+        noise = ImagineNoise(noise.stoch.repeat_interleave(g, 1), action)
     # The heads see all steps; what they say is all that is kept of a rollout.
     outputs = backend.imagine_heads(
         starts, weights.prior, weights.actor, by_step, rules.skill_length, noise, weights.heads, rules.precision

@@ -218,10 +218,12 @@ def _arrays(weights):
     """Nested tuples of tensors as nested tuples of arrays; numbers and None stay."""
     if isinstance(weights, tuple):
         return tuple(_arrays(x) for x in weights)
-    return _array("a weight", weights) if isinstance(weights, Tensor) else weights
+    return _array("a weight", weights.detach()) if isinstance(weights, Tensor) else weights
 
 
 def _array(name: str, tensor: Tensor):
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{name} requires a gradient, which this operation does not give: detach it, or use no_grad")
     if tensor.device.type != "cpu" or tensor.dtype not in (torch.float32, torch.float64):
         raise ValueError(
             f"{name} ({tensor.dtype}, shape {tuple(tensor.shape)}, on {tensor.device}) must be float32 or float64 on "

@@ -67,7 +67,8 @@ class Optimizer:
         for parameter, moments in held.items():
             restored = self.adam.state[parameter]
             for name, tensor in moments.items():
-                restored[name] = tensor.copy_(restored[name])
+                # What Adam has not stepped yet has no moments: they are zero.
+                restored[name] = tensor.copy_(restored[name]) if name in restored else tensor.zero_()
 
     def norm(self, objective: Tensor) -> Tensor:
         """Norm of an objective's gradient, 0-d, without taking a step; the graph is kept."""

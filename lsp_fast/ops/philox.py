@@ -1,9 +1,9 @@
 """Normal numbers as a function of a key and a counter: contract and plain PyTorch reference.
 
-Philox4x32-10 (Salmon, Moraes, Dror, Shaw, Parallel random numbers: as easy as 1, 2, 3, SC 2011) makes of a key of two words
-and a counter of four a block of four words, each of 32 bits. Our counter is (column // 4, row, step, stream), and the
-words are the columns 4c .. 4c + 3. Two words make two normal numbers (Box and Muller 1958). Every operation is one that
-all processors round alike, so that the numbers are the same to the bit wherever they are computed.
+Philox4x32-10 (Salmon, Moraes, Dror, Shaw, Parallel random numbers: as easy as 1, 2, 3, SC 2011) makes of a key of two
+words and a counter of four a block of four words, each of 32 bits. Our counter is (column // 4, row, step, stream), and
+the words are the columns 4c .. 4c + 3. Two words make two normal numbers (Box and Muller 1958). Every operation is one
+that all processors round alike, so that the numbers are the same to the bit wherever they are computed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 from lsp_fast.ops.types import PlanKey, PlanNoise
 
 CANDIDATES, STOCH, ACTION = range(3)
-"""A plan's streams. A step counts all iterations' steps (for candidates, the iterations); a row is a candidate, or a state
-whose candidates share their noise."""
+"""A plan's streams. A step counts all iterations' steps (for candidates, the iterations); a row is a candidate, or a
+state whose candidates share their noise."""
 
 _MASK = 0xFFFFFFFF
 

@@ -1,7 +1,13 @@
 """A whole plan in C++: the parts put together to the bit, and the float64 reference where elites are certain."""
 
+import copy
 import os
+import signal
+import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +20,9 @@ from lsp_fast.backends import REFERENCE
 from lsp_fast.config import make_config
 from lsp_fast.errors import BackendUnavailable
 from lsp_fast.noise import Noise
-from lsp_fast.ops.types import ImagineNoise, Normal, PlanKey, PlanRules, State
+from lsp_fast.ops.types import ImagineNoise, Normal, PlanNoise, PlanRules, PlanWeights, State
 from lsp_fast.planning.cem import CEMResult
+from lsp_fast.planning.plan import plan as plan_with
 from lsp_fast.planning.plan import score_plans
 from lsp_fast.planning.skills import draw_plan_noise, plan_rules, plan_skills
 
@@ -72,6 +79,12 @@ CASES = {
     "no floor": {"planner__std_floor": 0.0},
     "shared noise": {"planner__shared_noise": True},
     "shared noise, one candidate": {"planner__shared_noise": True, "planner__candidates": 1, "planner__elites": 1},
+    "philox": {"planner__noise": "philox"},
+    "philox, shared noise": {"planner__noise": "philox", "planner__shared_noise": True, "states": 40},
+    "philox, tanh(mean)": {"planner__noise": "philox", "sample": False},
+    "bf16": {"planner__precision": "bf16"},
+    "bf16, odd widths": {"planner__precision": "bf16", "model__deter": 17, "model__stoch": 5, "actor__units": 13},
+    "bf16, philox": {"planner__precision": "bf16", "planner__noise": "philox", "states": 17},
 }
 
 
@@ -81,9 +94,10 @@ def test_a_plan_is_its_parts_to_the_bit(name):
     assert_equal(plan_skills(*problem, CPP), plan_skills(*problem, PARTS))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("preset", ["cpu", "paper"])
-def test_a_plan_is_its_parts_at_the_presets_sizes(preset):
-    problem = build(5, preset=preset)
+def test_a_plan_is_its_parts_at_the_presets_sizes(preset, precision):
+    problem = build(5, preset=preset, planner__precision=precision)
     assert_equal(plan_skills(*problem, CPP), plan_skills(*problem, PARTS))
 
 
@@ -110,6 +124,9 @@ def test_a_plan_is_its_parts_whatever_the_sizes(data):
         draw(0, 6),
         seed=draw(0, 99),
         sample=data.draw(st.booleans()),
+        planner__precision=data.draw(st.sampled_from(["fp32", "bf16"])),
+        planner__noise=data.draw(st.sampled_from(["tensors", "philox"])),
+        planner__shared_noise=data.draw(st.booleans()),
         model__deter=draw(1, 19),
         model__stoch=draw(1, 9),
         model__hidden=draw(1, 19),
@@ -273,3 +290,244 @@ def test_a_forked_child_plans_too(threads):
         finally:
             os._exit(2)
     assert os.waitpid(child, 0)[1] == 0
+
+
+# Lower precision
+
+
+def trained(updates=10):
+    """An agent's weights after some updates, and states that it was in."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "agents"))
+    from test_update import batches
+
+    agent = ImaginationAgent(5, 2, make_config("smoke", device="cpu", backend="reference"))
+    for batch in batches(agent.config, updates):
+        agent.update(batch)
+    latent = torch.zeros(agent.config.train.batch_length, agent.config.train.batch_size, agent.config.model.stoch)
+    states = agent.world_model.loss(batch, latent).states
+    return State(*(x.detach().flatten(0, 1)[:12].clone() for x in states)), agent.plan_weights()
+
+
+def test_bf16_errs_at_most_twice_as_much_as_pytorchs():
+    cases = [build(12, preset=preset)[:2] for preset in ("smoke", "cpu", "paper")] + [trained()]
+    for (start, weights), preset in zip(cases, ("smoke", "cpu", "paper", "smoke"), strict=True):
+        _, _, noise, config = build(12, preset=preset, planner__iterations=1)
+        exact = exact_values(start, weights, noise, config, torch.zeros(12, 1, 3), torch.ones(12, 1, 3))
+        bf16 = make_config(preset, planner__precision="bf16", planner__iterations=1)
+        eager = plan_skills(start, weights, noise, bf16, REFERENCE).values[0]
+        for isa in native.instruction_sets():
+            error = plan(start, weights, noise, bf16, isa=isa).values[0] - exact
+            assert error.norm() <= 2 * (eager - exact).norm(), (preset, isa)
+            assert error.norm() > 0
+
+
+def test_trained_weights_plan_as_the_reference_does():
+    start, weights = trained()
+    _, _, noise, config = build(12)
+    ours, reference = (plan_skills(start, weights, noise, config, backend) for backend in (CPP, REFERENCE))
+    torch.testing.assert_close(ours.values[0], reference.values[0], rtol=1e-5, atol=1e-5)
+    exact = exact_values(start, weights, PlanNoise(*(x[:1] for x in noise)), config, *starting(12))
+    assert (ours.values[0] - exact).abs().max() <= 2e-6 * exact.abs().max()
+
+
+def starting(states):
+    return torch.zeros(states, 1, 3), torch.ones(states, 1, 3)
+
+
+# Actions as plans, no skills at all
+
+
+def action_problem(states=2, candidates=70, value=False, seed=0, **rules):
+    """PlaNet's plan: actions, clipped, scored by undiscounted rewards."""
+    start, weights, _, config = build(states, seed=seed)
+    weights = PlanWeights(weights.prior, None, weights.reward, weights.value if value else None, None)
+    generator = torch.Generator().manual_seed(seed)
+    steps, iterations, s = 6, 3, config.model.stoch
+    noise = PlanNoise(
+        torch.randn(iterations, states, candidates, steps, 2, generator=generator),
+        torch.randn(iterations, steps, states * candidates, s, generator=generator),
+        None,
+    )
+    prior = Normal(torch.zeros(states, steps, 2), torch.ones(states, steps, 2))
+    chosen = {"gamma": 1.0, "lam": 1.0, "by_sum": True, "floor": 0.0, "clip": 1.0, **rules}
+    return start, weights, noise, prior, PlanRules(min(10, candidates), 1, **chosen)
+
+
+@pytest.mark.parametrize("states", [1, 2, 30])
+@pytest.mark.parametrize("candidates", [1, 17, 70, 200])
+@pytest.mark.parametrize("value", [False, True])
+def test_actions_are_planned_like_the_reference(states, candidates, value):
+    problem = action_problem(states, candidates, value)
+    ours, reference = plan_with(*problem, CPP), plan_with(*double(problem[:-1]), problem[-1], REFERENCE)
+    assert ours.mean.abs().max() <= 1
+    torch.testing.assert_close(ours.values[0], reference.values[0].float(), rtol=1e-5, atol=1e-5)
+    start, weights, noise, prior, rules = problem
+    plans = (prior.mean[:, None] + prior.std[:, None] * noise.candidates[0]).clamp(-1, 1)
+    for n in range(states):
+        chosen = plans[n, ours.elites[0, n]]
+        one = noise._replace(candidates=noise.candidates[:1], stoch=noise.stoch[:1])
+        first = plan_with(start, weights, one, prior, rules, CPP)
+        torch.testing.assert_close(first.mean[n], chosen.mean(0))
+        torch.testing.assert_close(first.std[n], chosen.std(0, correction=0))
+
+
+def test_actions_scored_by_lambda_returns_are_the_parts_to_the_bit():
+    problem = action_problem(3, 40, True, by_sum=False, gamma=0.99, lam=0.95)
+    assert_equal(plan_with(*problem, CPP), plan_with(*problem, PARTS))
+
+
+def test_threads_share_the_rollouts_of_one_state(threads):
+    problem = action_problem(1, 300)
+    alone = plan_with(*problem, CPP)
+    for number in (2, 3, 7):
+        threads(number)
+        assert_equal(plan_with(*problem, CPP), alone)
+
+
+def test_a_lambda_return_needs_a_value():
+    for backend in (CPP, PARTS, REFERENCE):
+        with pytest.raises(ValueError, match="lambda-return needs"):
+            plan_with(*action_problem(by_sum=False), backend)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_actions_of_another_width_are_refused(width):
+    start, weights, noise, _, rules = action_problem()
+    prior = Normal(torch.zeros(2, 6, width), torch.ones(2, 6, width))
+    with pytest.raises(ValueError, match="actions of 2"):
+        native.plan(start, weights, noise, prior, rules)
+
+
+# Whatever the numbers
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(data=st.data())
+def test_what_is_not_finite_is_where_the_reference_has_it(data):
+    start, weights, noise, config = build(
+        data.draw(st.sampled_from([1, 3, 17])), seed=data.draw(st.integers(0, 9)), planner__iterations=1
+    )
+    places = [*(p for module in (weights.prior, weights.actor, weights.reward) for p in tensors(module)), *start]
+    place = data.draw(st.sampled_from(range(len(places))))
+    with torch.no_grad():
+        flat = places[place].view(-1)
+        flat[data.draw(st.integers(0, len(flat) - 1))] = data.draw(
+            st.sampled_from([float("nan"), float("inf"), -float("inf"), 3e38, -3e38, 1e-42])
+        )
+    ours, reference = (plan_skills(start, weights, noise, config, b) for b in (CPP, REFERENCE))
+    assert torch.equal(ours.values.isnan(), reference.values.isnan())
+    finite = reference.values.abs() < 1e6
+    torch.testing.assert_close(ours.values[finite], reference.values[finite], rtol=1e-3, atol=1e-3)
+    assert_equal(ours, plan_skills(start, weights, noise, config, PARTS))
+
+
+def tensors(x):
+    if isinstance(x, torch.Tensor):
+        return [x]
+    return [t for y in x for t in tensors(y)] if isinstance(x, tuple) else []
+
+
+# Python around it
+
+
+def test_every_optimiser_and_every_load_shows_in_the_next_plan():
+    sys.path.insert(0, str(Path(__file__).parents[1] / "agents"))
+    from test_update import batches
+
+    agent = ImaginationAgent(5, 2, make_config("smoke", device="cpu", backend="cpp", planner__value="task"))
+    start, _, noise, config = build()
+    planned = [agent.optimizers[name] for name in ("world_model", "actor", "task_value")]
+    stored = copy.deepcopy(agent.state_dict())
+    before = first = plan_skills(start, agent.plan_weights(), noise, config, CPP)
+    for optimizer in planned:
+        loss = sum((p * p).sum() for p in optimizer.parameters)
+        optimizer.step(loss)
+        after = plan_skills(start, agent.plan_weights(), noise, config, CPP)
+        assert not torch.equal(after.values, before.values)
+        assert_equal(after, plan_skills(start, agent.plan_weights(), noise, config, PARTS))
+        before = after
+    for batch in batches(agent.config, 1):
+        agent.update(batch)
+    agent.load_state_dict(stored)
+    assert_equal(plan_skills(start, agent.plan_weights(), noise, config, CPP), first)
+
+
+def test_other_python_threads_run_meanwhile():
+    problem = build(60, preset="cpu")
+    counted, done = [0], threading.Event()
+
+    def count():
+        while not done.is_set():
+            counted[0] += 1
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    while counted[0] == 0:
+        time.sleep(0)
+    at_once = counted[0]
+    native_call = native.load().plan
+    arguments = native_arguments(problem)
+    native_call(*arguments)
+    meanwhile = counted[0] - at_once
+    done.set()
+    thread.join()
+    assert meanwhile > 100
+
+
+def native_arguments(problem):
+    """What lsp_fast.native.plan hands to C++."""
+    captured = []
+    start, weights, noise, config = problem
+
+    class Module:
+        @staticmethod
+        def plan(*arguments):
+            captured.extend(arguments)
+            return tuple(torch.zeros(1).numpy() for _ in range(4))
+
+    original, native.load = native.load, lambda: Module
+    try:
+        plan(start, weights, noise, config)
+    finally:
+        native.load = original
+    return captured
+
+
+class Rung(Exception):
+    pass
+
+
+@pytest.mark.parametrize("states", [1, 4000])  # one state of many candidates, and many states
+def test_a_signals_exception_ends_a_plan(states):
+    many = {} if states > 1 else {"planner__candidates": 30_000, "planner__iterations": 20}
+    start, weights, noise, config = build(states, preset="cpu", planner__noise="philox", **many)
+
+    def ring(*_):
+        raise Rung
+
+    before = signal.signal(signal.SIGALRM, ring)
+    began = time.monotonic()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(Rung):
+            plan(start, weights, noise, config)
+        assert time.monotonic() - began < 8  # to its end it takes many times that
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_gradients_are_refused_clearly():
+    start, weights, noise, config = build()
+    start = State(start.stoch.requires_grad_(), start.deter)
+    with pytest.raises(ValueError, match=r"stoch requires a gradient.*detach"):
+        plan(start, weights, noise, config)
+    plan_skills(start, weights, noise, config, CPP)  # which plans without gradients
+
+
+def test_other_strides_change_nothing():
+    start, weights, noise, config = build()
+    odd = State(*(x.T.contiguous().T for x in start))
+    turned = noise._replace(stoch=noise.stoch.transpose(0, 3).contiguous().transpose(0, 3))
+    assert not turned.stoch.is_contiguous()
+    assert_equal(plan(odd, weights, turned, config), plan(start, weights, noise, config))

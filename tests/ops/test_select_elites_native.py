@@ -125,13 +125,18 @@ def test_variance_survives_a_large_mean():
     check(values, plans, 4, mean, std)
 
 
-def test_strided_and_grad_tensors():
+def test_strided_tensors_are_taken_and_gradients_refused():
     values, plans, mean, std = map(torch.from_numpy, problem((3, 8, 2, 4), np.float64))
     wanted = native.select_elites(values, plans, 3, mean, std)
-    strided = plans.transpose(0, 3).contiguous().transpose(0, 3).requires_grad_()
+    strided = plans.transpose(0, 3).contiguous().transpose(0, 3)
     assert not strided.is_contiguous()
-    got = native.select_elites(values.requires_grad_(), strided, 3, mean, std)
-    assert all(torch.equal(a, b) and not a.requires_grad for a, b in zip(got, wanted, strict=True))
+    got = native.select_elites(values, strided, 3, mean, std)
+    assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+    strided.requires_grad_()
+    with pytest.raises(ValueError, match="plans requires a gradient"):
+        native.select_elites(values, strided, 3, mean, std)
+    with torch.no_grad():
+        assert torch.equal(native.select_elites(values, strided, 3, mean, std)[0], wanted[0])
     # The extension itself copies strides away, too.
     arrays = [t.detach().numpy() for t in (values, strided, mean, std)]
     raw = native.load().select_elites(*arrays[:2], 3, *arrays[2:])

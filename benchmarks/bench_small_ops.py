@@ -1,4 +1,5 @@
-"""TD(lambda) returns and the choice of elites at the paper's sizes: C++ beside eager PyTorch and torch.compile."""
+"""TD(lambda) returns, the choice of elites and normal numbers at the paper's sizes: C++ beside eager PyTorch and
+torch.compile."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from measure import Work
 from torch import Tensor
 
 from lsp_fast import native, ops
+from lsp_fast.ops import philox
 
 LAM = 0.95
 
@@ -39,6 +41,18 @@ def works() -> Iterator[Work]:
     arguments = (torch.randn(states, candidates), plans, elites, torch.randn(shape), torch.rand(shape))
     yield work("select_elites", ops.select_elites, native.select_elites, arguments, f"[{states}, {candidates}, {dim}]")
 
+    key, generator = torch.tensor([1, 2]), torch.Generator()
+    expected, got = (f(key, 0, 0, 2, 100, 10) for f in (philox.normals, native.normals))
+    assert torch.equal(got, expected)
+    yield Work(
+        "a million normal numbers",
+        "torch.randn",
+        {
+            "torch.randn": lambda: torch.randn(10, 5000, 20, generator=generator),
+            "C++ Philox": lambda: native.normals(key, 0, 0, 10, 5000, 20),
+        },
+    )
+
 
 def work(
     name: str, eager: Any, cpp: Any, arguments: tuple, sizes: str, compiled: Callable[..., Any] | None = None
@@ -46,7 +60,7 @@ def work(
     """One operation on one set of arguments, the variants checked against each other."""
     expected = eager(*arguments)
     torch.testing.assert_close(cpp(*arguments), expected)
-    variants = {"eager": lambda: eager(*arguments), "cpp": lambda: cpp(*arguments)}
+    variants = {"eager": lambda: eager(*arguments), "C++": lambda: cpp(*arguments)}
     missing = {}
     compiled = compiled or torch.compile(eager, dynamic=False)
     try:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import shlex
+import sys
 from pathlib import Path
 
 import torch
-from measure import Row, compare, table, write
+from measure import Process, Row, compare, table, write
 
 HERE = Path(__file__).parent
 NAMES = [path.stem.removeprefix("bench_") for path in sorted(HERE.glob("bench_*.py"))]
@@ -34,9 +36,13 @@ def main() -> None:
         for work in importlib.import_module(f"bench_{name}").works():
             print(f"measuring {work.name} ...", flush=True)
             rows += compare(work, samples=options.samples)
+            for variant in work.variants.values():
+                if isinstance(variant, Process):
+                    variant.close()
     print(f"\n{table(rows)}")
     if options.out:
-        write(options.out, rows, threads=options.threads, samples=options.samples)
+        command = shlex.join(["python", "benchmarks/run.py", *sys.argv[1:]])
+        write(options.out, rows, threads=options.threads, samples=options.samples, command=command)
 
 
 if __name__ == "__main__":

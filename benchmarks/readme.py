@@ -1,0 +1,157 @@
+"""Writes the README's tables of speed from benchmarks/results/*.json: `python benchmarks/readme.py`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = [ROOT / "benchmarks" / "results" / f"cpu_{name}.json" for name in ("1_thread", "2_threads")]
+BEGIN, END = "<!-- written by benchmarks/readme.py -->\n", "<!-- end -->\n"
+
+Row = dict[str, Any]
+
+
+def tables() -> str:
+    """The part of the README between the marks."""
+    runs = [json.loads(path.read_text()) for path in RESULTS]
+    rows = [{**row, "threads": run["threads"]} for run in runs for row in run["rows"]]
+    plans, updates, others, environments = [], [], [], []
+    for row in rows:
+        kinds = {"plan": plans, "update": updates, "imagine_heads": []}
+        first = row["work"].split(",")[0]
+        kinds.get(first, environments if "environment" in row["work"] else others).append(row)
+    parts = [
+        "Medians of samples taken in turns in one run, as ratios to the first column (above 1 is faster); *of peak* is the "
+        "share of the processor's multiply-adds, measured in the same run.",
+        ratios(
+            plans,
+            "plan (states × candidates × steps × iterations)",
+            {
+                "eager": "eager PyTorch ms",
+                "eager, MKL's fast path": "eager, MKL's fast path",
+                "torch.compile": "torch.compile",
+                "torch.compile, tuned": "tuned",
+                "JAX": "JAX",
+                "C++": "**C++**",
+            },
+            peak="C++",
+        ),
+        "The same beside PyTorch and JAX in bf16, still as ratios to eager PyTorch in fp32:",
+        ratios(
+            plans,
+            "plan in bf16",
+            {
+                "eager": "eager fp32 ms",
+                "eager bf16": "eager bf16",
+                "torch.compile bf16": "torch.compile bf16",
+                "JAX bf16": "JAX bf16",
+                "C++ bf16": "**C++ bf16**",
+                "C++ bf16, its own noise": "and its own noise",
+            },
+            peak="C++ bf16",
+        ),
+        ratios(
+            updates,
+            "whole training update",
+            {
+                "reference": "reference ms",
+                "C++": "**C++**",
+                "C++ bf16": "**C++ bf16**",
+                "C++ bf16, its own noise": "and its own noise",
+            },
+        ),
+        ratios(
+            others,
+            "small operations",
+            {"eager": "eager PyTorch ms", "torch.compile": "torch.compile", "C++": "**C++**"},
+            also={"torch.randn": "eager", "C++ Philox": "C++"},
+        ),
+        ratios(
+            environments,
+            "environments, per control step",
+            {
+                "dm_control": "dm_control ms",
+                "EnvPool": "EnvPool",
+                "mj_step alone": "MuJoCo alone",
+                "direct": "**ours**",
+            },
+            threads=False,
+        ),
+        caption(runs),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def ratios(
+    rows: Sequence[Row],
+    title: str,
+    columns: dict[str, str],
+    peak: str | None = None,
+    also: dict[str, str] | None = None,
+    threads: bool = True,
+) -> str:
+    """A table with a line for every piece of work and number of threads; the first column is in milliseconds."""
+    found: dict[tuple[str, int], dict[str, Row]] = {}
+    for row in rows:
+        variant, _, own = row["variant"].partition(", ") if not threads else (row["variant"], "", "")
+        number = int(own.split()[0]) if own else row["threads"]
+        variant = (also or {}).get(variant, variant)
+        found.setdefault((row["work"].removeprefix("plan, ").removeprefix("update, "), number), {})[variant] = row
+    first = next(iter(columns))
+    for (work, _), line in found.items():  # the baseline of several threads is the one of the same work
+        if first not in line:
+            line[first] = next(other[first] for (name, _), other in found.items() if name == work and first in other)
+    if not threads:
+        found = {key: line for key, line in found.items() if len(line) > 1}
+    head = [title, "threads", *columns.values()] + (["of peak"] if peak else [])
+    lines = [head, ["---"] * len(head)]
+    # In the order of the first file, a work's threads one below the other.
+    works = list(dict.fromkeys(work for work, _ in found))
+    for work, number in sorted(found, key=lambda key: (works.index(key[0]), key[1])):
+        line = found[work, number]
+        cells = [work, str(number), *(cell(line.get(name), name == first) for name in columns)]
+        if peak:
+            share = line[peak]["peak"] if peak in line else None
+            cells.append("–" if share is None else f"{share:.0%}")
+        lines.append(cells)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def cell(row: Row | None, milliseconds: bool) -> str:
+    """A median in milliseconds, a ratio, or a dash."""
+    if row is None or row["ms"] is None:
+        return "–"
+    if milliseconds:
+        return f"{row['ms']:.3g}" if row["ms"] < 100 else f"{row['ms']:.0f}"
+    return f"{row['ratio']:.1f} ×"
+
+
+def caption(runs: Iterable[Row]) -> str:
+    """How, where, when and with what."""
+    runs = list(runs)
+    commands = ", ".join(
+        f"`{run['command']}` ([JSON](benchmarks/results/{p.name}))" for run, p in zip(runs, RESULTS, strict=True)
+    )
+    spread = [row["spread"] for run in runs for row in run["rows"] if row["spread"] is not None]
+    few = sorted(spread)[len(spread) // 2]
+    run = runs[0]
+    versions = ", ".join(f"{name} {run[name]}" for name in ("torch", "jax", "envpool") if run.get(name))
+    return (
+        f"Printed by {commands}, after `make bench` has installed the peers, on {run['processor']}, {run['date']}, "
+        f"{versions}. The machine is shared: half of the spreads (slowest − fastest sample) / median are below "
+        f"{few:.0%}, the largest is {max(spread):.0%}."
+    )
+
+
+def main() -> None:
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text().split(BEGIN)
+    _, after = rest.split(END)
+    readme.write_text(f"{before}{BEGIN}{tables()}{END}{after}")
+
+
+if __name__ == "__main__":
+    main()

@@ -125,10 +125,10 @@ void run_team(std::int64_t threads, const std::function<void(std::int64_t)>& beg
   const auto use = [&](Pool& shared, std::int64_t members) {
     constexpr std::int64_t kClosed = -1;
     constexpr auto kPatience = std::chrono::microseconds(60);  // waking takes 5 to 50
+    const auto end = std::chrono::steady_clock::now() + kPatience;
     std::atomic<std::int64_t> joined{0}, decided{0};
     shared.run(members, [&](std::int64_t number) {
       if (number == 0) {
-        const auto end = std::chrono::steady_clock::now() + kPatience;
         while (joined.load(std::memory_order_relaxed) < members - 1 && std::chrono::steady_clock::now() < end) relax();
         const auto team = joined.exchange(kClosed, std::memory_order_acq_rel) + 1;
         begin(team);
@@ -140,7 +140,13 @@ void run_team(std::int64_t threads, const std::function<void(std::int64_t)>& beg
       do {
         if (before == kClosed) return;
       } while (!joined.compare_exchange_weak(before, before + 1, std::memory_order_acq_rel));
-      while (decided.load(std::memory_order_acquire) == 0) relax();
+      while (decided.load(std::memory_order_acquire) == 0) {
+        if (std::chrono::steady_clock::now() < end) {
+          relax();
+        } else {
+          std::this_thread::yield();
+        }
+      }
       work(before + 1);
     });
   };

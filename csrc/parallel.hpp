@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -57,7 +59,7 @@ inline void relax() {
 #endif
 }
 
-// Where the threads of a team meet: they spin for some microseconds, and beyond that let others run.
+// Where the threads of a team meet: they spin for some microseconds, then let others run, and sleep where that takes long.
 class Barrier {
  public:
   explicit Barrier(std::int64_t members) : members_(members) {}
@@ -66,25 +68,36 @@ class Barrier {
     const auto round = round_.load(std::memory_order_acquire);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == members_) {
       arrived_.store(0, std::memory_order_relaxed);
-      round_.store(round + 1, std::memory_order_release);
+      round_.store(round + 1);
+      if (sleeping_.load() == 0) return;
+      const std::lock_guard<std::mutex> lock(mutex_);
+      wake_.notify_all();
       return;
     }
-    for (int spins = 0; round_.load(std::memory_order_acquire) == round; ++spins) {
+    for (int spins = 0; spins < kSpins + kYields; ++spins) {
+      if (round_.load(std::memory_order_acquire) != round) return;
       if (spins < kSpins) {
         relax();
       } else {
         std::this_thread::yield();
       }
     }
+    std::unique_lock<std::mutex> lock(mutex_);
+    ++sleeping_;  // before the round is read once more: the last one reads it after it has changed the round
+    wake_.wait(lock, [&] { return round_.load() != round; });
+    --sleeping_;
   }
 
   static void wait_at(void* barrier) { static_cast<Barrier*>(barrier)->wait(); }
 
  private:
-  static constexpr int kSpins = 500;
+  static constexpr int kSpins = 500, kYields = 200;
   const std::int64_t members_;
   std::atomic<std::int64_t> arrived_{0};
   std::atomic<std::uint64_t> round_{0};
+  std::atomic<int> sleeping_{0};
+  std::mutex mutex_;
+  std::condition_variable wake_;
 };
 
 }  // namespace lsp_fast

@@ -1,0 +1,76 @@
+"""What the CPU benchmarks print: ratios, shares of the peak, peers in processes of their own, the README's tables."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def path():
+    """Benchmarks import each other by name."""
+    sys.path.insert(0, str(BENCHMARKS))
+    yield
+    sys.path.remove(str(BENCHMARKS))
+
+
+def test_ratios_are_those_of_medians():
+    import measure
+
+    work = measure.Work("sleep", "a", {"a": lambda: None, "b": lambda: sum(range(10000))}, missing={"c": "not built"})
+    a, b, c = measure.compare(work, samples=3, min_seconds=1e-4)
+    assert a.ratio == 1 and b.ratio == pytest.approx(a.ms / b.ms) and b.peak is None
+    assert c.ms is None and "not built" in measure.table([a, b, c])
+
+
+def test_the_share_of_the_peak_is_below_one():
+    import measure
+
+    pytest.importorskip("lsp_fast._native")
+    x = torch.randn(300, 300)
+    work = measure.Work("product", "eager", {"eager": lambda: x @ x, "bf16": lambda: x @ x}, operations=2 * 300.0**3)
+    fp32, bf16 = measure.compare(work, samples=3, min_seconds=1e-3)
+    assert 0 < fp32.peak < 1.5 and 0 < bf16.peak < 1.5  # both are noisy, and a processor may change its clock between
+
+
+def test_operations_are_the_layers():
+    from bench_plan import problem
+
+    assert problem("paper", 1).operations == pytest.approx(1.981e9, rel=1e-3)  # 640 steps of a start state
+
+
+def test_a_peer_in_its_own_process_computes_the_same():
+    import measure
+    from bench_plan import peer_function, problem
+
+    from lsp_fast.backends import REFERENCE
+    from lsp_fast.planning.plan import plan
+
+    p = problem("smoke", 2)
+    expected = plan(p.start, p.weights, p.noise, p.prior, p.rules, REFERENCE).values
+    assert torch.equal(peer_function("eager", "smoke", "2")(), expected)
+    process = measure.Process("eager", "smoke", 2)
+    try:
+        torch.testing.assert_close(torch.tensor(process.values), expected[0])
+        assert measure.seconds_of(process, 3) > 0
+    finally:
+        process.close()
+
+
+def test_a_peer_that_cannot_be_had_says_why():
+    import measure
+
+    reason = measure.peer("eager", "no such preset", 2)
+    assert isinstance(reason, str) and "no such preset" in reason
+
+
+def test_the_readmes_tables_are_the_results():
+    import readme
+
+    text = (ROOT / "README.md").read_text()
+    assert text.count(readme.BEGIN) == text.count(readme.END) == 1
+    assert text.split(readme.BEGIN)[1].split(readme.END)[0] == readme.tables(), "run python benchmarks/readme.py"

@@ -1,6 +1,8 @@
 # make train   creates .venv, installs the pinned dependencies, builds the extension, and trains
 # make test    the linters and every test, in the same environment
 # make bench   what is fast here, as ratios in one run beside its peers, which it installs
+# make sanitize   the C++ engine's own test under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer; it
+#              needs a compiler and cmake, and no Python
 #
 #   PYTHON       the interpreter that .venv is made with (3.11 or 3.12)
 #   ARGS         passed on to `lsp-fast train`, e.g. ARGS="--task walker_walk --env-steps 3000 --logdir runs/x"
@@ -20,7 +22,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
 NATIVE := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*/*.cpp csrc/*/*.hpp csrc/*/*.inl)
 
-.PHONY: train test bench lint install clean
+.PHONY: train test bench sanitize lint install clean
 .DELETE_ON_ERROR:
 
 train: .venv/.installed
@@ -36,6 +38,18 @@ bench: .venv/.peers
 .venv/.peers: .venv/.installed
 	$(PIP) install -c constraints.txt -e '.[bench]' || echo "WARNING: some peers are not there (see above)." >&2
 	@touch $@
+
+# ThreadSanitizer does not know every layout that randomised addresses can give a program.
+sanitize: CMAKE = $(or $(shell command -v cmake),$(wildcard $(BIN)/cmake),cmake)
+sanitize: ENGINE_TEST = $(CMAKE) -S . -DLSP_FAST_ENGINE_TEST=ON
+sanitize:
+	$(ENGINE_TEST) -B build/sanitize-address -DLSP_FAST_SANITIZE=address,undefined
+	$(CMAKE) --build build/sanitize-address
+	$(ENGINE_TEST) -B build/sanitize-thread -DLSP_FAST_SANITIZE=thread
+	$(CMAKE) --build build/sanitize-thread
+	ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1 build/sanitize-address/engine_test
+	fixed="setarch $$(uname -m) -R"; $$fixed true 2>/dev/null || fixed=; \
+		TSAN_OPTIONS=halt_on_error=1 $$fixed build/sanitize-thread/engine_test
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

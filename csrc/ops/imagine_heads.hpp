@@ -68,7 +68,8 @@ class Block {
 inline Block scratch_of(const Networks& net, const Kernels& kernels) {
   const auto widest = net.stoch > net.action ? net.stoch : net.action;
   const auto state = net.action + net.stoch + net.deter + net.skill;
-  return Block((2 * state + widest + 4) * kernels.rows_per_tile);
+  const auto rounded = net.precision == Precision::bf16 ? state + 4 : 0;
+  return Block((state + widest + rounded) * kernels.rows_per_tile);
 }
 inline Block buffers_of(const Networks& net, const Kernels& kernels) {
   return Block(kBuffers * net.widest * kernels.rows_per_tile);

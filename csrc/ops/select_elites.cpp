@@ -79,8 +79,8 @@ void select_elites(const EliteSizes& sizes, const T* values, const T* plans, con
     std::fill(out_indices + count, out_indices + elites, std::int64_t{-1});
 
     if (count == 0) {
-      std::copy_n(mean + n * plan_size, plan_size, out_mean);
-      std::copy_n(stddev + n * plan_size, plan_size, out_std);
+      if (new_mean != mean) std::copy_n(mean + n * plan_size, plan_size, out_mean);
+      if (new_std != stddev) std::copy_n(stddev + n * plan_size, plan_size, out_std);
       continue;
     }
 

@@ -221,6 +221,7 @@ void pack_networks(CheckedPacker& packer, lsp_fast::Networks& net, const py::tup
   for (const auto& head : heads) net.heads[net.head_count++] = packer.pack_mlp("head", head, {{0, S}, {S, D}}, 1);
   net.widest = packer.packer.widest();
   net.weights = packer.packer.weights();
+  lsp_fast::link(net);
 }
 
 // A plan holds skills for the actor, or actions where there is none.

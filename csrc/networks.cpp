@@ -57,7 +57,25 @@ Layer Packer::pack(const float* weight, const float* bias, std::int64_t in, std:
       }
     }
   }
-  return {w, b, total, out};
+  return {w, b, total, out, w, 0, 0};
+}
+
+void link(Networks& net) {
+  std::vector<Layer*> order;
+  const auto add = [&order](Mlp& mlp) {
+    for (std::int64_t i = 0; i < mlp.count; ++i) order.push_back(&mlp.layers[i]);
+  };
+  if (net.has_actor) add(net.actor);
+  for (Layer* layer : {&net.prior_in, &net.gru_input, &net.gru_hidden, &net.prior_hidden, &net.prior_out}) {
+    order.push_back(layer);
+  }
+  for (std::int64_t i = 0; i < net.head_count; ++i) add(net.heads[i]);
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    const Layer& next = *order[(i + 1) % order.size()];
+    order[i]->next_weight = next.weight;
+    order[i]->next_units = next.units;
+    order[i]->next_panels = (next.out + kPanel - 1) / kPanel;
+  }
 }
 
 }  // namespace lsp_fast

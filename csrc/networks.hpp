@@ -22,6 +22,9 @@ struct Layer {
   const float* bias;  // [ceil(out / 8) * 8]
   std::int64_t units;
   std::int64_t out;
+  // The layer that is computed after this one, so that its weights can be asked for in time.
+  const float* next_weight;
+  std::int64_t next_units, next_panels;
 };
 
 constexpr std::int64_t kPanel = 8;
@@ -52,6 +55,9 @@ struct Networks {
 
   std::int64_t plan_width() const { return has_actor ? skill : action; }
 };
+
+// Tells every layer which one comes after it; the last one's is the next step's first.
+void link(Networks& networks);
 
 // Packs layers, and keeps them.
 class Packer {

@@ -124,7 +124,7 @@ void run_team(std::int64_t threads, const std::function<void(std::int64_t)>& beg
               const std::function<void(std::int64_t)>& work) {
   const auto use = [&](Pool& shared, std::int64_t members) {
     constexpr std::int64_t kClosed = -1;
-    constexpr auto kPatience = std::chrono::microseconds(60);  // waking takes 5 to 50
+    constexpr auto kPatience = std::chrono::microseconds(250);  // waking takes 5 to 150
     const auto end = std::chrono::steady_clock::now() + kPatience;
     std::atomic<std::int64_t> joined{0}, decided{0};
     shared.run(members, [&](std::int64_t number) {

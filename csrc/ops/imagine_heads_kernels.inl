@@ -18,7 +18,7 @@ typedef float V __attribute__((vector_size(4 * LSP_WIDTH), may_alias));
 typedef std::int32_t I __attribute__((vector_size(4 * LSP_WIDTH), may_alias));
 typedef std::uint32_t U __attribute__((vector_size(4 * LSP_WIDTH), may_alias));
 
-constexpr std::int64_t kPrefetch = 64;   // inputs ahead that weights are asked for; measured, 32 and 128 are slower
+constexpr std::int64_t kPrefetch = 64;   // inputs ahead that weights are asked for, an even number
 constexpr std::int64_t kMaxVectors = 3;  // vectors of rollouts in a tile; a last tile has as many as it needs
 
 inline V load(const float* p) { return *reinterpret_cast<const V*>(p); }
@@ -106,24 +106,47 @@ struct Bf16 {
 #endif
 };
 
-// `kOutputs` outputs from the panel `w` on (half of it, all, or the one after it too). ELU's go on as the next layer's
-// inputs, linear ones as fp32.
+// Panels that lie one after the other, and the size of one.
+struct Panels {
+  const float* weight;
+  std::int64_t size;
+};
+
+// `kOutputs` outputs from the panel `w` on (half of it, all, or the one after it too); `after` is what comes next. ELU's
+// go on as the next layer's inputs, linear ones as fp32.
 template <typename P, std::int64_t kVectors, std::int64_t kOutputs, bool Elu>
-inline void outputs(const float* w, std::int64_t panel, const float* bias, std::int64_t units, const float* x, float* y) {
+inline void outputs(const float* w, std::int64_t panel, const float* bias, std::int64_t units, const float* x, float* y,
+                    const Panels& after) {
   constexpr std::int64_t kTile = kVectors * LSP_WIDTH;
   V sum[kOutputs][kVectors];
   for (std::int64_t o = 0; o < kOutputs; ++o) {
     for (std::int64_t v = 0; v < kVectors; ++v) sum[o][v] = all(bias[o]);
   }
-  for (std::int64_t k = 0; k < units; ++k) {
+  const auto multiply = [&](std::int64_t k) __attribute__((always_inline)) {
     V input[kVectors];
-    for (std::int64_t o = 0; o < kOutputs; o += kPanel) __builtin_prefetch(w + o / kPanel * panel + (k + kPrefetch) * kPanel);
     for (std::int64_t v = 0; v < kVectors; ++v) input[v] = load(x + k * kTile + v * LSP_WIDTH);
     for (std::int64_t o = 0; o < kOutputs; ++o) {
       const float weight = w[o / kPanel * panel + k * kPanel + o % kPanel];
       for (std::int64_t v = 0; v < kVectors; ++v) sum[o][v] = P::multiply_add(sum[o][v], weight, input[v]);
     }
+  };
+  // Two inputs' weights are a line of the cache: those of some inputs ahead are asked for, and in the end those that
+  // are multiplied next.
+  const auto ask = [](const float* weight, std::int64_t size) __attribute__((always_inline)) {
+    for (std::int64_t o = 0; o < kOutputs; o += kPanel) __builtin_prefetch(weight + o / kPanel * size);
+  };
+  std::int64_t k = 0;
+  for (; k + kPrefetch < units; k += 2) {
+    ask(w + (k + kPrefetch) * kPanel, panel);
+    multiply(k);
+    multiply(k + 1);
   }
+  for (; k + 1 < units; k += 2) {
+    ask(after.weight + (k + kPrefetch - units) * kPanel, after.size);
+    multiply(k);
+    multiply(k + 1);
+  }
+  if (k < units) multiply(k);
   for (std::int64_t o = 0; o < kOutputs; ++o) {
     for (std::int64_t v = 0; v < kVectors; ++v) {
       const std::int64_t at = v * LSP_WIDTH;
@@ -143,19 +166,22 @@ void dense(const Layer& layer, const float* x, float* y, const Team& team) {
   constexpr std::int64_t kOutputs = kVectors == 1 ? LSP_OUTPUTS_1 : LSP_OUTPUTS;
   const std::int64_t panels = (layer.out + kPanel - 1) / kPanel, panel = layer.units * kPanel;
   const std::int64_t end = panels * (team.member + 1) / team.members;
+  const std::int64_t next_first = layer.next_panels * team.member / team.members;
+  const Panels next_layer{layer.next_weight + next_first * layer.next_units * kPanel, layer.next_units * kPanel};
   for (std::int64_t i = panels * team.member / team.members; i < end;) {
     const float* w = layer.weight + i * panel;
+    const auto after = [&](std::int64_t next) { return next < end ? Panels{layer.weight + next * panel, panel} : next_layer; };
     const float* bias = layer.bias + i * kPanel;
     float* to = y + i * kPanel * kTile / (Elu && P::kPairs ? 2 : 1);
     if (kOutputs > kPanel && i + 1 < end) {
-      outputs<P, kVectors, kOutputs, Elu>(w, panel, bias, layer.units, x, to);
+      outputs<P, kVectors, kOutputs, Elu>(w, panel, bias, layer.units, x, to, after(i + 2));
       i += 2;
       continue;
     }
     constexpr std::int64_t kPart = kOutputs < kPanel ? kOutputs : kPanel;
     for (std::int64_t o = 0; o < kPanel; o += kPart) {
       outputs<P, kVectors, kPart, Elu>(w + o, panel, bias + o, layer.units, x,
-                                       to + o * kTile / (Elu && P::kPairs ? 2 : 1));
+                                       to + o * kTile / (Elu && P::kPairs ? 2 : 1), after(i + 1));
     }
     ++i;
   }

@@ -105,6 +105,7 @@ struct Model {
     for (net.head_count = 0; net.head_count < s.heads;) net.heads[net.head_count++] = mlp(s, {{0, S}, {S, D}}, 1);
     net.widest = packer.widest();
     net.weights = packer.weights();
+    link(net);
   }
 
   Layer layer(int64_t in, int64_t out, const std::vector<Packer::Part>& parts, double first = 1.0) {

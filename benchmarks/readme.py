@@ -70,7 +70,7 @@ def tables() -> str:
             also={"torch.randn": "eager", "C++ Philox": "C++"},
         ),
         ratios(
-            environments,
+            [row for row in environments if row["threads"] == runs[0]["threads"]],  # these say their own
             "environments, per control step",
             {
                 "dm_control": "dm_control ms",

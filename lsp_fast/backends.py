@@ -17,6 +17,8 @@ from torch import Tensor
 from lsp_fast import native, ops
 from lsp_fast.errors import BackendUnavailable, ConfigError
 from lsp_fast.ops.lambda_return import from_kernels
+from lsp_fast.ops.philox import normals
+from lsp_fast.ops.select_elites import check_select_elites
 from lsp_fast.ops.types import Rollout
 
 
@@ -28,11 +30,12 @@ class Backend(NamedTuple):
     select_elites: Callable[..., tuple[Tensor, Tensor, Tensor]]
     imagine: Callable[..., Rollout]
     imagine_heads: Callable[..., Tensor]
+    normals: Callable[..., Tensor]
     plan: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
     """A whole plan at once, as `lsp_fast.native.plan`; None composes it of the others."""
 
 
-REFERENCE = Backend("reference", ops.lambda_return, ops.select_elites, ops.imagine, ops.imagine_heads)
+REFERENCE = Backend("reference", ops.lambda_return, ops.select_elites, ops.imagine, ops.imagine_heads, normals)
 
 
 def _cpp(device: torch.device) -> Backend:
@@ -44,18 +47,29 @@ def _cpp(device: torch.device) -> Backend:
         lambda_return=native.lambda_return,
         select_elites=native.select_elites,
         imagine_heads=native.imagine_heads,
+        normals=native.normals,
         plan=native.plan,
     )
 
 
 def _triton(device: torch.device) -> Backend:
     try:
-        from lsp_fast.kernels import lambda_return
+        from lsp_fast.kernels import lambda_return, philox, select_elites
     except ImportError as error:
         raise BackendUnavailable(f"backend 'triton' needs the triton package: {error}") from error
     if device.type != "cuda":
         raise BackendUnavailable(f"backend 'triton' runs on a GPU, not on {device}; use --device cuda")
-    return REFERENCE._replace(name="triton", lambda_return=from_kernels(lambda_return.forward, lambda_return.backward))
+
+    def checked(values: Tensor, plans: Tensor, num_elites: int, mean: Tensor, std: Tensor, floor: float = 1e-6):
+        check_select_elites(values, plans, num_elites, mean, std)
+        return select_elites.select_elites(values, plans, num_elites, mean, std, floor)
+
+    return REFERENCE._replace(
+        name="triton",
+        lambda_return=from_kernels(lambda_return.forward, lambda_return.backward),
+        select_elites=checked,
+        normals=philox.normals,
+    )
 
 
 _BUILDERS: dict[str, Callable[[torch.device], Backend]] = {

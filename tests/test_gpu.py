@@ -10,6 +10,7 @@ from lsp_fast.agents import ImaginationAgent
 from lsp_fast.config import ALGORITHMS, make_config
 from lsp_fast.cudagraph import capture
 from lsp_fast.models.world_model import SequenceBatch
+from lsp_fast.ops import philox
 from lsp_fast.train import train
 
 pytestmark = pytest.mark.gpu
@@ -44,6 +45,19 @@ def test_the_triton_returns_equal_the_reference():
         wanted = torch.autograd.grad(expected, inputs, grad, allow_unused=True)
         for a, b in zip(torch.autograd.grad(actual, inputs, grad), wanted, strict=True):
             torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b)
+
+
+def test_the_triton_elites_and_normals_equal_the_reference():
+    triton = backends.get("triton", "cuda")
+    values, plans = torch.randn(2500, 16, device="cuda"), torch.randn(2500, 16, 1, 3, device="cuda")
+    values[::7, 3] = torch.nan
+    mean, std = torch.zeros(2500, 1, 3, device="cuda"), torch.ones(2500, 1, 3, device="cuda")
+    expected, actual = (f(values, plans, 4, mean, std) for f in (ops.select_elites, triton.select_elites))
+    assert torch.equal(actual[2], expected[2])
+    torch.testing.assert_close(actual[:2], expected[:2])
+    key = torch.tensor([0xA4093822, 0x299F31D0])
+    on_gpu = triton.normals(key.cuda(), 1, 3, 4, 1000, 42)
+    assert torch.equal(on_gpu.cpu(), philox.normals(key, 1, 3, 4, 1000, 42))
 
 
 def test_elites_break_ties_as_on_a_cpu():

@@ -8,6 +8,8 @@ that all processors round alike, so that the numbers are the same to the bit whe
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -99,8 +101,20 @@ def normals(key: Tensor, stream: int, first_step: int, steps: int, rows: int, co
     return numbers.flatten(2)[..., :columns].contiguous()
 
 
-def plan_noise(key: PlanKey, states: int, stoch: int, action: int, plan_length: int, width: int) -> PlanNoise:
-    """The numbers of a plan's noise from N states: dimensions S, A, and plans of P times `width` numbers."""
+def plan_noise(
+    key: PlanKey,
+    states: int,
+    stoch: int,
+    action: int,
+    plan_length: int,
+    width: int,
+    normals: Callable[..., Tensor] = normals,
+) -> PlanNoise:
+    """The numbers of a plan's noise from N states: dimensions S, A, and plans of P times `width` numbers.
+
+    Args:
+        normals: the backend's.
+    """
     i, g, h = key.iterations, key.candidates, key.steps
     rows = states if key.shared else states * g
 

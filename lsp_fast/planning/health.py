@@ -36,7 +36,7 @@ def planner_health(
     for _ in range(2):
         drawn = draw_plan_noise(noise, "health", config, n, dims, sample=True)
         if isinstance(drawn, PlanKey):
-            drawn = plan_noise(drawn, n, *dims, *prior.mean.shape[1:])
+            drawn = plan_noise(drawn, n, *dims, *prior.mean.shape[1:], normals=backend.normals)
         if plans is None:
             plans = prior.mean[:, None] + prior.std[:, None] * drawn.candidates[0]
         assert drawn.action is not None

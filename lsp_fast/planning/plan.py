@@ -77,7 +77,7 @@ def plan(
         return CEMResult(*backend.plan(start, weights, noise, prior, rules))
     if isinstance(noise, PlanKey):
         (n, length, width), stoch = prior.mean.shape, start.stoch.shape[1]
-        noise = plan_noise(noise, n, stoch, weights.action_dim, length, width)
+        noise = plan_noise(noise, n, stoch, weights.action_dim, length, width, backend.normals)
     numbers = noise
 
     def score(plans: Tensor, i: int) -> Tensor:

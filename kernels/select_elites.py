@@ -1,0 +1,55 @@
+"""The choice of elites and their refit in Triton: a program for every start state."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _select(
+    values, plans, mean, std, new_mean, new_std, indices,
+    floor, candidates, size, elites, G: tl.constexpr, SIZE: tl.constexpr,
+):  # fmt: skip
+    state = tl.program_id(0).to(tl.int64)
+    g, d = tl.arange(0, G), tl.arange(0, SIZE)
+    value = tl.load(values + state * candidates + g, mask=g < candidates, other=float("nan"))
+    left = value == value  # candidates that may still be chosen; a NaN never
+    chosen = g < 0
+    for m in range(elites):
+        best = tl.max(tl.where(left, value, float("-inf")), 0)
+        # The first of those that are as good; none where nothing is left.
+        index = tl.min(tl.where(left & (value == best), g, G), 0)
+        tl.store(indices + state * elites + m, tl.where(index < G, index, -1).to(tl.int64))
+        chosen = chosen | (g == index)
+        left = left & (g != index)
+    count = tl.sum(chosen.to(tl.int32), 0)
+    number = tl.maximum(count, 1).to(tl.float32)
+    inside = d < size
+    at = plans + (state * candidates + g[:, None]) * size + d[None, :]
+    kept = chosen[:, None] & inside[None, :]
+    elite = tl.load(at, mask=kept, other=0.0)  # [G, SIZE]
+    average = tl.sum(elite, 0) / number
+    off = tl.where(kept, elite - average[None, :], 0.0)
+    deviation = tl.sqrt_rn(tl.sum(off * off, 0) / number + floor)
+    here = state * size + d
+    tl.store(new_mean + here, tl.where(count > 0, average, tl.load(mean + here, mask=inside)), mask=inside)
+    tl.store(new_std + here, tl.where(count > 0, deviation, tl.load(std + here, mask=inside)), mask=inside)
+
+
+def select_elites(
+    values: Tensor, plans: Tensor, num_elites: int, mean: Tensor, std: Tensor, floor: float = 1e-6
+) -> tuple[Tensor, Tensor, Tensor]:
+    """values [N, G], plans [N, G, P, Z], mean and std [N, P, Z], float32 -> mean, std, indices [N, M] int64."""
+    values, plans, mean, std = (x.contiguous() for x in (values, plans, mean, std))
+    (states, candidates), size = values.shape, mean.shape[1] * mean.shape[2]
+    new_mean, new_std = torch.empty_like(mean), torch.empty_like(std)
+    indices = torch.empty(states, num_elites, dtype=torch.int64, device=values.device)
+    if states:
+        _select[(states,)](
+            values, plans, mean, std, new_mean, new_std, indices, floor, candidates, size, num_elites,
+            triton.next_power_of_2(candidates), triton.next_power_of_2(max(size, 1)),
+        )  # fmt: skip
+    return new_mean, new_std, indices

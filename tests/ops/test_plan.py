@@ -384,6 +384,27 @@ def test_threads_share_the_rollouts_of_one_state(threads):
         assert_equal(plan_with(*problem, CPP), alone)
 
 
+def test_actions_that_are_held():
+    start, weights, noise, _, rules = action_problem(3, 20)
+    prior = Normal(torch.zeros(3, 2, 2), torch.ones(3, 2, 2))
+    noise, rules = noise._replace(candidates=noise.candidates[:, :, :, :2]), rules._replace(skill_length=4)
+    ours = plan_with(start, weights, noise, prior, rules, CPP)
+    exact = plan_with(*double((start, weights, noise, prior)), rules, REFERENCE)
+    torch.testing.assert_close(ours.values[0], exact.values[0].float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["tensors", "philox"])
+@pytest.mark.parametrize("backend", [CPP, PARTS, REFERENCE], ids=["plan", "parts", "reference"])
+def test_equal_plans_are_worth_the_same_under_shared_noise(kind, backend):
+    values = {}
+    for shared in (True, False):
+        start, weights, noise, config = build(4, planner__shared_noise=shared, planner__noise=kind)
+        still = Normal(torch.ones(4, 1, 3), torch.zeros(4, 1, 3))  # every candidate is the mean
+        values[shared] = plan_with(start, weights, noise, still, plan_rules(config), backend).values[0]
+    torch.testing.assert_close(values[True], values[True][:, :1].expand_as(values[True]), rtol=1e-5, atol=1e-6)
+    assert values[False].std(1).min() > 1e-3
+
+
 def test_a_lambda_return_needs_a_value():
     for backend in (CPP, PARTS, REFERENCE):
         with pytest.raises(ValueError, match="lambda-return needs"):
@@ -446,10 +467,15 @@ def test_every_optimiser_and_every_load_shows_in_the_next_plan():
         assert not torch.equal(after.values, before.values)
         assert_equal(after, plan_skills(start, agent.plan_weights(), noise, config, PARTS))
         before = after
-    for batch in batches(agent.config, 1):
-        agent.update(batch)
+    [batch] = batches(agent.config, 1)
+    agent.update(batch)
     agent.load_state_dict(stored)
     assert_equal(plan_skills(start, agent.plan_weights(), noise, config, CPP), first)
+    # The optimisers' moments are those of the beginning, too.
+    fresh = ImaginationAgent(5, 2, agent.config)
+    again, expected = agent.update(batch), fresh.update(batch)
+    assert all(torch.equal(again[name], expected[name]) for name in expected)
+    assert_equal(*(plan_skills(start, a.plan_weights(), noise, config, CPP) for a in (agent, fresh)))
 
 
 def test_other_python_threads_run_meanwhile():

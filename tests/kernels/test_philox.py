@@ -1,11 +1,4 @@
-"""Philox in Triton under Triton's interpreter, in a process of its own, where triton is installed."""
-
-import importlib.util
-import os
-import subprocess
-import sys
-
-import pytest
+"""Philox in Triton under Triton's interpreter."""
 
 PROGRAM = """
 import torch
@@ -23,8 +16,5 @@ print("equal")
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-def test_triton_draws_the_same_bits_under_the_interpreter():
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True)
-    assert done.stdout.strip() == "equal", done.stderr
+def test_triton_draws_the_same_bits_under_the_interpreter(interpreted):
+    interpreted(PROGRAM)

@@ -1,11 +1,4 @@
-"""The Triton choice of elites under Triton's interpreter, in a process of its own, where triton is installed."""
-
-import importlib.util
-import os
-import subprocess
-import sys
-
-import pytest
+"""The Triton choice of elites under Triton's interpreter."""
 
 PROGRAM = """
 import torch
@@ -39,8 +32,5 @@ print("equal")
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-def test_triton_equals_the_reference_under_the_interpreter():
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True)
-    assert done.stdout.strip() == "equal", done.stderr
+def test_triton_equals_the_reference_under_the_interpreter(interpreted):
+    interpreted(PROGRAM)

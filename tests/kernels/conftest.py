@@ -1,0 +1,22 @@
+"""Triton's interpreter runs kernels without a GPU; it is switched on when triton is imported, so in another process."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def interpreted():
+    """Runs a program whose last line is `print("equal")` under the interpreter; skips where triton is not installed."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("triton is not installed")
+
+    def run(program):
+        environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        assert done.stdout.strip() == "equal", done.stderr
+
+    return run

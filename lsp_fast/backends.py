@@ -33,6 +33,8 @@ class Backend(NamedTuple):
     normals: Callable[..., Tensor]
     plan: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
     """A whole plan at once, as `lsp_fast.native.plan`; None composes it of the others."""
+    pack_heads: Callable[..., Callable[..., Tensor]] | None = None
+    """`imagine_heads` of packed weights for many calls, as `lsp_fast.fused.pack_heads`; None has nothing to pack."""
 
 
 REFERENCE = Backend("reference", ops.lambda_return, ops.select_elites, ops.imagine, ops.imagine_heads, normals)
@@ -54,6 +56,7 @@ def _cpp(device: torch.device) -> Backend:
 
 def _triton(device: torch.device) -> Backend:
     try:
+        from lsp_fast import fused
         from lsp_fast.kernels import lambda_return, philox, select_elites
     except ImportError as error:
         raise BackendUnavailable(f"backend 'triton' needs the triton package: {error}") from error
@@ -68,7 +71,9 @@ def _triton(device: torch.device) -> Backend:
         name="triton",
         lambda_return=from_kernels(lambda_return.forward, lambda_return.backward),
         select_elites=checked,
+        imagine_heads=fused.imagine_heads,
         normals=philox.normals,
+        pack_heads=fused.pack_heads,
     )
 
 

@@ -67,11 +67,9 @@ def imagine_actions(start: State, prior: PriorWeights, actions: Tensor, stoch_no
     Raises:
         ValueError: shapes that do not fit.
     """
-    n, s = start.stoch.shape
-    wanted = {"actions": (actions, prior.inp.weight.shape[1] - s), "noise.stoch": (stoch_noise, s)}
-    for name, (given, width) in wanted.items():
-        if given.shape != (len(stoch_noise), n, width) or len(given) == 0:
-            raise ValueError(f"imagine from {n} states: {name} {tuple(given.shape)} must be [H, {n}, {width}], H >= 1")
+    check_imagine_actions(start, prior, actions, stoch_noise)
+    if len(actions) != len(stoch_noise):
+        raise ValueError(f"{len(actions)} actions for {len(stoch_noise)} imagined steps")
     state, states = start, []
     for t in range(len(actions)):
         deter = layers.advance(state, actions[t], prior)
@@ -79,6 +77,15 @@ def imagine_actions(start: State, prior: PriorWeights, actions: Tensor, stoch_no
         state = State(p.mean + p.std * stoch_noise[t], deter)
         states.append(state)
     return State(*(torch.stack(x) for x in zip(*states, strict=True)))
+
+
+def check_imagine_actions(start: State, prior: PriorWeights, actions: Tensor, stoch_noise: Tensor) -> None:
+    """Raise ValueError unless these are [., N, A] and [H, N, S]."""
+    n, s = start.stoch.shape
+    wanted = {"actions": (actions, prior.inp.weight.shape[1] - s), "noise.stoch": (stoch_noise, s)}
+    for name, (given, width) in wanted.items():
+        if given.dim() != 3 or given.shape[1:] != (n, width) or len(given) == 0:
+            raise ValueError(f"imagine from {n} states: {name} {tuple(given.shape)} must be [H, {n}, {width}], H >= 1")
 
 
 def check_imagine(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -33,8 +35,27 @@ def plan_values(
     return total if values is None else total + weights[-1] * values[-1]
 
 
+def bind_heads(weights: PlanWeights, precision: str, backend: Backend) -> Callable[..., Tensor]:
+    """imagine_heads(start, skills, skill_length, noise) of these weights, packed once where the backend packs them."""
+    if backend.pack_heads is not None:
+        return backend.pack_heads(weights.prior, weights.actor, weights.heads, precision)
+
+    def imagine_heads(start: State, skills: Tensor, skill_length: int, noise: ImagineNoise) -> Tensor:
+        return backend.imagine_heads(
+            start, weights.prior, weights.actor, skills, skill_length, noise, weights.heads, precision
+        )
+
+    return imagine_heads
+
+
 def score_plans(
-    start: State, plans: Tensor, weights: PlanWeights, noise: ImagineNoise, rules: PlanRules, backend: Backend
+    start: State,
+    plans: Tensor,
+    weights: PlanWeights,
+    noise: ImagineNoise,
+    rules: PlanRules,
+    backend: Backend,
+    imagine_heads: Callable[..., Tensor] | None = None,
 ) -> Tensor:
     """Roll every candidate out and value it.
 
@@ -42,10 +63,12 @@ def score_plans(
         start: [N, ...]
         plans: [N, G, P, Z], of skills; or of actions where there is no actor.
         noise: of H steps for N * G rollouts, a state's candidates side by side; or for N, whose candidates share it.
+        imagine_heads: of these weights, from `bind_heads`; by default for this call alone.
 
     Returns:
         [N, G]
     """
+    imagine_heads = imagine_heads or bind_heads(weights, rules.precision, backend)
     n, g = plans.shape[:2]
     by_step = plans.flatten(0, 1).transpose(0, 1)  # [P, N * G, Z]
     starts = map_state(lambda x: x.repeat_interleave(g, 0), start)
@@ -53,9 +76,7 @@ def score_plans(
         action = None if noise.action is None else noise.action.repeat_interleave(g, 1)
         noise = ImagineNoise(noise.stoch.repeat_interleave(g, 1), action)
     # The heads see all steps; what they say is all that is kept of a rollout.
-    outputs = backend.imagine_heads(
-        starts, weights.prior, weights.actor, by_step, rules.skill_length, noise, weights.heads, rules.precision
-    )  # [1 .. 3, H, N * G]
+    outputs = imagine_heads(starts, by_step, rules.skill_length, noise)  # [1 .. 3, H, N * G]
     discount = torch.full_like(outputs[0], rules.gamma) if weights.discount is None else torch.sigmoid(outputs[-1])
     values = None if weights.value is None else outputs[1]
     return plan_values(outputs[0], values, discount, rules.lam, rules.by_sum, backend).view(n, g)
@@ -79,10 +100,11 @@ def plan(
         (n, length, width), stoch = prior.mean.shape, start.stoch.shape[1]
         noise = plan_noise(noise, n, stoch, weights.action_dim, length, width, backend.normals)
     numbers = noise
+    imagine_heads = bind_heads(weights, rules.precision, backend)
 
     def score(plans: Tensor, i: int) -> Tensor:
         drawn = ImagineNoise(numbers.stoch[i], None if numbers.action is None else numbers.action[i])
-        return score_plans(start, plans, weights, drawn, rules, backend)
+        return score_plans(start, plans, weights, drawn, rules, backend, imagine_heads)
 
     return cem(
         score,

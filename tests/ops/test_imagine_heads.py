@@ -1,16 +1,15 @@
 """Planning's inner loop: the C++ kernels against the float64 reference, on every instruction set this machine has."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rollouts import build, to_float
 
 from lsp_fast import native, ops
 from lsp_fast.errors import BackendUnavailable
-from lsp_fast.ops.types import ActorWeights, Dense, GRUWeights, ImagineNoise, MLPWeights, PriorWeights, State
+from lsp_fast.ops.types import ImagineNoise, MLPWeights, State
 
 try:
     native.load()
@@ -24,41 +23,6 @@ def runs(isa):
     except ValueError:
         return False
     return True
-
-
-def build(rows=5, stoch=3, deter=4, action=2, skill=3, units=(7, 6), heads=2, steps=5, plan=2, sampled=True, seed=0):
-    """Random arguments of `imagine_heads`, float64."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape, scale=1.0):
-        return scale * torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    def dense(inputs, outputs):
-        return Dense(normal(outputs, inputs, scale=inputs**-0.5), normal(outputs, scale=0.3))
-
-    def mlp(inputs, outputs):
-        widths = [inputs, *units]
-        hidden = tuple(dense(a, b) for a, b in itertools.pairwise(widths))
-        return MLPWeights(hidden, dense(widths[-1], outputs))
-
-    inputs = units[0]
-    gates = dense(inputs, 3 * deter), dense(deter, 3 * deter)
-    gru = GRUWeights(gates[0].weight, gates[1].weight, gates[0].bias, gates[1].bias)
-    prior = PriorWeights(dense(stoch + action, inputs), gru, dense(deter, units[-1]), dense(units[-1], 2 * stoch), 0.1)
-    actor = ActorWeights(mlp(stoch + deter + skill, 2 * action), 5.0, 1.0, 1e-4)
-    noise = ImagineNoise(normal(steps, rows, stoch), normal(steps, rows, action) if sampled else None)
-    skills = normal(plan, rows, skill) if skill else None
-    start = State(normal(rows, stoch), normal(rows, deter).tanh())
-    return start, prior, actor, skills, 2, noise, tuple(mlp(stoch + deter, 1) for _ in range(heads))
-
-
-def to_float(x):
-    if isinstance(x, torch.Tensor):
-        return x.float()
-    if isinstance(x, tuple):
-        parts = [to_float(y) for y in x]
-        return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
-    return x
 
 
 def call(*arguments, isa="auto"):

@@ -1,0 +1,331 @@
+"""Planning's inner loop in Triton: rollouts of the world model under the policy, and heads on every imagined state.
+
+A state and what surrounds it lie in one row [action, stoch, deter, skill], each part padded to 16 numbers, so that the
+input of the transition, of the actor and of the heads is a window of the row and nothing is ever concatenated. There is
+such a row for every rollout and step: the heads, which are 43 % of the arithmetic, see all steps at once afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from . import layers
+from .rollout import ROWS, rollout
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+PADDED = 64  # what inputs and outputs of layers are padded to: a multiple of every tile's
+
+
+class Tile(NamedTuple):
+    """How much of a product a program computes, in steps of so many inputs, with how many warps and pipeline stages."""
+
+    rows: int
+    columns: int
+    inputs: int
+    warps: int
+    stages: int
+
+
+class Tiles(NamedTuple):
+    """Of a linear layer, and of the GRU, which keeps four sums."""
+
+    linear: Tile
+    gru: Tile
+
+
+# By what products multiply (ieee is fp32). They fit into the 99 KiB of shared memory that the smallest cards have.
+FEW = {
+    "bf16": Tiles(Tile(16, 32, 64, 4, 4), Tile(16, 32, 64, 4, 3)),
+    "tf32": Tiles(Tile(16, 32, 32, 4, 4), Tile(16, 32, 32, 4, 3)),
+    "ieee": Tiles(Tile(16, 32, 32, 4, 3), Tile(16, 32, 32, 4, 2)),
+}
+MANY = {
+    "bf16": Tiles(Tile(128, 64, 64, 4, 3), Tile(64, 64, 64, 4, 3)),
+    "tf32": Tiles(Tile(128, 64, 32, 4, 3), Tile(64, 64, 32, 4, 3)),
+    "ieee": Tiles(Tile(64, 32, 32, 4, 2), Tile(32, 32, 32, 4, 2)),
+}
+
+
+def tiles(rows: int, kind: str) -> Tiles:
+    """For so many rollouts."""
+    return (FEW if rows <= 64 else MANY)[kind]
+
+
+def padded(size: int, to: int = 16) -> int:
+    return -(-size // to) * to
+
+
+class Layer(NamedTuple):
+    """A linear layer as kernels read it."""
+
+    weight: Tensor  # [outputs, K], padded
+    bias: Tensor  # [outputs] fp32
+
+
+class Head(NamedTuple):
+    """An MLP with one output."""
+
+    hidden: tuple[Layer, ...]
+    out: Tensor  # [columns] fp32, the last layer's weights
+    bias: Tensor  # [1] fp32
+
+
+class Part(NamedTuple):
+    """Inputs of a layer that follow one another."""
+
+    first: int
+    size: int
+    to: int
+    """Where they lie in what the layer is read from."""
+
+
+class Widths(NamedTuple):
+    """Numbers of each part of a row."""
+
+    action: int
+    stoch: int
+    deter: int
+    skill: int
+
+    def begin(self, part: str) -> int:
+        """The column where a part begins."""
+        return sum(padded(self[i]) for i in range(self._fields.index(part)))
+
+    @property
+    def row(self) -> int:
+        """Numbers in a row: a window of whole blocks fits from wherever a part begins."""
+        inputs = padded(self.begin("skill") + padded(self.skill) - self.begin("stoch"), PADDED)
+        transition = padded(self.begin("deter"), PADDED)
+        return max(self.begin("stoch") + inputs, self.begin("deter") + padded(self.deter, PADDED), transition)
+
+
+class Packer:
+    """Copies weights into padded zeros, all of them at once in the end."""
+
+    def __init__(self, precision: str, device: torch.device) -> None:
+        self.rounds = precision == "bf16"
+        self.dtype = torch.bfloat16 if self.rounds and not INTERPRETED else torch.float32
+        self.device = device
+        self._into: list[Tensor] = []
+        self._what: list[Tensor] = []
+
+    def zeros(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=self.device)
+
+    def put(self, into: Tensor, what: Tensor) -> None:
+        self._into.append(into)
+        self._what.append(what.detach())
+
+    def layer(
+        self, weight: Tensor, bias: Tensor, parts: Sequence[Part] = (), blocks: int = 1, pad: int = PADDED,
+        into: Layer | None = None,
+    ) -> Layer:  # fmt: skip
+        """A layer of the network as kernels read it.
+
+        Args:
+            parts: of the input, and where they lie in what it is read from; by default it lies there as it is.
+            blocks: the outputs are so many blocks of one size, each padded to `pad`.
+            into: zeros to use.
+        """
+        parts = parts or [Part(0, weight.shape[1], 0)]
+        size = len(weight) // blocks
+        rows, k = padded(size, pad), padded(max(part.to + part.size for part in parts), PADDED)
+        if into is None:
+            into = Layer(self.zeros(blocks * rows, k, dtype=self.dtype), self.zeros(blocks * rows))
+        # What is multiplied is rounded, also where it is kept in fp32; biases are not.
+        rounded = weight.bfloat16() if self.rounds and INTERPRETED else weight
+        for block in range(blocks):
+            lines, here = slice(block * size, (block + 1) * size), slice(block * rows, block * rows + size)
+            self.put(into.bias[here], bias[lines])
+            for first, n, to in parts:
+                self.put(into.weight[here, to : to + n], rounded[lines, first : first + n])
+        return into
+
+    def hidden(self, mlp: Any, parts: Sequence[Part]) -> tuple[Layer, ...]:
+        """An MLP's hidden layers; those after the first lie in one tensor where their widths are equal."""
+        if not mlp.hidden:
+            raise ValueError("the Triton kernels need networks with at least one hidden layer")
+        first, *rest = mlp.hidden
+        packed = [self.layer(*first, parts)]
+        stack: list[Layer | None] = [None] * len(rest)
+        if len({layer.weight.shape for layer in rest}) == 1:
+            rows, k = (padded(n, PADDED) for n in rest[0].weight.shape)
+            stack = [
+                Layer(*pair)
+                for pair in zip(
+                    self.zeros(len(rest), rows, k, dtype=self.dtype), self.zeros(len(rest), rows), strict=True
+                )
+            ]
+        return (*packed, *(self.layer(*layer, into=into) for layer, into in zip(rest, stack, strict=True)))
+
+    def head(self, mlp: Any, parts: Sequence[Part]) -> Head:
+        """An MLP with one output."""
+        out, bias = self.zeros(padded(mlp.out.weight.shape[1], PADDED)), self.zeros(1)
+        self.put(out[: mlp.out.weight.shape[1]], mlp.out.weight[0])
+        self.put(bias, mlp.out.bias)
+        return Head(self.hidden(mlp, parts), out, bias)
+
+    def fill(self) -> None:
+        """Copy what was put."""
+        torch._foreach_copy_(self._into, self._what)
+
+
+class ImagineHeads:
+    """`lsp_fast.ops.imagine_heads` with its weights packed, for as many calls as these weights are good for.
+
+    Args:
+        prior, actor, heads: weight tuples; without an actor rollouts follow given actions.
+        precision: fp32, tf32 or bf16: what products multiply.
+        whole: take `kernels.rollout`, one kernel for all layers of all steps, where there are few rollouts.
+    """
+
+    def __init__(self, prior: Any, actor: Any | None, heads: tuple[Any, ...], precision: str, whole: bool) -> None:
+        stoch = len(prior.out.weight) // 2
+        action, deter = prior.inp.weight.shape[1] - stoch, prior.gru.weight_hh.shape[1]
+        skill = 0 if actor is None else actor.mlp.hidden[0].weight.shape[1] - stoch - deter
+        self.widths = w = Widths(action, stoch, deter, skill)
+        self.kind = "ieee" if precision == "fp32" else precision
+        self.dot = "tf32" if precision == "tf32" else "ieee"
+        packer = Packer(precision, prior.inp.weight.device)
+        self.dtype, self.round, self.interpreted = packer.dtype, packer.rounds and INTERPRETED, INTERPRETED
+        base = w.begin("stoch")
+        feature = [Part(0, stoch, 0), Part(stoch, deter, w.begin("deter") - base)]
+        with_skill = [*feature, Part(stoch + deter, skill, w.begin("skill") - base)] if skill else feature
+        # The transition's input is [stoch, action]; in a row they lie the other way round.
+        self.inp = packer.layer(*prior.inp, [Part(0, stoch, base), Part(stoch, action, 0)])
+        weight_ih, weight_hh, bias_ih, bias_hh = prior.gru
+        self.gru_x = packer.layer(weight_ih, bias_ih, blocks=3)
+        self.gru_h = packer.layer(weight_hh, bias_hh, blocks=3)
+        self.hidden = packer.layer(*prior.hidden)
+        self.out = packer.layer(*prior.out, blocks=2, pad=max(16, triton.next_power_of_2(stoch)))
+        self.min_std = prior.min_std
+        self.actor = self.policy = None
+        if actor is not None:
+            self.actor = packer.hidden(actor.mlp, with_skill)
+            self.policy = packer.layer(*actor.mlp.out, blocks=2, pad=max(16, triton.next_power_of_2(action)))
+            # A zero output gives the initial deviation: log(e^s - 1) is what softplus makes s of.
+            self.limits = actor.min_std, actor.mean_scale, math.log(math.expm1(actor.init_std))
+        self.heads = tuple(packer.head(head, feature) for head in heads)
+        packer.fill()
+        # One kernel for a whole rollout reads the actor's later layers from one tensor.
+        self.whole = whole and actor is not None and len({len(layer.weight) for layer in self.actor or ()}) == 1
+
+    def __call__(
+        self,
+        stoch: Tensor,
+        deter: Tensor,
+        skills: Tensor | None,
+        skill_length: int,
+        noise: Tensor,
+        action: Tensor | None,
+    ) -> Tensor:
+        """Outputs [heads, H, N] fp32; arguments as in `lsp_fast.ops.imagine_heads`, checked by the caller."""
+        (steps, n), w = noise.shape[:2], self.widths
+        chosen = tiles(n, self.kind)
+        rows = padded(n, max(tile.rows for tile in chosen))
+        x = torch.zeros(steps + 1, rows, w.row, dtype=self.dtype, device=stoch.device)
+        deter_width = padded(w.deter, PADDED)
+        h = torch.zeros(2, rows, deter_width, device=stoch.device)
+
+        def part(name: str) -> Tensor:
+            begin = w.begin(name)
+            return x[:, :n, begin : begin + w[w._fields.index(name)]]
+
+        def put(where: Tensor, what: Tensor) -> None:
+            where.copy_(what.bfloat16() if self.round else what)
+
+        put(part("stoch")[0], stoch)
+        put(part("deter")[0], deter)
+        h[0, :n, : w.deter].copy_(deter)
+        if skills is not None:
+            to = part("skill" if self.actor is not None else "action")
+            for p in range(min(len(skills), -(-steps // skill_length))):
+                end = steps if p == len(skills) - 1 else min((p + 1) * skill_length, steps)
+                put(to[p * skill_length : end], skills[p])
+        noise, action = noise.contiguous(), None if action is None else action.contiguous()
+        if self.whole and rows == ROWS:
+            rollout(self, x, h, noise, action, n)
+        else:
+            self._rollout(x, h, noise, action, n, chosen)
+        return self._apply_heads(x[1:], n, chosen.linear)
+
+    def _rollout(self, x: Tensor, h: Tensor, noise: Tensor, action: Tensor | None, n: int, chosen: Tiles) -> None:
+        """Fill the rows of every step from those of the start, a kernel a layer."""
+        tile, gru_tile = chosen
+        steps, (rows, w) = len(noise), (x.shape[1], self.widths)
+        width = max(len(layer.weight) for layer in (self.inp, self.hidden, *(self.actor or ())))
+        a, b = torch.empty(2, rows, width, dtype=self.dtype, device=x.device)
+        for t in range(steps):
+            now, then = x[t], x[t + 1]
+            if self.actor is not None:
+                given, free = now[:, w.begin("stoch") :], (a, b)
+                for layer in self.actor:
+                    self._linear(given, layer, free[0], tile)
+                    given, free = free[0], free[::-1]
+                drawn = None if action is None else action[t]
+                self._sample(given, self.policy, drawn, now, n, w.action, self.limits, tile)
+            self._linear(now, self.inp, a, tile)
+            self._gru(a, now[:, w.begin("deter") :], h[t % 2], h[(t + 1) % 2], then[:, w.begin("deter") :], gru_tile)
+            self._linear(then[:, w.begin("deter") :], self.hidden, a, tile)
+            limits = (self.min_std, 1.0, 0.0)
+            self._sample(a, self.out, noise[t], then[:, w.begin("stoch") :], n, w.stoch, limits, tile, policy=False)
+
+    def _apply_heads(self, x: Tensor, n: int, tile: Tile) -> Tensor:
+        """[H, rows, row] -> [heads, H, n]."""
+        (steps, rows), w = x.shape[:2], self.widths
+        feature = x.flatten(0, 1)[:, w.begin("stoch") :]
+        if not self.heads:
+            return torch.zeros(0, steps, n, device=x.device)
+        depth = max(len(head.hidden) for head in self.heads) - 1
+        width = max(len(layer.weight) for head in self.heads for layer in head.hidden)
+        free = torch.empty(min(depth, 2), steps * rows, width, dtype=self.dtype, device=x.device)
+        outputs = []
+        for head in self.heads:
+            given = feature
+            for i, layer in enumerate(head.hidden):
+                if i == len(head.hidden) - 1:
+                    columns = len(layer.weight) // tile.columns
+                    partial = torch.empty(columns, steps * rows, device=x.device)
+                    self._linear(given, layer, partial, tile, head)
+                    outputs.append(partial.sum(0))
+                else:
+                    self._linear(given, layer, free[i % 2], tile)
+                    given = free[i % 2]
+        return torch.stack(outputs).view(len(outputs), steps, rows)[:, :, :n].contiguous()
+
+    def _linear(self, x: Tensor, layer: Layer, out: Tensor, tile: Tile, head: Head | None = None) -> None:
+        columns, k = layer.weight.shape
+        out_of_head = (layer.bias, layer.bias, layer.bias) if head is None else (head.out, head.bias, out)
+        layers.linear[len(x) // tile.rows, columns // tile.columns](
+            x, x.stride(0), layer.weight, layer.bias, out, out.stride(0), *out_of_head, len(x),
+            K=k, M=tile.rows, N=tile.columns, BLOCK_K=tile.inputs, HEAD=head is not None,
+            PRECISION=self.dot, ROUND=self.round, num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
+
+    def _gru(self, x: Tensor, h: Tensor, old: Tensor, new: Tensor, out: Tensor, tile: Tile) -> None:
+        columns = len(self.gru_x.weight) // 3
+        layers.gru[len(x) // tile.rows, columns // tile.columns](
+            x, x.stride(0), h, h.stride(0), self.gru_x.weight, self.gru_h.weight, self.gru_x.bias, self.gru_h.bias,
+            old, new, old.stride(0), out, out.stride(0), columns, self.widths.deter,
+            K_X=self.gru_x.weight.shape[1], K_H=self.gru_h.weight.shape[1], M=tile.rows, N=tile.columns,
+            BLOCK_K=tile.inputs, PRECISION=self.dot, ROUND=self.round, num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
+
+    def _sample(
+        self, x: Tensor, layer: Layer, noise: Tensor | None, out: Tensor, n: int, width: int,
+        limits: tuple[float, float, float], tile: Tile, policy: bool = True,
+    ) -> None:  # fmt: skip
+        doubled, k = layer.weight.shape
+        layers.sample[(len(x) // tile.rows,)](
+            x, x.stride(0), layer.weight, layer.bias, layer.bias if noise is None else noise, out, out.stride(0),
+            n, width, *limits, K=k, M=tile.rows, WIDTH=doubled // 2, BLOCK_K=tile.inputs, POLICY=policy,
+            NOISE=noise is not None, PRECISION=self.dot, ROUND=self.round,
+            num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip

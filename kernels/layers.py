@@ -1,0 +1,189 @@
+"""The networks' layers in Triton: linear with ELU, a step of the GRU, and sampling from what a layer says.
+
+Every matrix is padded by its caller (`kernels.imagine_heads` packs them): rows to the tile, inner dimensions with
+weights of zero. So no load of a product needs a mask, and what lies in an activation's padding must be finite, no more.
+Rows are independent of each other: those of the padding may hold anything.
+
+PRECISION is tl.dot's (`ieee`, `tf32`); bfloat16 is what bfloat16 tensors multiply. Sums are fp32 always. With ROUND
+what is stored in fp32 is rounded to bfloat16 first: Triton's interpreter cannot multiply bfloat16, but so it computes
+the same.
+
+The tiles are functions of their own, because two kinds of kernel consist of them: one for each layer (below), and one
+for a whole rollout (`kernels.rollout`), whose programs read what others have just written (FRESH).
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def product(
+    total, x, x_stride, w, row, column,
+    K: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, FRESH: tl.constexpr,
+):  # fmt: skip
+    """total [M, N] + x[row, :K] @ w[column, :K]^T."""
+    k = tl.arange(0, BLOCK_K)
+    a = x + row.to(tl.int64)[:, None] * x_stride + k[None, :]
+    b = w + column[None, :] * K + k[:, None]
+    for _ in range(0, K, BLOCK_K):
+        # A multiprocessor's own cache does not see what the others write.
+        seen = tl.load(a, cache_modifier=".cg") if FRESH else tl.load(a)
+        total = tl.dot(seen, tl.load(b), total, input_precision=PRECISION)
+        a += BLOCK_K
+        b += BLOCK_K
+    return total
+
+
+@triton.jit
+def keep(at, y, live, ROUND: tl.constexpr):
+    """Store fp32 numbers as what `at` points to, to the nearest, ties to even; `live` None stores all."""
+    if ROUND:
+        bits = y.to(tl.uint32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        y = bits.to(tl.float32, bitcast=True)
+    tl.store(at, y.to(at.dtype.element_ty), mask=live)
+
+
+@triton.jit
+def elu(x):
+    # tl.minimum would turn a NaN into 0; what overflows is not taken.
+    return tl.where(x > 0, x, tl.exp(x) - 1.0)
+
+
+@triton.jit
+def tanh(x):
+    e = tl.exp(-2.0 * tl.abs(x))
+    y = (1.0 - e) / (1.0 + e)
+    return tl.where(x < 0, -y, y)
+
+
+@triton.jit
+def softplus(x):
+    return tl.maximum(x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x)))
+
+
+@triton.jit
+def linear_tile(
+    x, x_stride, w, bias, row, column,
+    K: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, FRESH: tl.constexpr,
+):  # fmt: skip
+    """elu(x @ w^T + bias) [M, N] of rows [M] and columns [N]."""
+    y = tl.zeros([row.shape[0], column.shape[0]], tl.float32)
+    y = product(y, x, x_stride, w, row, column, K, BLOCK_K, PRECISION, FRESH)
+    return elu(y + tl.load(bias + column)[None, :])
+
+
+@triton.jit
+def gru_tile(
+    x, x_stride, h, h_stride, w_ih, w_hh, bias_ih, bias_hh, old, new, deter_stride, out, out_stride, columns, units,
+    row, column,
+    K_X: tl.constexpr, K_H: tl.constexpr, BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr, ROUND: tl.constexpr, FRESH: tl.constexpr,
+):  # fmt: skip
+    """A step of torch.nn.GRUCell for rows [M] and columns [N] of the state.
+
+    Matrices hold the gates' rows one gate after another, `columns` rows each. `old` and `new` are the state in fp32, h
+    is what products see of the old one, and `out` gets that of the new one: its first `units` columns.
+    """
+    none = tl.zeros([row.shape[0], column.shape[0]], tl.float32)
+    reset = product(none, x, x_stride, w_ih, row, column, K_X, BLOCK_K, PRECISION, FRESH)
+    update = product(none, x, x_stride, w_ih, row, columns + column, K_X, BLOCK_K, PRECISION, FRESH)
+    entering = product(none, x, x_stride, w_ih, row, 2 * columns + column, K_X, BLOCK_K, PRECISION, FRESH)
+    reset = product(reset, h, h_stride, w_hh, row, column, K_H, BLOCK_K, PRECISION, FRESH)
+    update = product(update, h, h_stride, w_hh, row, columns + column, K_H, BLOCK_K, PRECISION, FRESH)
+    recalled = product(none, h, h_stride, w_hh, row, 2 * columns + column, K_H, BLOCK_K, PRECISION, FRESH)
+    reset += (tl.load(bias_ih + column) + tl.load(bias_hh + column))[None, :]
+    update += (tl.load(bias_ih + columns + column) + tl.load(bias_hh + columns + column))[None, :]
+    entering += tl.load(bias_ih + 2 * columns + column)[None, :]
+    recalled += tl.load(bias_hh + 2 * columns + column)[None, :]
+    candidate = tanh(entering + tl.sigmoid(reset) * recalled)
+    at = row.to(tl.int64)[:, None]
+    before = tl.load(old + at * deter_stride + column[None, :])
+    after = candidate + tl.sigmoid(update) * (before - candidate)
+    tl.store(new + at * deter_stride + column[None, :], after)
+    keep(out + at * out_stride + column[None, :], after, (column < units)[None, :], ROUND)
+
+
+@triton.jit
+def sample_tile(
+    x, x_stride, w, bias, noise, out, out_stride, rows, width, min_std, mean_scale, offset, row,
+    K: tl.constexpr, WIDTH: tl.constexpr, BLOCK_K: tl.constexpr,
+    POLICY: tl.constexpr, NOISE: tl.constexpr, PRECISION: tl.constexpr, ROUND: tl.constexpr, FRESH: tl.constexpr,
+):  # fmt: skip
+    """Draw from the normal that a linear layer says, for rows [M]: out[row, :width].
+
+    The matrix has the means' rows, then the deviations', WIDTH rows each. A latent state is mean + std * noise with
+    std = softplus(.) + min_std. POLICY: an action, tanh of that, with mean = mean_scale * tanh(. / mean_scale) and
+    std = softplus(. + offset) + min_std. Without NOISE there is the mean alone.
+
+    Args:
+        noise: [rows, width]; the padding's rows draw nothing and get the mean.
+    """
+    column = tl.arange(0, WIDTH)
+    none = tl.zeros([row.shape[0], WIDTH], tl.float32)
+    inside = (column < width)[None, :]
+    y = product(none, x, x_stride, w, row, column, K, BLOCK_K, PRECISION, FRESH) + tl.load(bias + column)[None, :]
+    if POLICY:
+        y = mean_scale * tanh(y / mean_scale)
+    if NOISE:
+        std = product(none, x, x_stride, w, row, WIDTH + column, K, BLOCK_K, PRECISION, FRESH)
+        std += tl.load(bias + WIDTH + column)[None, :]
+        std = softplus(std + offset) + min_std
+        live = (row < rows)[:, None] & inside
+        y += std * tl.load(noise + row.to(tl.int64)[:, None] * width + column[None, :], mask=live, other=0.0)
+    if POLICY:
+        y = tanh(y)
+    keep(out + row.to(tl.int64)[:, None] * out_stride + column[None, :], y, inside, ROUND)
+
+
+@triton.jit
+def linear(
+    x, x_stride, w, bias, out, out_stride, head, head_bias, partial, rows,
+    K: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BLOCK_K: tl.constexpr,
+    HEAD: tl.constexpr, PRECISION: tl.constexpr, ROUND: tl.constexpr,
+):  # fmt: skip
+    """out[row, column] = elu(x @ w^T + bias), a program an M x N tile.
+
+    With HEAD nothing is stored of it: `partial[tile of columns, row]` is the tile's share of its product with the one
+    output `head` [columns], the first share with the output's bias.
+    """
+    tile = tl.program_id(1)
+    row, column = tl.program_id(0) * M + tl.arange(0, M), tile * N + tl.arange(0, N)
+    y = linear_tile(x, x_stride, w, bias, row, column, K, BLOCK_K, PRECISION, False)
+    if HEAD:
+        share = tl.sum(y * tl.load(head + column)[None, :], 1)
+        if tile == 0:
+            share += tl.load(head_bias)
+        tl.store(partial + tile.to(tl.int64) * rows + row, share)
+    else:
+        keep(out + row.to(tl.int64)[:, None] * out_stride + column[None, :], y, None, ROUND)
+
+
+@triton.jit
+def gru(
+    x, x_stride, h, h_stride, w_ih, w_hh, bias_ih, bias_hh, old, new, deter_stride, out, out_stride, columns, units,
+    K_X: tl.constexpr, K_H: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr, ROUND: tl.constexpr,
+):  # fmt: skip
+    """`gru_tile` of the whole state, a program an M x N tile."""
+    row, column = tl.program_id(0) * M + tl.arange(0, M), tl.program_id(1) * N + tl.arange(0, N)
+    gru_tile(
+        x, x_stride, h, h_stride, w_ih, w_hh, bias_ih, bias_hh, old, new, deter_stride, out, out_stride, columns,
+        units, row, column, K_X, K_H, BLOCK_K, PRECISION, ROUND, False,
+    )  # fmt: skip
+
+
+@triton.jit
+def sample(
+    x, x_stride, w, bias, noise, out, out_stride, rows, width, min_std, mean_scale, offset,
+    K: tl.constexpr, M: tl.constexpr, WIDTH: tl.constexpr, BLOCK_K: tl.constexpr,
+    POLICY: tl.constexpr, NOISE: tl.constexpr, PRECISION: tl.constexpr, ROUND: tl.constexpr,
+):  # fmt: skip
+    """`sample_tile` of all rows, a program M of them."""
+    row = tl.program_id(0) * M + tl.arange(0, M)
+    sample_tile(
+        x, x_stride, w, bias, noise, out, out_stride, rows, width, min_std, mean_scale, offset, row,
+        K, WIDTH, BLOCK_K, POLICY, NOISE, PRECISION, ROUND, False,
+    )  # fmt: skip

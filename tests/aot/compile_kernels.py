@@ -1,0 +1,130 @@
+"""Compiles every Triton kernel ahead of time at the paper's sizes and prints as JSON what the assembler says of each.
+
+Run in a process of its own, without Triton's interpreter.
+"""
+
+import inspect
+import json
+import re
+import subprocess
+import tempfile
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
+from triton.compiler import ASTSource
+
+from lsp_fast.kernels import imagine_heads, lambda_return, layers, philox, rollout, select_elites
+
+ARCHITECTURES = (80, 86, 90, 100, 120)
+
+
+def signature(kernel, constants, **kinds):
+    """Types by names: `kinds` gives each type's arguments (p_ a pointer's), what is left over is an int32."""
+    types = {name: kind.replace("p_", "*") for kind, names in kinds.items() for name in names.split()}
+    types |= dict.fromkeys(kinds.get("weights", "").split(), f"*{kinds.get('of')}")
+    return {name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names}
+
+
+def kernels():
+    """(name, kernel, types, constants, options) of each."""
+    old = {"BLOCK": lambda_return.BLOCK}
+    tensors = "rewards values discounts bootstrap returns grad d_rewards d_values d_discounts d_bootstrap"
+    for name in ("_forward", "_backward"):
+        kernel = getattr(lambda_return, name)
+        yield f"lambda_return{name}", kernel, signature(kernel, old, p_fp32=tensors, fp32="lam"), old, {}
+    for name, constants in {
+        "select_elites": {"G": 16, "SIZE": 4},
+        "elites of actions": {"G": 1024, "SIZE": 16},
+    }.items():
+        kernel = select_elites._select
+        types = signature(
+            kernel, constants, p_fp32="values plans mean std new_mean new_std", p_i64="indices", fp32="floor"
+        )
+        yield name, kernel, types, constants, {}
+    constants = {"ROWS": philox.ROWS, "BLOCKS": philox.BLOCKS}
+    types = signature(philox._normals, constants, p_fp32="out", p_i64="key")
+    yield "philox", philox._normals, types, constants, {"enable_fp_fusion": False}
+
+    for kind in ("bf16", "tf32", "ieee"):
+        elements = "bf16" if kind == "bf16" else "fp32"
+        common = {"PRECISION": "tf32" if kind == "tf32" else "ieee", "ROUND": False}
+        for size, table in {"few": imagine_heads.FEW, "many": imagine_heads.MANY}.items():
+            tiles = table[kind]
+
+            def row(kernel, tile, constants, *, common=common, elements=elements, **kinds):
+                constants = {"M": tile.rows, "BLOCK_K": tile.inputs, **common, **constants}
+                if "N" in kernel.arg_names:
+                    constants["N"] = tile.columns
+                kinds |= {"weights": "x w out h w_ih w_hh", "of": elements}
+                options = {"num_warps": tile.warps, "num_stages": tile.stages}
+                return kernel, signature(kernel, constants, **kinds), constants, options
+
+            for head in (False, True):
+                name = f"{kind} {size} {'head' if head else 'linear'}"
+                constants = {"K": 448, "HEAD": head}
+                yield name, *row(layers.linear, tiles.linear, constants, p_fp32="bias head head_bias partial")
+            types = {"p_fp32": "bias_ih bias_hh old new"}
+            yield f"{kind} {size} gru", *row(layers.gru, tiles.gru, {"K_X": 256, "K_H": 256}, **types)
+            types = {"p_fp32": "bias noise", "fp32": "min_std mean_scale offset"}
+            for name, k, width, policy in (("latent", 256, 32, False), ("action", 448, 16, True)):
+                constants = {"K": k, "WIDTH": width, "POLICY": policy, "NOISE": True}
+                yield f"{kind} {size} {name}", *row(layers.sample, tiles.linear, constants, **types)
+        kernel = rollout._rollout
+        constants = {
+            **common, "K_FIRST": 256, "K_REST": 448, "K_INP": 64, "K_X": 256, "K_H": 256, "K_HIDDEN": 256, "K_OUT": 256,
+            "ACTIONS": 16, "STOCH": 32, "NOISE": True, "M": rollout.ROWS, "N": rollout.COLUMNS,
+            "BLOCK_K": rollout.INPUTS[kind],
+        }  # fmt: skip
+        types = {
+            "weights": "x free w_first w_rest w_policy w_inp w_ih w_hh w_hidden w_out",
+            "of": elements,
+            "p_fp32": "h b_first b_rest b_policy b_inp b_ih b_hh b_hidden b_out action_noise stoch_noise",
+            "fp32": "policy_min_std mean_scale offset min_std",
+            "p_i32": "counter",
+        }
+        options = {"num_warps": 4, "num_stages": 3, "launch_cooperative_grid": True}
+        yield f"{kind} rollout", kernel, signature(kernel, constants, **types), constants, options
+
+
+NOT_ALIGNED = {"rows", "width", "units", "actions", "stoch", "deter", "steps", "rest", "candidates", "size", "elites"}
+"""Numbers that need not be multiples of 16; pointers, strides and padded sizes are."""
+
+
+def assemble(ptx, architecture):
+    """What the bundled assembler says: registers, bytes spilled, remarks."""
+    assembler = get_ptxas(*[architecture][: len(inspect.signature(get_ptxas).parameters)])
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        target = re.search(r"\.target (\w+)", ptx).group(1)
+        command = [assembler.path, "-v", f"--gpu-name={target}", file.name, "-o", "/dev/null"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+
+def main():
+    for name, kernel, types, constants, options in kernels():
+        aligned = [n for n, kind in types.items() if kind.startswith("*") or (kind == "i32" and n not in NOT_ALIGNED)]
+        marks = {(kernel.arg_names.index(n),): [["tt.divisibility", 16]] for n in aligned}
+        # What follows from the architecture alone shows with bf16; one of each generation of instructions will do else.
+        for architecture in ARCHITECTURES if not name.startswith(("tf32", "ieee")) else (80, 90):
+            source = ASTSource(kernel, types, constants, marks)
+            compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+            ptx = compiled.asm["ptx"]
+            said = assemble(ptx, architecture)
+            found = {
+                "kernel": name,
+                "architecture": architecture,
+                "bytes": len(compiled.asm["cubin"]),
+                "shared": compiled.metadata.shared,
+                "registers": int(re.search(r"Used (\d+) registers", said).group(1)),
+                "spilled": sum(int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", said)),
+                "wgmma": ptx.count("wgmma.mma_async"),
+                "serialised": "serializ" in said,
+                "fused": ptx.count("fma.rn.f32"),
+            }
+            print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()

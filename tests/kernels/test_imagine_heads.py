@@ -1,0 +1,63 @@
+"""Planning's inner loop in Triton under Triton's interpreter, against float64."""
+
+import pytest
+
+PROGRAM = """
+import rollouts
+import torch
+from lsp_fast import fused, ops
+
+poison = torch.empty
+torch.empty = lambda *shape, **options: poison(*shape, **options).fill_(torch.nan)
+
+
+def error(got, want):
+    return ((got.double() - want).norm() / want.norm()).item()
+
+
+for sizes in {cases}:
+    arguments = rollouts.build(**sizes)
+    floats = rollouts.to_float(arguments)
+    start, prior, actor, skills, length, noise, heads = floats
+    if not heads:
+        assert fused.imagine_heads(*floats).shape == (0, len(noise.stoch), len(start.stoch))
+        continue
+    exact = ops.imagine_heads(*arguments)
+    # bf16 is rounded in fp32 here, which gives what the GPU's products do.
+    for precision, least in (("fp32", 2e-7), ("bf16", 0.0)):
+        got = fused.imagine_heads(*floats, precision)
+        assert got.is_contiguous() and got.dtype == torch.float32
+        bound = max(2 * error(ops.imagine_heads(*floats, precision), exact), least)
+        assert error(got, exact) <= bound, (sizes, precision, error(got, exact), bound)
+        if actor is not None and len(start.stoch) <= 16:
+            whole = fused.pack_heads(prior, actor, heads, precision, True)(start, skills, length, noise)
+            assert error(whole, exact) <= bound, (sizes, precision, "whole", error(whole, exact), bound)
+    # What is not finite stays in its own row.
+    if len(start.stoch) > 2:
+        start.stoch[1, 0] = torch.nan
+        got = fused.imagine_heads(*floats)
+        rest = [0, *range(2, len(start.stoch))]
+        assert got[..., 1].isnan().all() and error(got[..., rest], exact[..., rest]) < 1e-5
+print("equal")
+"""
+
+ODD = [
+    {"rows": 1, "steps": 1},
+    {"rows": 5, "units": (9, 9, 9)},
+    {"rows": 16, "sampled": False, "skill": 0, "units": (20, 20, 20, 20)},
+    {"rows": 17, "deter": 17, "stoch": 16, "action": 17, "units": (7,)},
+    {"rows": 65, "heads": 3, "plan": 3, "steps": 7},
+    {"rows": 70, "units": (70, 65, 64), "deter": 65, "steps": 2},
+    {"rows": 4, "actor": False, "heads": 1},
+    {"rows": 3, "heads": 0},
+]
+FULL = [
+    {"rows": 16, "stoch": 30, "deter": 200, "action": 12, "units": (400, 400, 400, 400), "steps": 3, "inner": 200},
+    {"rows": 100, "stoch": 30, "deter": 200, "action": 12, "units": (400, 400), "steps": 2, "inner": 200},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cases", [ODD, FULL], ids=["odd", "full"])
+def test_triton_is_as_near_to_float64_as_pytorch(interpreted, cases):
+    interpreted(PROGRAM.replace("{cases}", repr(cases)))

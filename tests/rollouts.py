@@ -1,0 +1,60 @@
+"""Arguments of a rollout to test with."""
+
+import itertools
+
+import torch
+
+from lsp_fast.ops.types import ActorWeights, Dense, GRUWeights, ImagineNoise, MLPWeights, PriorWeights, State
+
+
+def build(
+    rows=5,
+    stoch=3,
+    deter=4,
+    action=2,
+    skill=3,
+    units=(7, 6),
+    heads=2,
+    steps=5,
+    plan=2,
+    sampled=True,
+    seed=0,
+    inner=None,
+    actor=True,
+):
+    """Random arguments of `imagine_heads`, float64.
+
+    `inner` is the width of the transition's layers, by default the units' first and last; without an actor the skills
+    are actions.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape, scale=1.0):
+        return scale * torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    def dense(inputs, outputs):
+        return Dense(normal(outputs, inputs, scale=inputs**-0.5), normal(outputs, scale=0.3))
+
+    def mlp(inputs, outputs):
+        widths = [inputs, *units]
+        hidden = tuple(dense(a, b) for a, b in itertools.pairwise(widths))
+        return MLPWeights(hidden, dense(widths[-1], outputs))
+
+    inputs, hidden = (units[0], units[-1]) if inner is None else (inner, inner)
+    gates = dense(inputs, 3 * deter), dense(deter, 3 * deter)
+    gru = GRUWeights(gates[0].weight, gates[1].weight, gates[0].bias, gates[1].bias)
+    prior = PriorWeights(dense(stoch + action, inputs), gru, dense(deter, hidden), dense(hidden, 2 * stoch), 0.1)
+    policy = ActorWeights(mlp(stoch + deter + skill, 2 * action), 5.0, 1.0, 1e-4)
+    noise = ImagineNoise(normal(steps, rows, stoch), normal(steps, rows, action) if sampled else None)
+    skills = normal(plan, rows, skill if actor else action) if skill or not actor else None
+    start = State(normal(rows, stoch), normal(rows, deter).tanh())
+    return start, prior, policy if actor else None, skills, 2, noise, tuple(mlp(stoch + deter, 1) for _ in range(heads))
+
+
+def to_float(x):
+    if isinstance(x, torch.Tensor):
+        return x.float()
+    if isinstance(x, tuple):
+        parts = [to_float(y) for y in x]
+        return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
+    return x

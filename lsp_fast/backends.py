@@ -57,11 +57,19 @@ def _cpp(device: torch.device) -> Backend:
 def _triton(device: torch.device) -> Backend:
     try:
         from lsp_fast import fused
-        from lsp_fast.kernels import lambda_return, philox, select_elites
+        from lsp_fast.kernels import imagine_heads, lambda_return, philox, select_elites
     except ImportError as error:
         raise BackendUnavailable(f"backend 'triton' needs the triton package: {error}") from error
-    if device.type != "cuda":
-        raise BackendUnavailable(f"backend 'triton' runs on a GPU, not on {device}; use --device cuda")
+    if device.type != "cuda" and not imagine_heads.INTERPRETED:
+        raise BackendUnavailable(
+            f"backend 'triton' runs on a GPU, not on {device}; use --device cuda (or, to try kernels slowly on a "
+            "processor, set TRITON_INTERPRET=1)"
+        )
+    if device.type == "cuda" and (capability := torch.cuda.get_device_capability(device)) < (8, 0):
+        raise BackendUnavailable(
+            f"backend 'triton' needs a GPU of compute capability 8.0 (A100, RTX 30) or newer, this one has "
+            f"{capability[0]}.{capability[1]}; use --backend reference"
+        )
 
     def checked(values: Tensor, plans: Tensor, num_elites: int, mean: Tensor, std: Tensor, floor: float = 1e-6):
         check_select_elites(values, plans, num_elites, mean, std)

@@ -34,7 +34,12 @@ class Train:
         result = train(c, logdir, profile=self.profile)
         if result.resumed_at >= c.env_steps:
             print(f"finished before: raise --env-steps to go on, or name another --logdir than {logdir}")
-        if not result.finished:
+        if result.timed_out:
+            print(
+                f"stopped after {c.max_minutes:g} minutes at {result.env_steps} environment steps; the same command "
+                "goes on from there"
+            )
+        elif not result.finished:
             print(f"interrupted at {result.env_steps} environment steps; the same command goes on from there")
         if result.score is not None:
             print(
@@ -45,7 +50,7 @@ class Train:
         print(f"scores         {result.scores if result.curve else '- (no evaluation yet)'}")
         if self.profile:
             print(f"trace          {result.trace or '- (no update that learns behaviour was left to trace)'}")
-        return 0 if result.finished else 130
+        return 0 if result.finished or result.timed_out else 130
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Every choice of the system as frozen dataclasses: the paper's values are the defaults.
 
-A preset (`paper`, `cpu`, `smoke`) and an algorithm (`lsp`, `no_mi`, ...) are rows of overrides over the same
+A preset (`paper`, `gpu`, `cpu`, `smoke`) and an algorithm (`lsp`, `no_mi`, ...) are rows of overrides over the same
 fields; `make_config` applies preset, then algorithm, then what the caller names. [P] is stated in the paper, [D] comes
 from Dreamer, [O] is left open by both: docs/configuration.md lists those, and what the `cpu` preset changes and why.
 """
@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from lsp_fast.errors import ConfigError
 
 AlgorithmName = Literal["lsp", "no_mi", "random_skills", "rand_skills_init", "dreamer"]
-PresetName = Literal["paper", "cpu", "smoke"]
+PresetName = Literal["paper", "gpu", "cpu", "smoke"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,15 @@ class TrainConfig:
     """Updates between checks of the planner's health (they cost about two more plans)."""
     checkpoint_every: int = 10_000
     """Environment steps between checkpoints; one is always written at the end."""
+    overlap: bool = False
+    """Step the environments on a thread of their own while learning goes on: updates that are due are made after the
+    next actions have been chosen, which therefore come from weights up to `train_every` environment steps older."""
+    cuda_graph: bool = True
+    """On a GPU, replay plans and updates as CUDA graphs; where that fails, say why once and go on without."""
+    matmul: Literal["fp32", "tf32"] = "fp32"
+    """What matrix products in fp32 multiply on a GPU: fp32, or its upper 19 bits (tf32), several times as fast."""
+    autocast: bool = False
+    """Small-budget option: learn under PyTorch's bf16 autocast (weights, gradients' sums and Adam stay in fp32)."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +226,8 @@ class Config:
     """Implementation of the hot operations; auto falls back and says so."""
     threads: int = 0
     """Processor threads of PyTorch; 0 leaves its own choice."""
+    max_minutes: float = 0.0
+    """End the run with a checkpoint after so many minutes of this start; the same command goes on. 0: no limit."""
     collect: CollectConfig = field(default_factory=CollectConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -291,6 +302,8 @@ _CPU: Overrides = {
 
 PRESETS: dict[str, Overrides] = {
     "paper": {},
+    # The paper's sizes and schedule with what makes a GPU fast; learning stays in fp32 numbers.
+    "gpu": {"planner.precision": "bf16", "planner.noise": "philox", "train.matmul": "tf32", "train.overlap": True},
     "cpu": _CPU,
     # Seconds, for tests: everything happens once or twice, nothing is learned.
     "smoke": {
@@ -422,7 +435,7 @@ def check(config: Config) -> None:
 _MAY_BE_ZERO = {
     "seed", "threads", "collect.exploration_noise", "train.pretrain", "model.free_nats", "actor.entropy",
     "behavior.plan_states", "behavior.lam", "behavior.gamma", "skill.beta", "skill.noise", "planner.std_floor",
-    "predictor.noise", "actor.min_std", "model.min_std",
+    "predictor.noise", "actor.min_std", "model.min_std", "max_minutes",
 }  # fmt: skip
 
 

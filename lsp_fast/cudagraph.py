@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from lsp_fast.errors import LspFastError
 
@@ -14,37 +16,38 @@ WARMUP = 3
 
 
 def capture(
-    function: Callable[..., Any], *inputs: Tensor, generators: Callable[[], Iterable[torch.Generator]] = tuple
+    function: Callable[..., Any],
+    *inputs: Tensor,
+    generators: Callable[[], Iterable[torch.Generator]] = tuple,
+    warmup: int = WARMUP,
 ) -> Callable[..., Any]:
     """Capture `function(*inputs)` on the inputs' GPU and return a callable that replays it.
 
     The function must not read a tensor's value on the host nor make tensors from values there, and must leave every
     tensor that it keeps (parameters, optimiser state) in its storage; so must whoever loads a checkpoint later, and the
-    generators must stay the same objects. Before the capture it is called WARMUP times for real, so that an update has
-    then made as many steps. The callable copies its arguments into the captured inputs; what it returns is overwritten
-    by the next call.
+    generators must stay the same objects. Before the capture it is called `warmup` times for real, so that an update
+    has then made as many steps. The callable copies its arguments into the captured inputs; what it returns is
+    overwritten by the next call.
 
     Args:
         function: of tensors, returning tensors (nested in tuples or dictionaries).
         inputs: examples; later calls must have the same shapes and dtypes.
         generators: the random generators that the function draws on, asked for after the warm-up. Registering them
             lets every replay go on in their streams, instead of repeating the captured numbers.
+        warmup: calls that create what only a first call creates; 0 where there have been some.
 
     Raises:
         LspFastError: there is no GPU, or an input is not on one.
     """
-    if not torch.cuda.is_available() or not all(x.is_cuda for x in inputs):
+    if not torch.cuda.is_available() or not _on_a_gpu(inputs):
         raise LspFastError("a CUDA graph needs its inputs on a GPU; use --device cuda on a machine with one")
     static = [x.clone() for x in inputs]
     # Streams are the current device's, which need not be the inputs'; that of the capture must be named, or it would be
     # that of the process's first capture.
     with torch.cuda.device(static[0].device if static else torch.cuda.current_device()):
         side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARMUP):
-                function(*static)
-        torch.cuda.current_stream().wait_stream(side)
+        for _ in range(warmup):
+            _on(side, function, *static)
         graph = torch.cuda.CUDAGraph()
         for generator in generators():
             graph.register_generator_state(generator)
@@ -65,3 +68,61 @@ def capture(
         return outputs
 
     return replay
+
+
+def _on_a_gpu(tensors: Iterable[Tensor]) -> bool:
+    return all(x.is_cuda for x in tensors)
+
+
+def _on(stream: torch.cuda.Stream, function: Callable[..., Any], *arguments: Tensor) -> Any:
+    """Call a function on another stream, in order with the current one on both sides."""
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        result = function(*arguments)
+    torch.cuda.current_stream().wait_stream(stream)
+    return result
+
+
+class Graphed:
+    """A function that replays itself: captured for the shapes of its arguments when it has been called with them
+    WARMUP times, each call being one execution; eager before that, on other devices, and where a capture fails, which
+    is said once.
+
+    Args:
+        function: as `capture` takes it.
+        name: what it does, for the message.
+        generators: as `capture` takes them.
+        enabled: False never captures.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        name: str,
+        generators: Callable[[], Iterable[torch.Generator]] = tuple,
+        enabled: bool = True,
+    ) -> None:
+        self.function, self.name, self.generators, self.enabled = function, name, generators, enabled
+        self._calls: dict[tuple, int] = {}
+        self._replays: dict[tuple, Callable[..., Any]] = {}
+
+    def __call__(self, *arguments: Tensor) -> Any:
+        """What the function returns; the caller may keep it."""
+        if not self.enabled or not _on_a_gpu(arguments):
+            return self.function(*arguments)
+        kind = tuple((x.shape, x.dtype) for x in arguments)
+        replay = self._replays.get(kind)
+        if replay is None:
+            calls = self._calls[kind] = self._calls.get(kind, 0) + 1
+            if calls <= WARMUP:
+                return self.function(*arguments)
+            try:
+                replay = capture(self.function, *arguments, generators=self.generators, warmup=0)
+            except Exception as error:
+                self.enabled = False
+                first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+                warnings.warn(f"{self.name} goes on without a CUDA graph: {first}", stacklevel=2)
+                return self.function(*arguments)
+            self._replays[kind] = replay
+        # The next replay overwrites what this one returns.
+        return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, replay(*arguments))

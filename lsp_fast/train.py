@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,6 +52,8 @@ class Result:
     scores: Path
     curve: Path | None
     trace: Path | None = None
+    timed_out: bool = False
+    """It was not interrupted, `max_minutes` were over."""
 
 
 class Due:
@@ -94,6 +96,8 @@ class Trainer:
         self.env_steps = self.agent_steps = self.updates = self.prefilled = 0
         self.means, self.returns = Means(), deque[float](maxlen=10)
         self.finite = torch.ones((), dtype=torch.bool, device=self.agent.device)
+        self.upload = Upload(self.agent.device)
+        self.on_update: Callable[[], object] | None = None
         t = config.train
         self.due = {"evaluate": Due(t.eval_every), "log": Due(t.log_every), "checkpoint": Due(t.checkpoint_every)}
         # A name decides a stream's numbers: another one here would change every curve in benchmarks/results.
@@ -161,7 +165,7 @@ class Trainer:
             due.done = done if every == due.every else self.env_steps // due.every
 
     def collect(self) -> None:
-        """One agent step in every environment."""
+        """One agent step in every environment; with `train.overlap` what is to be learned is learned meanwhile."""
         driver, agent = self.driver, self.agent
         if self.prefilled:
             self.carry = agent.reset(self.carry, driver.is_first)
@@ -169,7 +173,7 @@ class Trainer:
         else:
             shape = (len(driver.observations), agent.action_dim)
             actions = self.explorer.uniform(-1, 1, shape).astype(np.float32)
-        result = driver.step(actions)
+        result = driver.step(actions, self.learn_due if self.prefilled and self.config.train.overlap else None)
         self.env_steps += result.env_steps
         self.agent_steps += len(actions)
         # Learning needs one whole episode, however long that takes.
@@ -189,12 +193,22 @@ class Trainer:
         t = self.config.train
         return t.pretrain + (self.env_steps - self.prefilled) // t.train_every if self.prefilled else 0
 
+    @property
+    def updates_due_first(self) -> int:
+        """Updates owed before the next step: all, or with `train.overlap` those that precede all learning."""
+        return min(self.updates_due, self.config.train.pretrain) if self.config.train.overlap else self.updates_due
+
+    def learn_due(self) -> None:
+        """All updates that are owed."""
+        while self.updates < self.updates_due:
+            self.learn()
+
     def learn(self) -> None:
         """One update. Raises NotFinite where a loss or a gradient is not."""
         t, device = self.config.train, self.agent.device
         before = self.sampler.bit_generator.state
         arrays = self.replay.sample(self.sampler, t.batch_size, t.batch_length)
-        batch = SequenceBatch(*(torch.as_tensor(x).to(device) for x in arrays))
+        batch = SequenceBatch(*self.upload(arrays))
         pretraining = t.pretrain_world_model_only and self.updates < t.pretrain
         diagnose = (self.updates - t.pretrain) % t.health_every == 0
         metrics = self.agent.update(batch, behavior=not pretraining, diagnose=diagnose)
@@ -208,6 +222,8 @@ class Trainer:
                 f"{name} became {value} in update {self.updates} at {self.env_steps} environment steps. "
                 f"{self._locate(before, arrays)}"
             )
+        if self.on_update is not None:
+            self.on_update()
 
     def check_finite(self) -> None:
         """Raise NotFinite where a loss or gradient since the start was not: on a GPU `learn` does not wait to see."""
@@ -228,6 +244,26 @@ class Trainer:
                 )
         windows = ", ".join(f"{e}:{o}" for e, o in zip(episodes, offsets, strict=True))
         return f"Its batch is finite; its {arrays.reward.shape[1]} rows each begin at (episode:row) {windows}."
+
+
+class Upload:
+    """Copies arrays to the device; to a GPU through pinned memory on a stream of its own, beside what is computed."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, arrays: Sequence[np.ndarray]) -> list[torch.Tensor]:
+        tensors = [torch.as_tensor(x) for x in arrays]
+        if self.stream is None:
+            return [x.to(self.device) for x in tensors]
+        with torch.cuda.stream(self.stream):
+            copies = [x.pin_memory().to(self.device, non_blocking=True) for x in tensors]
+        current = torch.cuda.current_stream(self.device)
+        current.wait_stream(self.stream)
+        for x in copies:
+            x.record_stream(current)  # else its memory would be taken for the next copy while it is read
+        return copies
 
 
 class NotFinite(LspFastError):
@@ -291,6 +327,7 @@ class _Run:
         self.bar = _bar(config, trainer, progress)
         pretrain = max(config.train.pretrain - trainer.updates, 0)
         self.tracer = Tracer(folder.trace, skip=pretrain) if profile else None
+        trainer.on_update = self.tracer.step if self.tracer is not None else None
 
     def loop(self) -> Result:
         """Learn what is owed, evaluate, log, checkpoint, collect; until the end or a signal."""
@@ -299,9 +336,11 @@ class _Run:
         with stop_on_signal() as stop, self.bar as bar:
             while True:
                 # What is owed comes first: a run that was stopped between two updates goes on between them.
-                while trainer.updates < trainer.updates_due and not stop.asked:
-                    self.learn()
-                if stop.asked:
+                while trainer.updates < trainer.updates_due_first and not stop.asked:
+                    if self.out_of_time:
+                        break
+                    self.caught(trainer.learn)
+                if stop.asked or self.out_of_time:
                     break
                 at = trainer.env_steps
                 # A run that was stopped within its last updates has its end still to come.
@@ -318,7 +357,7 @@ class _Run:
                 if trainer.prefilled and due["checkpoint"](at):
                     self.save()
                 prefilled = trainer.prefilled
-                trainer.collect()
+                self.caught(trainer.collect)
                 if not prefilled and trainer.prefilled:
                     self.save()  # there is always a checkpoint from before an update that goes wrong
         # Not where a file of that name lies already: it may be damaged, or from between two updates.
@@ -338,6 +377,7 @@ class _Run:
             self.folder.scores,
             learning_curves(read_scores([self.folder.scores]), self.folder.curve) if log.ys else None,
             self.folder.trace if self.tracer is not None and self.tracer.written else None,
+            timed_out=not finished and not stop.asked,
         )
 
     @property
@@ -345,11 +385,16 @@ class _Run:
         """Since this start."""
         return (self.trainer.updates - self.updates_before) / (time.perf_counter() - self.started)
 
-    def learn(self) -> None:
+    @property
+    def out_of_time(self) -> bool:
+        """Whether `max_minutes` of this start are over."""
+        limit = self.config.max_minutes
+        return limit > 0 and time.perf_counter() - self.started > 60 * limit
+
+    def caught(self, step: Callable[[], object]) -> None:
+        """A step of the trainer, its error put into words for the user."""
         try:
-            self.trainer.learn()
-            if self.tracer is not None:
-                self.tracer.step()
+            step()
         except NotFinite as error:
             raise self._stopped(error) from None
 
@@ -361,10 +406,7 @@ class _Run:
         )
 
     def save(self) -> None:
-        try:
-            self.trainer.check_finite()
-        except NotFinite as error:
-            raise self._stopped(error) from None
+        self.caught(self.trainer.check_finite)
         self.log.sync()
         state = {**self.trainer.state_dict(), "metrics_rows": self.log.rows}
         checkpoint.save(self.folder.checkpoints, self.trainer.env_steps, state)

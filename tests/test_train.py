@@ -137,6 +137,52 @@ def test_ctrl_c_within_the_last_updates_is_no_end(smoke, tmp_path, monkeypatch):
     assert told(tmp_path / "run") == told(tmp_path / "whole") and result.score == whole.score
 
 
+def test_a_run_out_of_time_ends_with_a_checkpoint_to_go_on_from(smoke, tmp_path):
+    # Every start has time for one pass of the loop at most; the same command ends in the same run.
+    while not (result := train(smoke(max_minutes=0.03), tmp_path / "run", progress=False)).finished:
+        assert result.timed_out and result.checkpoint.exists()
+    assert not result.timed_out
+    train(smoke(), tmp_path / "whole", progress=False)
+    assert told(tmp_path / "run") == told(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("envs", [1, 3])
+def test_environments_that_step_beside_learning_are_the_same_run_every_time(smoke, tmp_path, monkeypatch, envs):
+    """Bit for bit, after an interruption too, though another run than one after the other."""
+    config = smoke(train__overlap=True, collect__num_envs=envs, env_steps=1000 * envs + 400)
+    whole = train(config, tmp_path / "whole", progress=False)
+    assert whole.updates >= 20
+    learn = Trainer.learn
+
+    def interrupted(self):
+        if self.updates in (1, 5, 11):
+            os.kill(os.getpid(), signal.SIGINT)
+        return learn(self)
+
+    monkeypatch.setattr(Trainer, "learn", interrupted)
+    starts = 1
+    while not (result := train(config, tmp_path / "run", progress=False)).finished:
+        starts += 1
+    assert starts == 4
+    a, b = weights(whole.checkpoint), weights(result.checkpoint)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert told(tmp_path / "run") == told(tmp_path / "whole")
+
+
+def test_what_goes_wrong_beside_the_environments_is_told_as_ever(smoke, tmp_path, monkeypatch):
+    learn = Trainer.learn
+
+    def broken(self):
+        if self.updates == 4:
+            with torch.no_grad():
+                next(self.agent.actor.parameters()).fill_(torch.nan)
+        learn(self)
+
+    monkeypatch.setattr(Trainer, "learn", broken)
+    with pytest.raises(LspFastError, match="became nan in update 5"):
+        train(smoke(train__overlap=True), tmp_path / "run", progress=False)
+
+
 def test_a_damaged_last_checkpoint_is_made_again(smoke, tmp_path):
     first = train(smoke(), tmp_path / "run", progress=False)
     expected = weights(first.checkpoint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,14 +12,15 @@ from torch import Tensor, nn
 from lsp_fast import backends
 from lsp_fast.behavior import behavior_losses
 from lsp_fast.config import Config
+from lsp_fast.cudagraph import Graphed
 from lsp_fast.models.heads import Actor, Value
 from lsp_fast.models.skill_predictor import SkillPredictor
 from lsp_fast.models.world_model import SequenceBatch, WorldModel
 from lsp_fast.noise import Noise
 from lsp_fast.ops import layers
-from lsp_fast.ops.types import Normal, PlanWeights, State, detach, features, map_state
+from lsp_fast.ops.types import Normal, PlanKey, PlanNoise, PlanWeights, State, detach, features, map_state
 from lsp_fast.planning.health import planner_health
-from lsp_fast.planning.skills import skill_distribution
+from lsp_fast.planning.skills import plan_skills, skill_distribution
 
 MODE_SAMPLES = 100  # the deterministic action is the densest of these [D]
 
@@ -120,6 +122,15 @@ class ImaginationAgent:
             )
         self.modules = nn.ModuleDict(modules).to(self.device)
         self.optimizers = {k: Optimizer(m, rates[k], c, self.device) for k, m in modules.items()}
+        if self.device.type == "cuda":
+            # A setting of the whole process; the Triton kernels go by it too.
+            torch.set_float32_matmul_precision("high" if c.train.matmul == "tf32" else "highest")
+        graphs = c.train.cuda_graph
+        self._plans = {
+            sample: Graphed(functools.partial(self._plan, sample), "planning", enabled=graphs)
+            for sample in (True, False)
+        }
+        self._learn = Graphed(self._update, "learning", self.noise.generators, enabled=graphs)
 
     def plan_weights(self) -> PlanWeights:
         """The live parameters that scoring a plan needs."""
@@ -212,11 +223,29 @@ class ImaginationAgent:
             self.config,
             self.backend,
             explore=carry.explore,
+            planner=self._plan_to_act,
         )
         skill = plan.mean[:, 0]  # [rows, Z]; of a plan only the first skill is acted on
         if carry.explore or self.config.skill.source == "random":
             skill = skill + plan.std[:, 0] * carry.noise.normal("act/skill", *skill.shape)
         return carry.skill.index_copy(0, rows, skill)
+
+    def _plan_to_act(self, start: State, drawn: PlanNoise | PlanKey) -> Normal:
+        """Plan skills, on a GPU as a graph whose noise comes in from outside: it serves every stream and episode."""
+        if isinstance(drawn, PlanKey):
+            return self._plans[drawn.sample](*start, drawn.key)
+        return self._plans[drawn.action is not None](*start, *(x for x in drawn if x is not None))
+
+    def _plan(self, sample: bool, stoch: Tensor, deter: Tensor, *numbers: Tensor) -> Normal:
+        """A plan's mean and std from tensors alone."""
+        p = self.config.planner
+        if len(numbers) == 1:
+            steps = self.config.behavior.horizon
+            drawn = PlanKey(numbers[0], p.iterations, p.candidates, steps, sample, p.shared_noise)
+        else:
+            drawn = PlanNoise(numbers[0], numbers[1], numbers[2] if sample else None)
+        result = plan_skills(State(stoch, deter), self.plan_weights(), drawn, self.config, self.backend)
+        return Normal(result.mean, result.std)
 
     # Batch -> gradient
 
@@ -231,10 +260,17 @@ class ImaginationAgent:
         Returns:
             metrics: 0-d tensors on the device; reading them synchronises.
         """
-        c = self.config
+        if behavior and not diagnose:
+            return self._learn(*batch)
+        return self._update(*batch, behavior=behavior, diagnose=diagnose)
+
+    def _update(self, *tensors: Tensor, behavior: bool = True, diagnose: bool = False) -> dict[str, Tensor]:
+        """`update` as a function of tensors."""
+        c, batch = self.config, SequenceBatch(*tensors)
         sequences, length = batch.reward.shape
         latent = self.noise.normal("world_model/latent", length, sequences, c.model.stoch)
-        model = self.world_model.loss(batch, latent)
+        with self._autocast():
+            model = self.world_model.loss(batch, latent)
         metrics = {f"world_model/{k}": v for k, v in model.metrics.items()}
         metrics["world_model/grad_norm"] = self.optimizers["world_model"].step(model.loss)
         if behavior:
@@ -261,18 +297,19 @@ class ImaginationAgent:
             start = map_state(lambda x: x.repeat_interleave(c.skill.per_plan, 0), start)
             plan = Normal(*(x.repeat_interleave(c.skill.per_plan, 0).transpose(0, 1) for x in plan))  # [P, N, Z]
             skills = plan.mean + plan.std * self.noise.normal("behavior/skills", *plan.mean.shape)
-        losses = behavior_losses(
-            start,
-            skills,
-            plan,
-            weights,
-            self.value.weights(),
-            None if self.task_value is None else self.task_value.weights(),
-            self.predictor,
-            self.noise,
-            c,
-            self.backend,
-        )
+        with self._autocast():
+            losses = behavior_losses(
+                start,
+                skills,
+                plan,
+                weights,
+                self.value.weights(),
+                None if self.task_value is None else self.task_value.weights(),
+                self.predictor,
+                self.noise,
+                c,
+                self.backend,
+            )
         metrics |= {f"behavior/{k}": v for k, v in losses.metrics.items()}
         if diagnose:
             metrics["behavior/task_grad_norm"] = self.optimizers["actor"].norm(losses.task_return)
@@ -290,6 +327,9 @@ class ImaginationAgent:
                 metrics[f"behavior/{name}_loss"] = loss.detach()
                 metrics[f"behavior/{name}_grad_norm"] = self.optimizers[name].step(loss)
         return metrics
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.autocast)
 
     # Checkpoints
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, NamedTuple, Protocol, SupportsFloat, cast
 
@@ -136,11 +136,13 @@ class Driver:
             self._begin(index)
         self._started = True
 
-    def step(self, actions: np.ndarray) -> StepResult:
+    def step(self, actions: np.ndarray, meanwhile: Callable[[], object] | None = None) -> StepResult:
         """Step every environment with its action; an episode that ends is followed by the next one's reset.
 
         Args:
             actions: [E, A], in each environment's action space.
+            meanwhile: called while the environments step on a thread of their own. Nothing is recorded before it has
+                returned, so that it sees the replay as it was.
 
         Raises:
             ValueError: the actions have another shape.
@@ -159,7 +161,7 @@ class Driver:
         finished: list[EpisodeSummary] = []
         self.observations = np.empty_like(self.observations)
         self.is_first = np.zeros_like(self.is_first)
-        for index, outcome in enumerate(self._step_all(actions)):
+        for index, outcome in enumerate(self._step_beside(actions, meanwhile)):
             observation, reward, terminal, limit, env_steps = self._record(index, actions[index], outcome)
             rewards[index], next_observations[index] = reward, observation
             terminated[index], truncated[index] = terminal, limit
@@ -203,6 +205,17 @@ class Driver:
                 self.observations[index] = observation
                 self.is_first[index] = False
 
+    def _step_beside(self, actions: np.ndarray, meanwhile: Callable[[], object] | None) -> list[Outcome]:
+        """`_step_all`, with something else going on at the same time."""
+        if meanwhile is None:
+            return self._step_all(actions)
+        stepping = self._executor().submit(self._step_all, actions)
+        try:
+            meanwhile()
+        finally:
+            wait([stepping])
+        return stepping.result()
+
     def _step_all(self, actions: np.ndarray) -> list[Outcome]:
         """Step every environment; nothing of it is recorded yet."""
         if self._threads == 1:
@@ -229,9 +242,10 @@ class Driver:
         return [env.finish() for env in envs]
 
     def _executor(self) -> ThreadPoolExecutor:
-        """The threads beside the caller's: begun when first needed, and anew in a forked process, which has none."""
+        """The threads beside the caller's, and one to step beside it: begun when first needed, and anew in a forked
+        process, which has none."""
         if self._pool is None or self._pool[0] != os.getpid():
-            self._pool = os.getpid(), ThreadPoolExecutor(self._threads - 1, "lsp-env")
+            self._pool = os.getpid(), ThreadPoolExecutor(self._threads, "lsp-env")
         return self._pool[1]
 
     def _record(self, index: int, action: np.ndarray, outcome: Outcome) -> tuple[np.ndarray, float, bool, bool, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from lsp_fast.backends import Backend
@@ -10,6 +12,8 @@ from lsp_fast.noise import Noise
 from lsp_fast.ops.types import Normal, PlanKey, PlanNoise, PlanRules, PlanWeights, State
 from lsp_fast.planning.cem import CEMResult
 from lsp_fast.planning.plan import plan
+
+Planner = Callable[[State, "PlanNoise | PlanKey"], Normal]
 
 
 def draw_plan_noise(
@@ -71,6 +75,7 @@ def skill_distribution(
     backend: Backend,
     *,
     explore: bool,
+    planner: Planner | None = None,
 ) -> Normal:
     """The distribution that skills are drawn from in each start state (SPEC sections 4 and 5).
 
@@ -79,6 +84,7 @@ def skill_distribution(
         stream: prefix of the noise's names, the purpose of the plan.
         explore: in imagination and while collecting: plans are scored with sampled actions, and epsilon is added to the
             planned mean. In evaluation neither.
+        planner: plans from states and noise; by default `plan_skills` with these weights.
 
     Returns:
         mean and std, [N, P, Z]; of N(0, I) for random skills.
@@ -87,10 +93,14 @@ def skill_distribution(
         return standard_normal(start, config)
     dims = (start.stoch.shape[-1], weights.action_dim)
     drawn = draw_plan_noise(noise, stream, config, len(start.stoch), dims, sample=explore)
-    result = plan_skills(start, weights, drawn, config, backend)
+    if planner is None:
+        result = plan_skills(start, weights, drawn, config, backend)
+        found = Normal(result.mean, result.std)
+    else:
+        found = planner(start, drawn)
     if not explore:
-        return Normal(result.mean, result.std)
+        return found
     s = config.skill
     epsilon_std = s.noise if s.noise_kind == "std" else s.noise**0.5
-    epsilon = epsilon_std * noise.normal(f"{stream}/epsilon", *result.mean.shape)
-    return Normal(result.mean + epsilon, result.std)
+    epsilon = epsilon_std * noise.normal(f"{stream}/epsilon", *found.mean.shape)
+    return Normal(found.mean + epsilon, found.std)

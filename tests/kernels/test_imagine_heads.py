@@ -52,8 +52,8 @@ ODD = [
     {"rows": 3, "heads": 0},
 ]
 FULL = [
-    {"rows": 16, "stoch": 30, "deter": 200, "action": 12, "units": (400, 400, 400, 400), "steps": 3, "inner": 200},
-    {"rows": 100, "stoch": 30, "deter": 200, "action": 12, "units": (400, 400), "steps": 2, "inner": 200},
+    {"rows": 16, "stoch": 30, "deter": 200, "action": 12, "units": (400, 400, 400, 400), "steps": 2, "inner": 200},
+    {"rows": 70, "stoch": 30, "deter": 200, "action": 12, "units": (400, 400), "steps": 2, "inner": 200},
 ]
 
 

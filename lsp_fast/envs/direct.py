@@ -1,4 +1,4 @@
-"""The suite's walkers, cheetah, hopper and quadruped and the arena's quadruped without dm_control's Python in their steps, to the same bits.
+"""Walkers, cheetah, hopper and quadrupeds without dm_control's Python in their steps, to the same bits.
 
 dm_control builds and resets a task; then one compiled function without the interpreter's lock takes the control steps
 of an agent step and gathers the observation, and the reward is the task's formula written out.
@@ -322,7 +322,7 @@ def _arena(arena: quadruped.Arena, memory: np.ndarray, at: SimpleNamespace, mode
 
 
 def _ramp(x: float, lower: float, margin: float, at_margin: float) -> float:
-    """dm_control's `tolerance` with bounds (lower, inf) and the linear sigmoid: 1 from `lower` on, and below a margin of 0 at once 0."""
+    """dm_control's `tolerance` with bounds (lower, inf) and the linear sigmoid: 1 from `lower`, 0 below the margin."""
     if x >= lower:
         return 1.0
     if margin == 0:

@@ -25,13 +25,17 @@ UNBOUNDED = 1e9
 """Beyond it a bound means "none": dm_control gives an actuator without limits ±1e10."""
 
 
+States = Sequence[np.ndarray] | np.ndarray
+"""Of T control steps, float64 [T, S]."""
+
+
 class Advance(NamedTuple):
     """What the control steps of one agent step brought."""
 
     observation: np.ndarray | None  # float32 [O]; None where the simulation diverged
     reward: float  # the sum, without a step that diverged
     env_steps: int  # control steps taken, with a step that diverged
-    states: Sequence[np.ndarray] | np.ndarray  # what is tracked, [T, at least S], without a step that diverged
+    states: States  # what is tracked, [T, S or more], without a step that diverged
     last: bool = False  # the task itself ended the episode
     terminated: bool = False
 
@@ -40,9 +44,7 @@ class Track(NamedTuple):
     """What an environment tells of every control step beside its reward."""
 
     state: Callable[[], np.ndarray]  # now, float64 [S], a new array
-    info: Callable[
-        [Sequence[np.ndarray] | np.ndarray], dict[str, Any]
-    ]  # of states [T, at least S], the first S of each
+    info: Callable[[States], dict[str, Any]]  # entries of `info` from states [T, S or more], the first S of each
 
 
 UNTRACKED = Track(lambda: np.empty(0), lambda states: {})

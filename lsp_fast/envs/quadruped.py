@@ -6,7 +6,7 @@ A source task and its target have the same spaces: every task draws a target and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from dm_control.rl import control  # noqa: E402
 from dm_control.suite import base, common  # noqa: E402
 from dm_control.suite import quadruped as suite  # noqa: E402
 from dm_control.utils.rewards import tolerance  # noqa: E402
-from lxml import etree  # noqa: E402
+from lxml import etree  # type: ignore[attr-defined]  # noqa: E402
 
 CONTROL_TIMESTEP = 0.02
 """Seconds of a control step, as in the suite."""
@@ -28,7 +28,7 @@ CONTROL_TIMESTEP = 0.02
 HALF_SIZE = 4.0
 """Of the square floor, metres, as every length here."""
 WALL = HALF_SIZE + 0.05
-"""Where the walls stand: a robot at the edge of `SPAWN` reaches 1.02 from its torso's centre and must not touch them."""
+"""Where the walls stand: a robot at the edge of `SPAWN` reaches 1.02 from its torso's centre, and touches none."""
 SPAWN, TARGET = 0.75 * HALF_SIZE, 0.8 * HALF_SIZE
 """Robot and pillars, and the target, are drawn from the square of this half-size."""
 
@@ -164,10 +164,11 @@ class ArenaTask(base.Task):
         if self._arena.within is None:
             speed = physics.torso_velocity()[0]
             moving = tolerance(speed, (WALK_SPEED, np.inf), margin=WALK_SPEED, value_at_margin=0.5, sigmoid="linear")
-            return upright * moving
+            return float(upright * moving)
         x, y, _ = physics.named.data.xpos["torso"] - physics.named.data.xpos["target"]
         bounds, margin = (0, self._arena.within), self._arena.margin
-        return upright * tolerance(math.hypot(x, y), bounds, margin=margin, value_at_margin=0, sigmoid="linear")
+        near = tolerance(math.hypot(x, y), bounds, margin=margin, value_at_margin=0, sigmoid="linear")
+        return float(upright * near)
 
     def _orientation(self) -> np.ndarray:
         """A quaternion [4]."""
@@ -235,8 +236,8 @@ def _model(arena: Arena) -> bytes:
 def track(task: str, environment: control.Environment) -> dmc.Track:
     """What gives a step of one task of the family the reward of another (SPEC section 5, transfer).
 
-    `info["root"]`: float32 [T, 10], after each of T control steps (at a reset: of the start, T = 1) the torso's position
-    and quaternion, qpos[:7], and its velocity in the world's frame, qvel[:3]; a step that diverged has no row.
+    `info["root"]`: float32 [T, 10], after each of T control steps (at a reset: of the start, T = 1) the torso's
+    position and quaternion, qpos[:7], and its velocity in the world's frame, qvel[:3]; a step that diverged has no row.
     `info["target"]`: float32 [2], the episode's target. `info["success"]`: whether it was reached after one of those
     control steps; only for tasks that reward it.
     """
@@ -245,7 +246,7 @@ def track(task: str, environment: control.Environment) -> dmc.Track:
     def state() -> np.ndarray:
         return np.concatenate([data.qpos[:7], data.qvel[:3]])
 
-    def info(states: Sequence[np.ndarray] | np.ndarray) -> dict[str, Any]:
+    def info(states: dmc.States) -> dict[str, Any]:
         root, (x, y) = [row[:10] for row in states], target[:2].tolist()
         told: dict[str, Any] = {
             "root": np.array(root, np.float32).reshape(-1, 10),

@@ -6,7 +6,7 @@ import difflib
 import functools
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import gymnasium
@@ -25,17 +25,13 @@ UNBOUNDED = 1e9
 """Beyond it a bound means "none": dm_control gives an actuator without limits ±1e10."""
 
 
-States = Sequence[np.ndarray] | np.ndarray
-"""Of T control steps, float64 [T, S]."""
-
-
 class Advance(NamedTuple):
     """What the control steps of one agent step brought."""
 
     observation: np.ndarray | None  # float32 [O]; None where the simulation diverged
     reward: float  # the sum, without a step that diverged
     env_steps: int  # control steps taken, with a step that diverged
-    states: States  # what is tracked, [T, S or more], without a step that diverged
+    states: np.ndarray  # what is tracked, float64 [T, S or more], without a step that diverged
     last: bool = False  # the task itself ended the episode
     terminated: bool = False
 
@@ -44,7 +40,7 @@ class Track(NamedTuple):
     """What an environment tells of every control step beside its reward."""
 
     state: Callable[[], np.ndarray]  # now, float64 [S], a new array
-    info: Callable[[States], dict[str, Any]]  # entries of `info` from states [T, S or more], the first S of each
+    info: Callable[[np.ndarray], dict[str, Any]]  # entries of `info` from states [T, S or more], the first S of each
 
 
 UNTRACKED = Track(lambda: np.empty(0), lambda states: {})
@@ -126,7 +122,7 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._episode_env_steps = 0
         self._running = True
         self._observation = flatten(self._environment.reset().observation)
-        return self._observation.copy(), self._track.info([self._track.state()])
+        return self._observation.copy(), self._track.info(self._track.state()[None])
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One agent step: (observation float32 [O], summed reward, terminated, truncated, info).
@@ -167,19 +163,19 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def _advance(self, control: np.ndarray, repeats: int) -> Advance:
         """Up to `repeats` control steps with one control, float64 [A]."""
-        total, states = 0.0, []
+        total, states = 0.0, np.empty((repeats, self._track.state().size))
         for taken in range(1, repeats + 1):
             try:
                 timestep = self._environment.step(control)
             except PhysicsError:
-                return Advance(None, total, taken, states)
+                return Advance(None, total, taken, states[: taken - 1])
             total += float(timestep.reward)  # type: ignore[arg-type]  # only a reset has none
-            states.append(self._track.state())
+            states[taken - 1] = self._track.state()
             # After its last step dm_control resets silently, with reward None: the loop must end here.
             if timestep.last() or taken == repeats:
                 last = timestep.last()
                 terminated = last and timestep.discount == 0.0
-                return Advance(flatten(timestep.observation), total, taken, states, last, terminated)
+                return Advance(flatten(timestep.observation), total, taken, states[:taken], last, terminated)
         raise ValueError("no control step to take")
 
     def _control(self, action: np.ndarray) -> np.ndarray:

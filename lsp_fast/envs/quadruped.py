@@ -246,14 +246,11 @@ def track(task: str, environment: control.Environment) -> dmc.Track:
     def state() -> np.ndarray:
         return np.concatenate([data.qpos[:7], data.qvel[:3]])
 
-    def info(states: dmc.States) -> dict[str, Any]:
-        root, (x, y) = [row[:10] for row in states], target[:2].tolist()
-        told: dict[str, Any] = {
-            "root": np.array(root, np.float32).reshape(-1, 10),
-            "target": np.array([x, y], np.float32),
-        }
+    def info(states: np.ndarray) -> dict[str, Any]:
+        told = {"root": states[:, :10].astype(np.float32), "target": target[:2].astype(np.float32)}
         if within is not None:
-            told["success"] = any(math.hypot(row[0] - x, row[1] - y) <= within for row in root)
+            x, y = target[:2].tolist()
+            told["success"] = any(math.hypot(row[0] - x, row[1] - y) <= within for row in states[:, :2].tolist())
         return told
 
     return dmc.Track(state, info)

@@ -214,7 +214,7 @@ class Config:
     """One run. `task`, `algorithm` and `seed` name it; the rest says how."""
 
     task: str = "cheetah_run"
-    """A dm_control suite task as domain_task, or `gym:` and a gymnasium environment's name."""
+    """A dm_control suite task as domain_task, one of the arena's, or `gym:` and a gymnasium environment's name."""
     algorithm: AlgorithmName = "lsp"
     preset: PresetName = "paper"
     seed: int = 0

@@ -17,8 +17,9 @@ def make(task: str, *, action_repeat: int = 2, seed: int = 0) -> gymnasium.Env:
     """The environment of that name; see `lsp_fast.envs.dmc.DmcEnv` for what it promises.
 
     Args:
-        task: any dm_control suite task as `domain_task`, such as cheetah_run or ball_in_cup_catch, or `gym:` and the
-            name of a registered gymnasium environment with continuous actions, such as gym:Pendulum-v1.
+        task: any dm_control suite task as `domain_task`, such as cheetah_run or ball_in_cup_catch, a quadruped task of
+            the paper's arena, such as quadruped_reach (`lsp_fast.envs.quadruped.TASKS`), or `gym:` and the name of a
+            registered gymnasium environment with continuous actions, such as gym:Pendulum-v1.
         action_repeat: control steps (environment steps) per agent step; their rewards are summed.
         seed: of the first episode, unless `reset` names another.
 
@@ -33,7 +34,7 @@ def make(task: str, *, action_repeat: int = 2, seed: int = 0) -> gymnasium.Env:
 
 
 def task_names() -> list[str]:
-    """Every suite task that `make` knows, sorted."""
+    """Every task that `make` knows but gymnasium's, sorted."""
     from lsp_fast.envs import dmc
 
-    return sorted(dmc.suite_tasks())
+    return dmc.task_names()

@@ -1,4 +1,4 @@
-"""The suite's walkers, cheetah, hopper and quadruped without dm_control's Python in their steps, to the same bits.
+"""Walkers, cheetah, hopper and quadrupeds without dm_control's Python in their steps, to the same bits.
 
 dm_control builds and resets a task; then one compiled function without the interpreter's lock takes the control steps
 of an agent step and gathers the observation, and the reward is the task's formula written out.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,8 @@ import llvmlite.binding
 import numba
 import numpy as np
 
-from lsp_fast.envs.dmc import Advance, DmcEnv
+from lsp_fast.envs import quadruped
+from lsp_fast.envs.dmc import UNTRACKED, Advance, DmcEnv, Track
 
 SUBSTEPS_WORTH_A_THREAD = 8
 """Of an agent step: they take 5 to 20 µs each, and handing a step to a thread 20 to 90. The cheetah has two."""
@@ -37,10 +39,10 @@ class Recipe:
     observation: np.ndarray
     """Elements of the observation in their order, int64 [O]."""
     inputs: np.ndarray
-    """Elements that the reward is computed from, int64 [R]."""
+    """Elements that the reward is computed from, int64 [R]; they begin with the S that are tracked."""
     reward: Reward
-    warp: Callable[..., Any] | None = None
-    """Applied to the observation from `warped` on; NumPy's own function, as others differ in the last bit."""
+    warp: Callable[[np.ndarray], np.ndarray] | None = None
+    """Gives the observation from `warped` on; with NumPy's own functions, as others differ in the last bit."""
     warped: int = 0
 
 
@@ -64,6 +66,7 @@ class DirectEnv(DmcEnv):
         max_env_steps: int,
         action_repeat: int = 2,
         seed: int = 0,
+        track: Track = UNTRACKED,
     ) -> None:
         """
         Args:
@@ -73,11 +76,19 @@ class DirectEnv(DmcEnv):
             max_env_steps: truncate an episode after so many environment steps; no other limit is kept.
             action_repeat: environment steps per agent step.
             seed: of the first episode, unless `reset` names another.
+            track: as in `DmcEnv`.
 
         Raises:
             ValueError: the task steps in another way than the one built in here.
         """
-        super().__init__(environment, random_state, action_repeat=action_repeat, seed=seed, max_env_steps=max_env_steps)
+        super().__init__(
+            environment,
+            random_state,
+            action_repeat=action_repeat,
+            seed=seed,
+            max_env_steps=max_env_steps,
+            track=track,
+        )
         from dm_control.mujoco.wrapper.mjbindings import enums
 
         physics = environment.physics
@@ -115,14 +126,14 @@ class DirectEnv(DmcEnv):
     def finish(self) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """The third part: what `step` returns."""
         recipe, total = self._recipe, 0.0
-        for inputs in self._inputs[: self._completed].tolist():
+        states = self._inputs[: self._completed]
+        for inputs in states.tolist():
             total += float(recipe.reward(inputs, self._control_now))
         if self._completed < self._repeats:
-            return self._finish(Advance(None, total, self._completed + 1))
+            return self._finish(Advance(None, total, self._completed + 1, states))
         if recipe.warp is not None:
-            end = self._gathered[recipe.warped :]
-            recipe.warp(end, out=end)
-        return self._finish(Advance(self._gathered.astype(np.float32), total, self._completed))
+            self._gathered[recipe.warped :] = recipe.warp(self._gathered[recipe.warped :])
+        return self._finish(Advance(self._gathered.astype(np.float32), total, self._completed, states))
 
 
 def _link() -> bool:
@@ -177,7 +188,7 @@ def _run(repeats, model, data, substeps, warnings, before, memory, input_at, obs
 
 
 def recipe(task: str, environment: Any) -> Recipe | None:
-    """The recipe of a suite task by its name, for dm_control's `environment` of it; None where there is none."""
+    """The recipe of a task by its name, for dm_control's `environment` of it; None where there is none."""
     if task not in RECIPES or not _LINKED:
         return None
     physics = environment.physics
@@ -285,10 +296,37 @@ def _quadruped(speed: float, memory: np.ndarray, at: SimpleNamespace, model: Any
     )
 
 
+def _arena(arena: quadruped.Arena, memory: np.ndarray, at: SimpleNamespace, model: Any) -> Recipe:
+    walk = _quadruped(quadruped.WALK_SPEED, memory, at, model)
+    torso = model.body("torso").id
+    target, *_ = points = [model.body(name).id for name in quadruped.point_names(arena)]
+    # The simulation's own bodies, so that the layout of every episode is there without being told.
+    observation = np.concatenate([walk.observation, at.xpos[torso], at.xmat[torso, [0, 3, 6]], at.xpos[points].ravel()])
+    frame = memory[at.xmat[torso, 0] :][:9].reshape(3, 3)  # a view: it follows the robot
+    forces = len(walk.observation) - walk.warped
+
+    def warp(end: np.ndarray) -> np.ndarray:
+        points = end[forces + 6 :].reshape(-1, 3)
+        seen = quadruped.in_torso_frame(points, end[forces : forces + 3], frame)
+        return np.concatenate([np.arcsinh(end[:forces]), end[forces : forces + 6], seen.ravel()])
+
+    def reward(inputs: list[float], control: np.ndarray) -> float:
+        if arena.within is None:
+            return walk.reward(inputs[10:12], control)
+        x, y, target_x, target_y = *inputs[:2], *inputs[12:14]
+        away = math.hypot(x - target_x, y - target_y)
+        return _ramp(inputs[10], 1.0, 2.0, 0.0) * _ramp(-away, -arena.within, arena.margin, 0.0)
+
+    inputs = np.concatenate([at.qpos[:7], at.qvel[:3], walk.inputs, at.xpos[target, :2]])
+    return Recipe(memory, observation, inputs, reward, warp, walk.warped)
+
+
 def _ramp(x: float, lower: float, margin: float, at_margin: float) -> float:
-    """dm_control's `tolerance` with bounds (lower, inf) and the linear sigmoid: 1 from `lower` on."""
+    """dm_control's `tolerance` with bounds (lower, inf) and the linear sigmoid: 1 from `lower`, 0 below the margin."""
     if x >= lower:
         return 1.0
+    if margin == 0:
+        return 0.0
     fall = (lower - x) / margin * (1 - at_margin)
     return 1 - fall if fall < 1 else 0.0
 
@@ -302,4 +340,5 @@ RECIPES: dict[str, Callable[[np.ndarray, SimpleNamespace, Any], Recipe]] = {
     "hopper_hop": partial(_hopper, _hopper_hop_reward),
     "quadruped_walk": partial(_quadruped, 0.5),
     "quadruped_run": partial(_quadruped, 5.0),
+    **{task: partial(_arena, arena) for task, arena in quadruped.TASKS.items()},
 }

@@ -6,7 +6,7 @@ import difflib
 import functools
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import gymnasium
@@ -31,8 +31,19 @@ class Advance(NamedTuple):
     observation: np.ndarray | None  # float32 [O]; None where the simulation diverged
     reward: float  # the sum, without a step that diverged
     env_steps: int  # control steps taken, with a step that diverged
+    states: np.ndarray  # what is tracked, float64 [T, S or more], without a step that diverged
     last: bool = False  # the task itself ended the episode
     terminated: bool = False
+
+
+class Track(NamedTuple):
+    """What an environment tells of every control step beside its reward."""
+
+    state: Callable[[], np.ndarray]  # now, float64 [S], a new array
+    info: Callable[[np.ndarray], dict[str, Any]]  # entries of `info` from states [T, S or more], the first S of each
+
+
+UNTRACKED = Track(lambda: np.empty(0), lambda states: {})
 
 
 class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
@@ -59,6 +70,7 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         action_repeat: int = 2,
         seed: int = 0,
         max_env_steps: int | None = None,
+        track: Track = UNTRACKED,
     ) -> None:
         """
         Args:
@@ -69,6 +81,7 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             seed: of the first episode, unless `reset` names another.
             max_env_steps: truncate an episode after so many environment steps; None leaves it to the task. It stays
                 readable under this name.
+            track: gives `info` more entries, at resets (of the state that the episode begins in) and steps.
         """
         if action_repeat < 1:
             raise ValueError(f"action_repeat must be at least 1, not {action_repeat}")
@@ -77,6 +90,7 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._random_state.seed(seed)
         self._action_repeat = action_repeat
         self.max_env_steps = max_env_steps
+        self._track = track
         self._episode_env_steps = 0
         self._running = False
         self._observation = np.empty(0, np.float32)  # the newest, for a step that has none
@@ -97,7 +111,7 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode: (observation float32 [O], {}).
+        """Begin an episode: (observation float32 [O], info: empty but for what is tracked).
 
         With a seed (0 to 2**32 - 1) the episode depends on it and the actions alone; without one it goes on from
         the episodes before.
@@ -108,7 +122,7 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._episode_env_steps = 0
         self._running = True
         self._observation = flatten(self._environment.reset().observation)
-        return self._observation.copy(), {}
+        return self._observation.copy(), self._track.info(self._track.state()[None])
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One agent step: (observation float32 [O], summed reward, terminated, truncated, info).
@@ -136,9 +150,9 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def _finish(self, advance: Advance) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """What `step` returns."""
-        observation, reward, env_steps, over, terminated = advance
+        observation, reward, env_steps, states, over, terminated = advance
         self._episode_env_steps += env_steps
-        info: dict[str, Any] = {"env_steps": env_steps}
+        info: dict[str, Any] = {"env_steps": env_steps, **self._track.info(states)}
         if observation is None:
             over = info["diverged"] = True
         else:
@@ -149,17 +163,19 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def _advance(self, control: np.ndarray, repeats: int) -> Advance:
         """Up to `repeats` control steps with one control, float64 [A]."""
-        total = 0.0
+        total, states = 0.0, np.empty((repeats, self._track.state().size))
         for taken in range(1, repeats + 1):
             try:
                 timestep = self._environment.step(control)
             except PhysicsError:
-                return Advance(None, total, taken)
+                return Advance(None, total, taken, states[: taken - 1])
             total += float(timestep.reward)  # type: ignore[arg-type]  # only a reset has none
+            states[taken - 1] = self._track.state()
             # After its last step dm_control resets silently, with reward None: the loop must end here.
             if timestep.last() or taken == repeats:
                 last = timestep.last()
-                return Advance(flatten(timestep.observation), total, taken, last, last and timestep.discount == 0.0)
+                terminated = last and timestep.discount == 0.0
+                return Advance(flatten(timestep.observation), total, taken, states[:taken], last, terminated)
         raise ValueError("no control step to take")
 
     def _control(self, action: np.ndarray) -> np.ndarray:
@@ -178,22 +194,49 @@ def flatten(observation: Mapping[str, Any]) -> np.ndarray:
 
 
 def make(task: str, *, action_repeat: int = 2, seed: int = 0, direct: bool = True) -> DmcEnv:
-    """The suite task `domain_task` as an environment; `lsp_fast.envs.make` documents arguments and errors.
+    """A task of `task_names` as an environment; `lsp_fast.envs.make` documents arguments and errors.
 
     Tasks that `lsp_fast.envs.direct` knows step MuJoCo without dm_control, to the same bits; `direct=False` takes
     dm_control's own path for them too.
     """
-    tasks = suite_tasks()
-    if task not in tasks:
+    if task not in (tasks := task_names()):
         near = difflib.get_close_matches(task, tasks, n=3, cutoff=0.4)
-        hint = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(sorted(tasks))}"
+        hint = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(tasks)}"
         raise LspFastError(f"unknown task {task!r}; {hint}")
-    domain, name = tasks[task]
+    # Here, because these modules stand on this one; the second brings numba.
+    from lsp_fast.envs import quadruped
+
     # lqr draws its springs while it is built. A fixed seed here makes the task the same whatever the seed of its
     # episodes, so that several environments and the evaluation share one dynamics.
     random_state = np.random.RandomState(0)
+    options: dict[str, Any] = {"action_repeat": action_repeat, "seed": seed, "max_env_steps": EPISODE_ENV_STEPS}
+    if task in quadruped.TASKS:
+        environment = quadruped.load(task, random_state)
+        environment.reset()
+        options["max_env_steps"] = quadruped.TASKS[task].env_steps
+        options["track"] = quadruped.track(task, environment)
+    else:
+        environment = _load(task, random_state)
+    if direct:
+        from lsp_fast.envs.direct import DirectEnv, recipe
+
+        if (built := recipe(task, environment)) is not None:
+            return DirectEnv(environment, random_state, built, **options)
+    return DmcEnv(environment, random_state, **options)
+
+
+def task_names() -> list[str]:
+    """Every task that `make` knows, sorted: the suite's and the arena's."""
+    from lsp_fast.envs import quadruped
+
+    return sorted([*suite_tasks(), *quadruped.TASKS])
+
+
+def _load(task: str, random_state: np.random.RandomState) -> Any:
+    """The suite task as dm_control's environment, reset once."""
+    domain, name = suite_tasks()[task]
     try:
-        environment = _suite().load(domain, name, task_kwargs={"random": random_state})
+        environment = suite().load(domain, name, task_kwargs={"random": random_state})
         environment.reset()
     except RuntimeError as error:
         if "OpenGL" not in str(error):
@@ -202,23 +245,16 @@ def make(task: str, *, action_repeat: int = 2, seed: int = 0, direct: bool = Tru
             f"task {task!r} needs OpenGL even without pixels: {error} Set MUJOCO_GL=egl (packages libegl1 libgl1 "
             "libgl1-mesa-dri) or MUJOCO_GL=osmesa (package libosmesa6)"
         ) from error
-    options = {"action_repeat": action_repeat, "seed": seed, "max_env_steps": EPISODE_ENV_STEPS}
-    if direct:
-        # Here, because that module stands on this one and brings numba.
-        from lsp_fast.envs.direct import DirectEnv, recipe
-
-        if (built := recipe(task, environment)) is not None:
-            return DirectEnv(environment, random_state, built, **options)
-    return DmcEnv(environment, random_state, **options)
+    return environment
 
 
 @functools.cache
 def suite_tasks() -> dict[str, tuple[str, str]]:
     """Every suite task: `domain_task` to (domain, task). Domains contain underscores, so a name is never split."""
-    return {f"{domain}_{name}": (domain, name) for domain, name in _suite().ALL_TASKS}
+    return {f"{domain}_{name}": (domain, name) for domain, name in suite().ALL_TASKS}
 
 
-def _suite() -> Any:
+def suite() -> Any:
     """dm_control's suite, imported at first use: it takes most of a second."""
     # Features need no renderer, and looking for one fails on many machines. A user's own choice stands.
     os.environ.setdefault("MUJOCO_GL", "disable")

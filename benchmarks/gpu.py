@@ -1,4 +1,4 @@
-"""Times planning, acting and the whole update on a GPU: eager, under torch.compile, and as a CUDA graph.
+"""Times planning, acting and the whole update on a GPU: our kernels as CUDA graphs beside PyTorch and JAX.
 
     python benchmarks/gpu.py [--quick] [--out benchmarks/results/NAME.json] [--task-dims 78 12]
 
@@ -15,6 +15,7 @@ import gc
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import statistics
 import subprocess
@@ -27,20 +28,20 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # what is timed is this tree, installed or not
 
 from lsp_fast.agents.imagination import ImaginationAgent
-from lsp_fast.config import Config, make_config
+from lsp_fast.config import Config, make_config, replace
 from lsp_fast.cudagraph import capture
 from lsp_fast.models.world_model import SequenceBatch
 from lsp_fast.noise import Noise
 from lsp_fast.ops import layers
-from lsp_fast.ops.types import PlanNoise, State, features
+from lsp_fast.ops.types import Normal, PlanNoise, PlanRules, PlanWeights, State, features
 from lsp_fast.planning.cem import CEMResult
-from lsp_fast.planning.skills import draw_plan_noise, plan_skills
+from lsp_fast.planning.skills import draw_plan_noise, plan_rules, plan_skills, standard_normal
 
 ROOT = Path(__file__).resolve().parents[1]
 INPUT_SETS = 4  # rotated, so that no variant works on one input that stays in the cache
@@ -49,11 +50,11 @@ CHECK_ACTS = 8
 CHECK_UPDATES = 3
 # Bounds of ||out - ref|| / ||ref||. The candidates' values may also not be further from float64 than twice eager's,
 # or than what the precision's rounding makes of it by chance.
-LIMIT = {"fp32": 1e-3, "tf32": 3e-2}
-ROUNDING = {"fp32": 1e-5, "tf32": 1e-3}
+LIMIT = {"fp32": 1e-3, "tf32": 3e-2, "bf16": 1e-1}
+ROUNDING = {"fp32": 1e-5, "tf32": 1e-3, "bf16": 1e-2}
 # Where rounding decides between two candidates, the plans that follow differ: this share must still be the same.
-SAME_ELITES = {"fp32": 0.75, "tf32": 0.0}
-MATMUL = {"fp32": "highest", "tf32": "high"}
+SAME_ELITES = {"fp32": 0.75, "tf32": 0.0, "bf16": 0.0}
+MATMUL = {"fp32": "highest", "tf32": "high", "bf16": "high"}  # with bf16 plans learning multiplies tf32
 
 
 class CheckError(Exception):
@@ -384,6 +385,8 @@ class Act(Work):
 class Update(Work):
     """One update of every module from a batch [B, L]."""
 
+    behavior = True
+
     name = "update"
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -404,7 +407,7 @@ class Update(Work):
 
     def function(self, agent: ImaginationAgent) -> Callable[..., Any]:
         def update(*batch: Tensor) -> dict[str, Tensor]:
-            return agent.update(SequenceBatch(*batch))
+            return agent.update(SequenceBatch(*batch), behavior=self.behavior)
 
         return update
 
@@ -442,15 +445,45 @@ class Update(Work):
     def outputs_few(self, agent: ImaginationAgent, weights: list[Tensor]) -> Any:
         """An eager update from few sequences, to compare with float64's."""
         rewind(agent, weights)
-        return [clone(agent.update(self.few()))], None
+        return [clone(agent.update(self.few(), behavior=self.behavior))], None
 
     def reference(self, agent: ImaginationAgent, weights: list[Tensor]) -> Any:
         agent64 = in_float64(agent, weights, Noise(agent.noise.seed, self.device))
-        return [agent64.update(SequenceBatch(*(double(x) for x in self.few())))], None
+        return [agent64.update(SequenceBatch(*(double(x) for x in self.few())), behavior=self.behavior)], None
 
 
-WORKS: dict[str, type[Work]] = {w.name: w for w in (Plan, Act, Update)}
-VARIANTS = ("eager", "compile", "graph")
+class WorldModel(Update):
+    """The part of an update that trains the world model."""
+
+    name = "model"
+    behavior = False
+
+
+WORKS: dict[str, type[Work]] = {w.name: w for w in (Plan, Act, WorldModel, Update)}
+
+
+class Way(NamedTuple):
+    """How a variant runs the work."""
+
+    backend: str
+    mode: str | None = None
+    """torch.compile's."""
+    graph: bool = False
+
+
+# `auto` is what training on this GPU takes: the Triton kernels, where there are any.
+VARIANTS = {
+    "eager": Way("reference"),
+    "compile": Way("reference", "default"),
+    "compile reduce-overhead": Way("reference", "reduce-overhead"),
+    "compile max-autotune": Way("reference", "max-autotune"),
+    "compile parts": Way("reference", "default"),
+    "graph of PyTorch": Way("reference", graph=True),
+    "graph": Way("auto", graph=True),
+    "graph, one kernel": Way("auto", graph=True),
+    "JAX": Way("reference"),
+}
+ONLY = {"compile parts": ("update",), "graph, one kernel": ("act",), "JAX": ("plan", "act")}
 
 
 # Building and timing
@@ -477,18 +510,26 @@ class Bench:
 
     def of_precision(self, precision: str) -> list[Variant]:
         names = [name for name in VARIANTS if name == "eager" or name in self.args.variants]
+        names = [name for name in names if self.work.name in ONLY.get(name, WORKS)]
         if self.work.name == "act":
             names.insert(1, "policy")
-        if self.work.name == "update" and "compile" in names:
-            names.insert(names.index("compile") + 1, "compile parts")
         return [Variant(self.work.name, name, precision) for name in names]
 
-    def agent(self) -> ImaginationAgent:
-        return ImaginationAgent(*self.work.dims, self.work.config)
+    def agent(self, name: str, precision: str) -> ImaginationAgent:
+        backend = VARIANTS[name].backend if name in VARIANTS else "auto"
+        c = self.work.config
+        overrides = {
+            "backend": "reference" if self.device.type == "cpu" else backend,
+            "planner.precision": "bf16" if precision == "bf16" else "fp32",
+            "train.matmul": "fp32" if precision == "fp32" else "tf32",
+            # What is timed is captured here; `policy` is the agent's own way.
+            "train.cuda_graph": name == "policy",
+        }
+        return ImaginationAgent(*self.work.dims, replace(c, overrides))
 
     def count_flops(self) -> int:
         """Of matrix products, as the eager function issues them."""
-        agent = self.agent()
+        agent = self.agent("eager", "fp32")
         with FlopCounterMode(display=False) as counter:
             self.work.timed(self.work.function(agent))(0)
         return counter.get_total_flops()
@@ -496,7 +537,7 @@ class Bench:
     def prepare(self, variant: Variant) -> None:
         """Build, check and measure the memory of a variant; its failure is a row, not an end."""
         torch.set_float32_matmul_precision(MATMUL[variant.precision])
-        if variant.name.startswith("compile") and self.args.quick and self.work.name == "update":
+        if variant.name.startswith("compile") and self.args.quick and self.work.name in ("model", "update"):
             variant.failure = "not run: --quick leaves out compiling the update, which takes minutes"
             return
         if variant.name != "eager" and variant.precision not in self.eager_errors:
@@ -509,12 +550,13 @@ class Bench:
             base = torch.cuda.memory_allocated() if cuda else 0
             if cuda:
                 torch.cuda.reset_peak_memory_stats()
-            agent = variant.agent = self.agent()
+            agent = variant.agent = self.agent(variant.name, variant.precision)
+            self.work.config = agent.config
             weights = snapshot(agent)
             function = self.build(variant.name, agent)
-            variant.call = function if variant.name == "policy" else self.work.timed(function)
+            variant.call = function if variant.name in ("policy", "JAX") else self.work.timed(function)
             variant.call(0)
-            if cuda and variant.name != "graph":
+            if cuda and not variant.name.startswith("graph"):
                 # A graph takes its memory while it is captured, the others whenever they run.
                 torch.cuda.reset_peak_memory_stats()
                 variant.call(1)
@@ -529,23 +571,30 @@ class Bench:
         if name == "policy":
             assert isinstance(work, Act)
             return work.policy(agent)
-        function = work.function(agent)
+        if name == "JAX":
+            return jax_plan(work, agent)
+        if name == "graph, one kernel":
+            from lsp_fast import fused
+
+            if agent.backend.name != "triton":
+                raise CheckError("not run: there are no Triton kernels here")
+            agent.backend = agent.backend._replace(pack_heads=functools.partial(fused.pack_heads, whole_rollout=True))
+        function, way = work.function(agent), VARIANTS[name]
         if name == "eager":
             return function
         # A stream's generator is made from its name, which a compiler cannot follow: one eager call makes them all.
         work.timed(function)(0)
         torch._dynamo.config.recompile_limit = 64  # beyond its limit, compiled code silently runs eagerly
-        mode = None if self.args.compile_mode == "default" else self.args.compile_mode
-        if name == "compile":
-            return torch.compile(function, mode=mode, dynamic=False)
         if name == "compile parts":
-            agent.world_model.loss = torch.compile(agent.world_model.loss, mode=mode, dynamic=False)
+            agent.world_model.loss = torch.compile(agent.world_model.loss, dynamic=False)
             compiled = {
-                k: torch.compile(getattr(agent.backend, k), mode=mode, dynamic=False)
+                k: torch.compile(getattr(agent.backend, k), dynamic=False)
                 for k in ("imagine", "lambda_return", "select_elites")
             }
             agent.backend = agent.backend._replace(**compiled)
             return function
+        if way.mode is not None:
+            return torch.compile(function, mode=None if way.mode == "default" else way.mode, dynamic=False)
         return capture(function, *(x.to(self.device) for x in work.inputs[0]), generators=agent.noise.generators)
 
     def check(
@@ -555,6 +604,10 @@ class Bench:
         if variant.name == "policy":
             assert isinstance(work, Act)
             variant.errors = work.check_policy(agent, weights)
+            judge(variant.errors, precision, None)
+            return
+        if variant.name == "JAX":
+            variant.errors = {"eager/values": relative_error(torch.as_tensor(function(0)), jax_expected(work, agent))}
             judge(variant.errors, precision, None)
             return
         eager = variant.name == "eager"
@@ -597,6 +650,50 @@ class Bench:
                 if v.call is not None:
                     torch.set_float32_matmul_precision(MATMUL[v.precision])
                     attempt(v, functools.partial(step, v, v.call))
+
+
+def jax_problem(work: Work, agent: ImaginationAgent) -> Problem:
+    """The plan of the first inputs, its noise drawn beforehand, on the processor."""
+    stoch, deter = work.inputs[0] if isinstance(work, Plan) else work.inputs[0][1:3]
+    c, noise = agent.config, Noise(5, agent.device)
+    drawn = draw_plan_noise(noise, "jax", c, len(stoch), (c.model.stoch, work.dims[1]), sample=True)
+    start = State(stoch, deter)
+    parts = tree_map(lambda x: x.detach().cpu() if isinstance(x, Tensor) else x, (
+        start, agent.plan_weights(), drawn, standard_normal(start, c)
+    ))  # fmt: skip
+    return Problem(*parts, plan_rules(c))
+
+
+class Problem(NamedTuple):
+    """What peers/jax_plan.py reads."""
+
+    start: State
+    weights: PlanWeights
+    noise: PlanNoise
+    prior: Normal
+    rules: PlanRules
+
+
+def jax_plan(work: Work, agent: ImaginationAgent) -> Callable[[int], Any]:
+    """The plan alone in JAX, its noise given: the first iteration's values of the first inputs at every call."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    try:
+        import jax
+    except ImportError as error:
+        raise CheckError(f"not run: {error}") from error
+    if work.device.type == "cuda" and jax.default_backend() != "gpu":
+        raise CheckError(f"not run: JAX {jax.__version__} sees no GPU")
+    from peers.jax_plan import build
+
+    run = build(jax_problem(work, agent), agent.config.planner.precision == "bf16")
+    return lambda i: run()[0]
+
+
+def jax_expected(work: Work, agent: ImaginationAgent) -> Tensor:
+    """What it should be."""
+    p = jax_problem(work, agent)
+    p = tree_map(lambda x: x.to(work.device) if isinstance(x, Tensor) else x, p)
+    return plan_skills(p.start, p.weights, p.noise, agent.config, agent.backend).values[0]
 
 
 def attempt(variant: Variant, action: Callable[[], None]) -> None:
@@ -643,7 +740,7 @@ def sample(call: Callable[[int], Any], repeats: int, device: torch.device) -> fl
 def measure_peaks(args: argparse.Namespace, device: torch.device) -> dict[str, float]:
     """FLOP/s of a large product of random matrices in each precision."""
     n = 8192 if device.type == "cuda" else 256
-    kinds = [*args.precisions, *(["bf16"] if device.type == "cuda" else [])]
+    kinds = dict.fromkeys([*args.precisions, *(["bf16"] if device.type == "cuda" else [])])
     peaks = {}
     for kind in kinds:
         torch.set_float32_matmul_precision(MATMUL.get(kind, "highest"))
@@ -689,10 +786,10 @@ def row(v: Variant, flops: int, peaks: dict[str, float], eager: dict[str, float]
 
 def table(rows: list[dict[str, Any]], title: str) -> str:
     """One line a row; a failed one says why."""
-    head = f"{'work':7} {'variant':14} {'prec':5} {'ms':>9} {'spread':>7} {'x eager':>8} {'TFLOP/s':>8} {'peak':>6} "
+    head = f"{'work':7} {'variant':24} {'prec':5} {'ms':>9} {'spread':>7} {'x eager':>8} {'TFLOP/s':>8} {'peak':>6} "
     lines = [title, head + f"{'MiB':>7} {'error':>8}"]
     for r in rows:
-        start = f"{r['work']:7} {r['variant']:14} {r['precision']:5}"
+        start = f"{r['work']:7} {r['variant']:24} {r['precision']:5}"
         if r["ms"] is None:
             lines.append(f"{start} {r['failure']}")
             continue
@@ -746,15 +843,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu tries the script itself")
     parser.add_argument("--preset", choices=("paper", "cpu", "smoke"), help="default: paper; smoke on the cpu")
-    parser.add_argument("--backend", default="auto", choices=("auto", "reference", "triton"))
     parser.add_argument("--work", nargs="+", choices=tuple(WORKS), default=tuple(WORKS))
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="eager always runs")
-    parser.add_argument("--precisions", nargs="+", choices=tuple(MATMUL), default=tuple(MATMUL))
     parser.add_argument(
-        "--compile-mode",
-        default="default",
-        choices=("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
+        "--variants", nargs="+", choices=tuple(VARIANTS), default=tuple(VARIANTS), help="eager always runs"
     )
+    parser.add_argument("--precisions", nargs="+", choices=tuple(MATMUL), default=tuple(MATMUL))
     parser.add_argument("--samples", type=int, help="at least 5; default 9, or 5 with --quick")
     args = parser.parse_args(argv)
     if args.samples is not None and args.samples < 5:
@@ -763,7 +856,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args.sample_seconds, args.warmup = (0.05, 3) if args.quick else (0.2, 5)
     if args.device == "cpu":
         # Eager only, in single precision: the numbers mean nothing, the script's logic does.
-        args.variants, args.precisions, args.backend = (), ("fp32",), "reference"
+        args.variants, args.precisions = (), ("fp32",)
         args.sample_seconds, args.warmup = 0.0, 1
     args.preset = args.preset or ("smoke" if args.device == "cpu" else "paper")
     return args
@@ -775,7 +868,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("benchmarks/gpu.py needs a CUDA GPU, and PyTorch sees none here.", file=sys.stderr)
         return 2
     device = torch.device(args.device)
-    config = make_config(args.preset, device=args.device, backend=args.backend)
+    config = make_config(args.preset, device=args.device)
     about = environment(device)
     peaks = measure_peaks(args, device)
     rows = []
@@ -793,8 +886,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "task_dims": list(args.task_dims),
         "plan_states": config.behavior.plan_states or t.batch_size * t.batch_length,
         "batch": [t.batch_size, t.batch_length],
-        "backend": config.backend,
-        "compile_mode": args.compile_mode,
         "samples": args.samples,
     }
     result = {"environment": about, "sizes": sizes, "matmul_flop_per_s": peaks, "rows": rows}

@@ -64,7 +64,7 @@ def test_on_the_processor(tmp_path):
     }  # fmt: skip
     assert result["sizes"]["task_dims"] == [7, 3]
     names = [(r["work"], r["variant"]) for r in result["rows"]]
-    assert names == [("plan", "eager"), ("act", "eager"), ("act", "policy"), ("update", "eager")]
+    assert names == [("plan", "eager"), ("act", "eager"), ("act", "policy"), ("model", "eager"), ("update", "eager")]
     assert len(lines) == len(names)
     for r in result["rows"]:
         assert r["failure"] is None and len(r["samples_ms"]) >= 5 and r["ms"] > 0 and r["flop"] > 0
@@ -73,7 +73,7 @@ def test_on_the_processor(tmp_path):
     assert str(ROOT) not in json.dumps(result)
 
 
-@pytest.mark.parametrize("work", ["plan", "act", "update"])
+@pytest.mark.parametrize("work", ["plan", "act", "model", "update"])
 @pytest.mark.parametrize("damage", ["nan", "wrong", "raises"])
 def test_what_fails_its_check_is_not_timed(gpu, monkeypatch, work, damage):
     def spoil(result):
@@ -109,8 +109,16 @@ def test_a_graph_that_repeats_its_noise_fails(gpu, monkeypatch):
         return lambda *arguments: frozen
 
     monkeypatch.setattr(gpu, "capture", capture)
-    for work in ("act", "update"):
+    for work in ("act", "model", "update"):
         assert "check" in bench(gpu, work, ("graph",))[0]["graph"].failure
+
+
+@pytest.mark.parametrize("work", ["plan", "act"])
+def test_jax_plans_the_same(gpu, work, monkeypatch):
+    pytest.importorskip("jax")
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    row = bench(gpu, work, ("JAX",))[0]["JAX"]
+    assert row.failure is None and len(row.seconds) >= 5 and row.errors["eager/values"] < 1e-4
 
 
 def test_a_plan_costs_what_the_target_says(gpu):

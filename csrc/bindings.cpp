@@ -315,6 +315,8 @@ class Interrupt {
   std::chrono::steady_clock::time_point asked_ = std::chrono::steady_clock::now();
 };
 
+constexpr std::int64_t kWords = std::int64_t{1} << 32;
+
 lsp_fast::Philox philox_of(const py::tuple& key) {
   if (key.size() != 2) throw py::value_error("a Philox key has two words");
   lsp_fast::Philox philox{};
@@ -367,6 +369,15 @@ py::tuple plan(const py::object& stoch_object, const py::object& deter_object, c
     call.sample = py::cast<bool>(noise[4]);
     call.shared_noise = py::cast<bool>(noise[5]);
     if (call.candidates < 1) throw py::value_error("noise.num_candidates must be at least 1");
+    if (call.iterations < 1) throw py::value_error("noise.iterations must be at least 1");
+    // Counters have 32 bits, and no array bounds these numbers.
+    if (call.steps > kWords / call.iterations || call.candidates > kWords / std::max<std::int64_t>(N, 1)) {
+      throw py::value_error("noise.iterations * noise.steps and the number of rollouts must not exceed 2**32");
+    }
+    std::int64_t numbers = 0;
+    if (__builtin_mul_overflow(N * call.candidates, std::max(call.steps * 3, P * Z), &numbers)) {
+      throw py::value_error("noise.steps is too large");
+    }
   } else if (noise.size() == 3) {
     const auto candidates_array = as_array("noise.candidates", noise[0]);
     const auto stoch_noise_array = as_array("noise.stoch", noise[1]);
@@ -440,7 +451,12 @@ py::tuple plan(const py::object& stoch_object, const py::object& deter_object, c
   call.stddev = stddev.mutable_data();
   call.values = values.mutable_data();
   call.chosen = chosen.mutable_data();
-  call.stop = [&interrupt] { return interrupt(); };
+  // Python runs handlers on its main thread alone; another one that asks while the process ends would be ended here.
+  const auto threading = py::module_::import("threading");
+  const py::object main_thread = threading.attr("main_thread")().attr("ident"), here = threading.attr("get_ident")();
+  if (main_thread.equal(here)) {
+    call.stop = [&interrupt] { return interrupt(); };
+  }
   bool done = false;
   {
     py::gil_scoped_release release;
@@ -456,8 +472,7 @@ py::array_t<float> philox_normals(const py::tuple& key, std::int64_t stream, std
                                   const std::string& isa) {
   const auto& kernels = kernels_of(isa);
   const auto philox = philox_of(key);
-  constexpr std::int64_t kWords = std::int64_t{1} << 32;
-  if (stream < 0 || stream >= kWords || first_step < 0 || steps < 0 || first_step + steps > kWords || rows < 0 ||
+  if (stream < 0 || stream >= kWords || first_step < 0 || steps < 0 || steps > kWords || first_step > kWords - steps || rows < 0 ||
       rows > kWords || columns < 0 || columns > kWords) {
     throw py::value_error("stream, steps, rows and columns must lie in 0 .. 2**32");
   }

@@ -155,7 +155,8 @@ def plan(
 
     It runs on torch.get_num_threads() threads; the result does not depend on their number, and equals that of
     `imagine_heads`, `lambda_return` and `select_elites` put together to the bit (closely, by sum or with a discount
-    head). A signal's handler that raises (Ctrl-C) ends it within some milliseconds.
+    head). On Python's main thread a signal's handler that raises (Ctrl-C) ends it soon: once the tiles under way are
+    done. A handler must not fork.
 
     Args:
         start: [N, ...]

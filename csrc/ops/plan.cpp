@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <memory>
+#include <optional>
 #include <vector>
 
 #include "ops/lambda_return.hpp"
@@ -17,6 +17,9 @@ namespace {
 // Weights from which on a state is worth a team: a plan then takes long enough for waking it and for meeting some hundred
 // times, now and then on a core that is not free. Measured at 270,000, it saves a quarter of the time.
 constexpr std::int64_t kTeamWeights = 100'000;
+
+// Tiles of one state from which on an iteration takes too long to let a signal wait for its end.
+constexpr std::int64_t kLongPiece = 64;
 
 // States that a thread plans at a time: those of a tile, or of several ones where a tile would be left half empty (17
 // candidates); and no more than leave something for every thread.
@@ -48,10 +51,14 @@ class Plan {
         discounts_(size(call.steps * rows_)),
         returns_(discounts_.size()) {}
 
+  // Room for the noise of one state's candidates, where it is drawn here.
+  std::vector<float> room() const {
+    return std::vector<float>(call_.philox ? size(call_.plan_length * width_ * call_.candidates) : 0);
+  }
+
   // The candidates of states [first, last).
-  void draw(std::int64_t iteration, std::int64_t first, std::int64_t last) {
+  void draw(std::int64_t iteration, std::int64_t first, std::int64_t last, std::vector<float>& drawn) {
     const auto G = call_.candidates, P = call_.plan_length, numbers = P * width_;
-    std::vector<float> drawn(call_.philox ? size(numbers * G) : 0);
     for (std::int64_t n = first; n < last; ++n) {
       const float* mean = call_.mean + n * numbers;
       const float* stddev = call_.stddev + n * numbers;
@@ -168,20 +175,22 @@ bool plan(const Kernels& kernels, const Networks& networks, const PlanCall& call
     const auto shared = buffers_of(networks, kernels);
     std::vector<Block> scratch;
     for (std::int64_t i = 0; i < threads; ++i) scratch.push_back(scratch_of(networks, kernels));
+    auto drawn = work.room();
     std::int64_t count = 1;
-    std::unique_ptr<Barrier> barrier;
+    std::optional<Barrier> barrier;
+    // What a member threw, the others would wait for: what is large was allocated above.
     run_team(
         threads,
-        [&](std::int64_t members) {
+        [&](std::int64_t members) noexcept {
           count = members;
-          barrier = std::make_unique<Barrier>(members);
+          barrier.emplace(members);
         },
-        [&](std::int64_t member) {
-          const Team team{member, count, Barrier::wait_at, barrier.get(), shared.data()};
+        [&](std::int64_t member) noexcept {
+          const Team team{member, count, Barrier::wait_at, &*barrier, shared.data()};
           for (std::int64_t i = 0; i < call.iterations; ++i) {
             if (member == 0) {
               ask();
-              work.draw(i, 0, 1);
+              work.draw(i, 0, 1, drawn);
             }
             if (count > 1) barrier->wait();
             if (stopped.load(std::memory_order_relaxed)) return;
@@ -194,10 +203,12 @@ bool plan(const Kernels& kernels, const Networks& networks, const PlanCall& call
 
   const auto together = states_together(kernels, G, std::max<std::int64_t>(1, (N + threads - 1) / threads));
   const auto pieces = (N + together - 1) / together;
-  if (pieces < threads && N * G > tile) {  // an iteration's rollouts are shared
+  // An iteration's rollouts are shared; also where a piece is so long that a signal would wait for it.
+  if ((pieces < threads && N * G > tile) || (pieces <= threads && G > kLongPiece * tile)) {
+    auto drawn = work.room();
     const auto rows = rows_at_a_time(kernels, N * G, threads), tiles = (N * G + rows - 1) / rows;
     for (std::int64_t i = 0; i < call.iterations && !stopped; ++i) {
-      work.draw(i, 0, N);
+      work.draw(i, 0, N, drawn);
       one_by_one(threads, tiles, [&](bool caller, const auto& next) {
         const auto scratch = scratch_of(networks, kernels), own = buffers_of(networks, kernels);
         for (std::int64_t piece; (piece = next()) < tiles && !stopped;) {
@@ -212,12 +223,13 @@ bool plan(const Kernels& kernels, const Networks& networks, const PlanCall& call
   }
   one_by_one(threads, pieces, [&](bool caller, const auto& next) {
     const auto scratch = scratch_of(networks, kernels), own = buffers_of(networks, kernels);
+    auto drawn = work.room();
     for (std::int64_t piece; (piece = next()) < pieces;) {
       const auto first = piece * together, last = std::min(first + together, N);
       for (std::int64_t i = 0; i < call.iterations; ++i) {
         if (caller) ask();
         if (stopped) return;
-        work.draw(i, first, last);
+        work.draw(i, first, last, drawn);
         work.roll_out(i, first * G, last * G, scratch.data(), Team{0, 1, nullptr, nullptr, own.data()});
         work.refit(i, first, last);
       }

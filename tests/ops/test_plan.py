@@ -3,6 +3,7 @@
 import copy
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -20,11 +21,11 @@ from lsp_fast.backends import REFERENCE
 from lsp_fast.config import make_config
 from lsp_fast.errors import BackendUnavailable
 from lsp_fast.noise import Noise
-from lsp_fast.ops.types import ImagineNoise, Normal, PlanNoise, PlanRules, PlanWeights, State
+from lsp_fast.ops.types import ImagineNoise, Normal, PlanKey, PlanNoise, PlanRules, PlanWeights, State
 from lsp_fast.planning.cem import CEMResult
 from lsp_fast.planning.plan import plan as plan_with
 from lsp_fast.planning.plan import score_plans
-from lsp_fast.planning.skills import draw_plan_noise, plan_rules, plan_skills
+from lsp_fast.planning.skills import draw_plan_noise, plan_rules, plan_skills, standard_normal
 
 try:
     native.load()
@@ -557,3 +558,34 @@ def test_other_strides_change_nothing():
     turned = noise._replace(stoch=noise.stoch.transpose(0, 3).contiguous().transpose(0, 3))
     assert not turned.stoch.is_contiguous()
     assert_equal(plan(odd, weights, turned, config), plan(start, weights, noise, config))
+
+
+def test_a_key_of_more_numbers_than_counters_reach_is_refused():
+    start, weights, _, config = build(2)
+    arguments = standard_normal(start, config), plan_rules(config)
+    for iterations, candidates, steps in ((4, 6, 2**62), (4, 6, 2**31), (2**62, 6, 2), (1, 2**33, 2)):
+        key = PlanKey(torch.tensor([1, 2]), iterations, candidates, steps, True, False)
+        with pytest.raises(ValueError, match=r"2\*\*32"):
+            native.plan(start, weights, key, *arguments)
+
+
+def test_a_plan_on_another_thread_does_not_keep_the_process_from_ending():
+    program = """
+import threading, time
+import torch
+from lsp_fast import backends
+from lsp_fast.agents import ImaginationAgent
+from lsp_fast.config import make_config
+from lsp_fast.noise import Noise
+from lsp_fast.ops.types import State
+from lsp_fast.planning.skills import skill_distribution
+torch.set_num_threads(2)
+config = make_config("paper", device="cpu", backend="cpp")
+agent = ImaginationAgent(5, 2, config)
+start = State(torch.zeros(200, 30), torch.zeros(200, 200))
+arguments = start, agent.plan_weights(), agent.noise, "x", config, agent.backend
+threading.Thread(target=skill_distribution, args=arguments, kwargs={"explore": True}, daemon=True).start()
+time.sleep(0.5)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -18,15 +18,24 @@ class Needs:
     """Bytes, estimated."""
 
     memory: int
-    """Of the process at its peak, the replay full; a GPU's own memory is not in it."""
+    """Of the process at its peak, the replay full."""
     disk: int
     """Of the run's folder at its end."""
+    gpu: int | None = None
+    """Of the GPU's own memory; None without one."""
 
     def __str__(self) -> str:
-        return f"about {size_text(self.memory)} of memory and {size_text(self.disk)} of disk"
+        gpu = "" if self.gpu is None else f", {size_text(self.gpu)} of the GPU's"
+        return f"about {size_text(self.memory)} of memory{gpu} and {size_text(self.disk)} of disk"
 
 
-def estimate(config: Config, backend: str, observation_dim: int, action_dim: int, parameters: int) -> Needs:
+CONTEXT = 1_000_000_000
+"""Bytes of a GPU that CUDA, PyTorch's libraries and their workspaces take, roughly."""
+
+
+def estimate(
+    config: Config, backend: str, observation_dim: int, action_dim: int, parameters: int, gpu: bool = False
+) -> Needs:
     """What the whole run needs.
 
     Args:
@@ -35,6 +44,7 @@ def estimate(config: Config, backend: str, observation_dim: int, action_dim: int
         observation_dim: O.
         action_dim: A.
         parameters: numbers in the weights of all modules.
+        gpu: whether learning happens on one.
     """
     m, b = config.model, config.behavior
     row = FLOAT * (observation_dim + action_dim + 2) + 1
@@ -59,6 +69,11 @@ def estimate(config: Config, backend: str, observation_dim: int, action_dim: int
     planned = starts * config.planner.candidates if config.skill.source == "planned" else 0
     widest = max(config.actor.units, config.value.units, m.reward_units, 3 * m.deter)
     kept = 3 * widest if backend == "cpp" else b.horizon * (m.stoch + m.deter + 3 * widest)
+    if backend == "triton" and config.planner.precision == "bf16":
+        kept //= 2
     planning = FLOAT * planned * (b.horizon * (m.stoch + action_dim) + kept)
     working = max(learning, behaving, planning) * 3 // 2  # measured: what the allocator holds beyond it
-    return Needs(process_memory() + model + replay_memory + working, disk)
+    if not gpu:
+        return Needs(process_memory() + model + replay_memory + working, disk)
+    # A graph keeps what it works with for itself, beside what is not replayed; gradients stay.
+    return Needs(process_memory() + replay_memory, disk, CONTEXT + model + FLOAT * parameters + 2 * working)

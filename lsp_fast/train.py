@@ -427,6 +427,8 @@ class _Run:
             "seconds": time.perf_counter() - self.started,
             "updates_per_second": self.updates_per_second,
         }
+        if trainer.agent.device.type == "cuda":
+            row["gpu_memory_peak"] = float(torch.cuda.max_memory_allocated(trainer.agent.device))
         if trainer.returns:
             row["train/return"] = float(np.mean(trainer.returns))
         self.log.write(trainer.env_steps, row)
@@ -482,7 +484,8 @@ def _check_resources(config: Config, trainer: Trainer, folder: RunFolder) -> str
     """
     agent = trainer.agent
     parameters = sum(parameter.numel() for parameter in agent.modules.parameters())
-    needs = resources.estimate(config, agent.backend.name, agent.observation_dim, agent.action_dim, parameters)
+    on_gpu = agent.device.type == "cuda"
+    needs = resources.estimate(config, agent.backend.name, agent.observation_dim, agent.action_dim, parameters, on_gpu)
     memory, disk = machine.memory_available(), machine.disk_free(folder.path)
     to_come = 0 if trainer.env_steps >= config.env_steps else needs.disk - machine.folder_size(folder.path)
     if to_come > disk:
@@ -492,6 +495,11 @@ def _check_resources(config: Config, trainer: Trainer, folder: RunFolder) -> str
         )
     free = "" if memory is None else f"{machine.size_text(memory)} of memory and "
     line = f"needs {needs} ({free}{machine.size_text(disk)} of disk free)"
+    if needs.gpu is not None and needs.gpu > (left := torch.cuda.mem_get_info(agent.device)[0]):
+        line += (
+            f"\nwarning: the GPU has {machine.size_text(left)} free, which may not suffice; lower "
+            "--behavior.plan-states or --train.batch-size"
+        )
     if memory is not None and needs.memory - machine.process_memory() > memory:
         line += "\nwarning: that memory may not suffice; lower --collect.replay-capacity or --behavior.plan-states"
     return line

@@ -49,3 +49,12 @@ def test_triton_without_its_package_says_so_and_auto_goes_on(monkeypatch):
         backends.get("triton", "cuda")
     with pytest.warns(UserWarning, match="needs the triton package"):
         assert backends.get("auto", "cuda").name == "reference"
+
+
+def test_an_old_gpu_falls_back_to_pytorchs_operations(monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setattr(backends.torch.cuda, "get_device_capability", lambda device: (7, 5))
+    with pytest.raises(BackendUnavailable, match=r"8\.0.*7\.5"):
+        backends.get("triton", "cuda")
+    with pytest.warns(UserWarning, match="compute capability"):
+        assert backends.get("auto", "cuda").name == "reference"

@@ -1,5 +1,6 @@
 """What the CPU benchmarks print: ratios, shares of the peak, peers in processes of their own, the README's tables."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -74,3 +75,14 @@ def test_the_readmes_tables_are_the_results():
     text = (ROOT / "README.md").read_text()
     assert text.count(readme.BEGIN) == text.count(readme.END) == 1
     assert text.split(readme.BEGIN)[1].split(readme.END)[0] == readme.tables(), "run python benchmarks/readme.py"
+
+
+def test_training_end_to_end_is_timed_with_overlap_and_without(tmp_path, capsys):
+    import end_to_end
+
+    out = tmp_path / "x.json"
+    arguments = ["--preset", "smoke", "--task", "cheetah_run", "--device", "cpu", "--samples", "1", "--steps", "40"]
+    assert end_to_end.main([*arguments, "--out", str(out)]) == 0
+    result = json.loads(out.read_text())
+    assert all(rate > 0 for rate in result["env_steps_per_second"].values()) and result["ratio"] > 0
+    assert "overlap" in capsys.readouterr().out

@@ -1,14 +1,16 @@
 """What only a GPU can show: `pytest -m gpu`."""
 
 import copy
+import dataclasses
 
 import pytest
+import rollouts
 import torch
 
 from lsp_fast import backends, ops
 from lsp_fast.agents import ImaginationAgent
 from lsp_fast.config import ALGORITHMS, make_config
-from lsp_fast.cudagraph import capture
+from lsp_fast.cudagraph import WARMUP, capture
 from lsp_fast.models.world_model import SequenceBatch
 from lsp_fast.ops import philox
 from lsp_fast.train import train
@@ -16,8 +18,22 @@ from lsp_fast.train import train
 pytestmark = pytest.mark.gpu
 
 
-def build(algorithm="lsp"):
-    return ImaginationAgent(5, 2, make_config("smoke", algorithm, device="cuda"))
+def build(algorithm="lsp", preset="smoke", **overrides):
+    return ImaginationAgent(5, 2, make_config(preset, algorithm, device="cuda", **overrides))
+
+
+def on_gpu(x):
+    """Nested tuples of tensors."""
+    if isinstance(x, torch.Tensor):
+        return x.cuda()
+    if isinstance(x, tuple):
+        parts = [on_gpu(y) for y in x]
+        return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
+    return x
+
+
+def error(got, want):
+    return float((got.double().cpu() - want).norm() / want.norm())
 
 
 def batch(seed, config):
@@ -69,9 +85,93 @@ def test_elites_break_ties_as_on_a_cpu():
         assert torch.equal(cpu[2], gpu[2].cpu())
 
 
+@pytest.fixture
+def matmul():
+    """Sets what fp32 products multiply, for one test."""
+    before = torch.get_float32_matmul_precision()
+    yield torch.set_float32_matmul_precision
+    torch.set_float32_matmul_precision(before)
+
+
+SIZES = {
+    "odd": {"rows": 5, "units": (9, 70, 7), "deter": 17, "stoch": 5},
+    "one state": {"rows": 16, "stoch": 30, "deter": 200, "action": 12, "units": (400,) * 4, "steps": 10, "inner": 200},
+    "many": {"rows": 4000, "stoch": 30, "deter": 200, "action": 12, "units": (400, 400), "steps": 10, "inner": 200},
+}
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_the_triton_rollouts_err_at_most_twice_as_much_as_pytorchs(sizes, precision, matmul):
+    arguments = rollouts.build(**SIZES[sizes])
+    exact = ops.imagine_heads(*arguments)
+    matmul("highest" if precision == "fp32" else "high")
+    gpu = on_gpu(rollouts.to_float(arguments))
+    kind = "bf16" if precision == "bf16" else "fp32"
+    bound = max(2 * error(ops.imagine_heads(*gpu, kind), exact), 2e-7)
+    triton = backends.get("triton", "cuda")
+    assert error(triton.imagine_heads(*gpu, kind), exact) <= bound
+    if SIZES[sizes]["rows"] <= 16 and len(set(SIZES[sizes]["units"])) == 1:
+        start, prior, actor, skills, length, noise, heads = gpu
+        whole = triton.pack_heads(prior, actor, heads, kind, True)
+        first = whole(start, skills, length, noise)
+        assert error(first, exact) <= bound
+        # Programs that did not wait for each other would now and then be seen.
+        for _ in range(200):
+            assert torch.equal(whole(start, skills, length, noise), first)
+
+
+def test_a_graphed_update_never_waits_for_the_device():
+    agent = build()
+    for seed in range(WARMUP + 1):
+        agent.update(batch(seed, agent.config))
+    inputs = batch(9, agent.config)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        agent.update(inputs)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_graphs_change_nothing_but_the_time():
+    """The agent's own graphs, over steps, loads and other noise, against the same agent without."""
+    agents = [build(train__cuda_graph=graphs, planner__noise="philox") for graphs in (True, False)]
+    for seed in range(2 * WARMUP + 4):
+        if seed == WARMUP + 3:
+            state = copy.deepcopy(agents[1].state_dict())
+            for agent in agents:
+                agent.load_state_dict(copy.deepcopy(state))
+        graphed, eager = (agent.update(batch(seed, agent.config)) for agent in agents)
+        for name in ("world_model/loss", "behavior/actor_loss"):
+            torch.testing.assert_close(graphed[name], eager[name], rtol=1e-3, atol=1e-4)
+    assert agents[0]._learn.enabled and agents[0]._learn._replays
+    carries = [agent.initial_carry(2, explore=True) for agent in agents]
+    for t in range(WARMUP + 3):
+        carries = [dataclasses.replace(carry, step=torch.zeros_like(carry.step)) for carry in carries]
+        observation = torch.randn(2, 5, generator=torch.Generator().manual_seed(t))
+        (a, carries[0]), (b, carries[1]) = (
+            agent.policy(observation, carry) for agent, carry in zip(agents, carries, strict=True)
+        )
+        torch.testing.assert_close(torch.as_tensor(a), torch.as_tensor(b), rtol=1e-3, atol=1e-3)
+    assert agents[0]._plans[True]._replays
+
+
+def test_five_hundred_updates_stay_finite_and_take_no_more_memory():
+    agent = build(planner__precision="bf16", planner__noise="philox", train__matmul="tf32")
+    for seed in range(20):
+        metrics = agent.update(batch(seed, agent.config))
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+    for seed in range(500):
+        metrics = agent.update(batch(seed, agent.config))
+    torch.cuda.synchronize()
+    assert all(value.isfinite() for value in metrics.values())
+    assert torch.cuda.memory_allocated() <= before[0] + 2**20 and torch.cuda.memory_reserved() <= before[1] + 2**21
+
+
 @pytest.mark.parametrize("algorithm", ["lsp", "dreamer"])
 def test_a_captured_update_learns_what_an_eager_one_does(algorithm):
-    eager, graphed = build(algorithm), build(algorithm)
+    eager, graphed = (build(algorithm, train__cuda_graph=False) for _ in range(2))
 
     def update(*arrays):
         return graphed.update(SequenceBatch(*arrays))

@@ -39,6 +39,14 @@ def test_planning_from_more_states_needs_more_memory():
     assert many.memory > few.memory + 500_000_000
 
 
+def test_a_gpus_memory_is_counted_apart():
+    config = make_config("gpu", device="cpu", backend="reference")
+    host, parameters = estimate(config)
+    needs = resources.estimate(config, "triton", 17, 6, parameters, gpu=True)
+    assert needs.memory < host.memory and needs.disk == host.disk
+    assert 1e9 < needs.gpu < 80e9 and "of the GPU's" in str(needs) and "GPU" not in str(host)
+
+
 def test_memory_available_is_known_here():
     assert 0 < machine.memory_available() < 1e14
     assert machine.process_memory() > 50e6

@@ -39,6 +39,11 @@ def _select(
     tl.store(new_std + here, tl.where(count > 0, deviation, tl.load(std + here, mask=inside)), mask=inside)
 
 
+def warps(candidates: int, size: int) -> int:
+    """Enough for a state's plans to stay in registers."""
+    return min(32, max(1, candidates * size // 2048))
+
+
 def select_elites(
     values: Tensor, plans: Tensor, num_elites: int, mean: Tensor, std: Tensor, floor: float = 1e-6
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,8 +53,9 @@ def select_elites(
     new_mean, new_std = torch.empty_like(mean), torch.empty_like(std)
     indices = torch.empty(states, num_elites, dtype=torch.int64, device=values.device)
     if states:
+        g, numbers = triton.next_power_of_2(candidates), triton.next_power_of_2(max(size, 1))
         _select[(states,)](
-            values, plans, mean, std, new_mean, new_std, indices, floor, candidates, size, num_elites,
-            triton.next_power_of_2(candidates), triton.next_power_of_2(max(size, 1)),
+            values, plans, mean, std, new_mean, new_std, indices, floor, candidates, size, num_elites, g, numbers,
+            num_warps=warps(g, numbers),
         )  # fmt: skip
     return new_mean, new_std, indices

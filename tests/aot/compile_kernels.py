@@ -41,7 +41,7 @@ def kernels():
         types = signature(
             kernel, constants, p_fp32="values plans mean std new_mean new_std", p_i64="indices", fp32="floor"
         )
-        yield name, kernel, types, constants, {}
+        yield name, kernel, types, constants, {"num_warps": select_elites.warps(*constants.values())}
     constants = {"ROWS": philox.ROWS, "BLOCKS": philox.BLOCKS}
     types = signature(philox._normals, constants, p_fp32="out", p_i64="key")
     yield "philox", philox._normals, types, constants, {"enable_fp_fusion": False}

@@ -11,9 +11,12 @@ import pytest
 
 SHARED = {80: 166_912, 86: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}  # bytes a block can have
 # Scalars of the one kernel that holds a whole rollout's arguments, outside its inner loops; and what the four sums of
-# the GRU leave no room for where products are not those of bf16. In bytes, stores and loads together.
-SPILLED = {"bf16 rollout": 128, "tf32 rollout": 128, "ieee rollout": 128, "tf32 many gru": 64, "ieee few gru": 32}
-SPILLED["ieee many action"] = 32
+# the GRU leave no room for where products are not those of bf16. Bytes, stores and loads together, the most that Triton
+# 3.6 and 3.9 gave.
+SPILLED = {
+    "bf16 rollout": 112, "tf32 rollout": 64, "ieee rollout": 148, "tf32 many gru": 96, "ieee many gru": 24,
+    "ieee few gru": 24, "ieee many action": 32,
+}  # fmt: skip
 
 
 @pytest.mark.slow

@@ -445,7 +445,14 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(data: Mapping[str, Any]) -> Config:
-    """The inverse of `to_dict`; a missing, unknown or mistyped value raises ConfigError."""
+    """The inverse of `to_dict`. An unknown or mistyped value, or none of `task`, `algorithm` and `seed`, raises
+    ConfigError.
+
+    Any other value that is missing was added after the configuration was written, and gets its default: what a value
+    added later stands for by default is how things were done before.
+    """
+    if isinstance(data, Mapping) and (missing := [name for name in ("task", "algorithm", "seed") if name not in data]):
+        raise ConfigError(f"not a configuration of a run: {', '.join(missing)} missing")
     config = _from_dict(Config, data, "")
     check(config)
     return config
@@ -456,11 +463,10 @@ def _from_dict(cls: Any, data: Any, prefix: str) -> Any:
         raise ConfigError(f"{prefix or 'the configuration'} must be a table, not {type(data).__name__}")
     default = cls()
     names = {f.name for f in dataclasses.fields(cls)}
-    if set(data) != names:
-        wrong = sorted(set(data) ^ names)
+    if wrong := sorted(set(data) - names):
         raise ConfigError(f"the configuration was written by another version: {', '.join(prefix + n for n in wrong)}")
     values: dict[str, Any] = {}
-    for name in names:
+    for name in names & set(data):
         value, old = data[name], getattr(default, name)
         if dataclasses.is_dataclass(old):
             value = _from_dict(type(old), value, f"{prefix}{name}.")

@@ -182,9 +182,9 @@ def test_values_that_do_not_fit_are_named(name, bad):
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [
-        (lambda d: d.pop("seed"), "another version: seed"),
+        (lambda d: d.pop("seed"), "not a configuration of a run: seed"),
         (lambda d: d.update(sede=1), "another version: sede"),
-        (lambda d: d["skill"].pop("beta"), r"another version: skill\.beta"),
+        (lambda d: d["skill"].update(betta=1.0), r"another version: skill\.betta"),
         (lambda d: d.update(seed="0"), "seed = '0'"),
         (lambda d: d.update(seed=True), "seed = True"),
         (lambda d: d.update(model=3), "model"),
@@ -231,3 +231,10 @@ def test_a_configuration_is_frozen():
     for node in (make_config(), make_config().skill):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(node, dataclasses.fields(node)[0].name, 1)
+
+
+def test_a_configuration_from_before_a_value_existed_has_its_default():
+    data = to_dict(make_config("cpu", skill__dim=5))
+    del data["max_minutes"], data["train"]["overlap"], data["planner"]
+    config = from_dict(data)
+    assert config == make_config("cpu", skill__dim=5) and not config.train.overlap

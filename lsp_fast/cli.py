@@ -64,12 +64,16 @@ class Evaluate:
     """Decides the episodes' beginnings and the policy's noise."""
     baselines: bool = False
     """Also score random actions, zero actions and the untrained agent."""
+    video: Path | None = None
+    """Also a video of one deterministic episode, a .gif."""
     device: str = "auto"
     backend: Literal["auto", "reference", "cpp", "triton"] = "auto"
 
     def run(self) -> int:
         from lsp_fast import evaluate
 
+        if self.video is not None and self.video.suffix != ".gif":
+            raise LspFastError(f"--video {self.video}: name a .gif")
         if self.episodes < 1:
             raise LspFastError(f"episodes = {self.episodes}: must be at least 1")
         if self.seed < 0:
@@ -84,6 +88,37 @@ class Evaluate:
             scores |= evaluate.baselines(agent.config, self.episodes, self.seed)
         for name, score in scores.items():
             print(f"{name:20} {score}")
+        if self.video is not None:
+            from lsp_fast import skill_pictures
+
+            skill_pictures.film(agent, self.video, self.seed)
+            print(f"{'video':20} {self.video}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Skills:
+    """Show what a run's skills do: frames and a video of several held from one state, paths, how distinct they are."""
+
+    logdir: Path
+    """Folder of the run."""
+    out: Path | None = None
+    """Folder of the pictures; LOGDIR/skills by default."""
+    count: int = 6
+    """Skills, drawn from N(0, I)."""
+    env_steps: int = 40
+    """Environment steps that each is held."""
+    seed: int = 0
+    """Of the state they begin in and of the skills."""
+    device: str = "auto"
+    backend: Literal["auto", "reference", "cpp", "triton"] = "auto"
+
+    def run(self) -> int:
+        from lsp_fast import evaluate, skill_pictures
+
+        agent = evaluate.load(self.logdir, device=self.device, backend=self.backend)
+        out = self.out or self.logdir / "skills"
+        print(skill_pictures.show(agent, out, count=self.count, env_steps=self.env_steps, seed=self.seed))
         return 0
 
 
@@ -120,7 +155,7 @@ class Doctor:
         return 0 if report.can_train else 1
 
 
-COMMANDS = {"train": Train, "evaluate": Evaluate, "plot": Plot, "doctor": Doctor}
+COMMANDS = {"train": Train, "evaluate": Evaluate, "skills": Skills, "plot": Plot, "doctor": Doctor}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -140,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def parse(argv: list[str]) -> Train | Evaluate | Plot | Doctor:
+def parse(argv: list[str]) -> Train | Evaluate | Skills | Plot | Doctor:
     """The command with its options; presets and algorithms are the defaults that the options then override."""
     if argv[0] != "train":
         return tyro.cli(COMMANDS[argv[0]], prog=f"lsp-fast {argv[0]}", args=argv[1:])

@@ -38,6 +38,8 @@ class Carry:
     step: Tensor  # [N] int64, agent steps since the episode began; on the CPU, it decides what is planned
     noise: Noise
     explore: bool
+    hold: bool = False
+    """Keep `skill` to the end, instead of planning another one every K steps."""
 
 
 class Optimizer:
@@ -212,6 +214,8 @@ class ImaginationAgent:
         """The skill of every row: a new one where t % K == 0, else the one that is held."""
         if carry.skill is None:
             return None
+        if carry.hold:
+            return carry.skill
         rows = (carry.step % self.config.skill.length == 0).nonzero()[:, 0].to(self.device)
         if len(rows) == 0:
             return carry.skill

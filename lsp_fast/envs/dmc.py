@@ -36,6 +36,17 @@ class Advance(NamedTuple):
     terminated: bool = False
 
 
+HINGE = 3
+"""MuJoCo's number of this type of joint."""
+
+
+class Pose(NamedTuple):
+    """Where a robot is and how it is bent."""
+
+    root: np.ndarray  # [3], metres: the body that the first joint moves
+    joints: np.ndarray  # [J], radians: every hinge
+
+
 class Track(NamedTuple):
     """What an environment tells of every control step beside its reward."""
 
@@ -135,6 +146,14 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             gymnasium.error.ResetNeeded: no episode is running.
         """
         return self._finish(self._advance(*self._prepare(action)))
+
+    def pose(self) -> Pose:
+        """Where the robot is and how it is bent, now."""
+        physics = self._environment.physics  # type: ignore[attr-defined]  # a suite task has one
+        model, data = physics.model, physics.data
+        root = int(model.jnt_bodyid[0]) if model.njnt else 0
+        hinges = model.jnt_qposadr[model.jnt_type == HINGE]
+        return Pose(np.array(data.xpos[root]), np.array(data.qpos[hinges]))
 
     def close(self) -> None:
         self._environment.close()

@@ -1,0 +1,261 @@
+"""What an agent's skills do, as pictures and as a number (SPEC section 7: figures 1, 7, 8 and 10 of the paper)."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lsp_fast import envs
+from lsp_fast.agents import ImaginationAgent
+from lsp_fast.envs.dmc import DmcEnv, Pose
+from lsp_fast.errors import LspFastError
+from lsp_fast.files import write_bytes, write_text
+from lsp_fast.noise import Noise, stream_seed
+from lsp_fast.ops import layers
+from lsp_fast.ops.types import features
+
+FRAME = 160
+"""Pixels of a picture's side."""
+SHOWN = 5
+"""Pictures of each skill beside each other, from its first state to its last."""
+MILLISECONDS = 50
+"""That a video shows a frame for."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """One skill, or none, acted on from a start state: T agent steps."""
+
+    skill: np.ndarray | None  # [Z]
+    poses: list[Pose]  # T + 1
+    features: torch.Tensor  # [T, F], posterior states, each before its action
+    switches: list[int]  # agent steps at which a skill was planned
+    frames: list[np.ndarray]  # T + 1 of [FRAME, FRAME, 3] uint8; none without OpenGL
+    info: dict[str, Any]  # of the reset
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What `show` found and wrote."""
+
+    numbers: dict[str, float | None]
+    files: list[Path]
+    missing: str | None
+    """Why there are no frames; None where there are."""
+
+    def __str__(self) -> str:
+        lines = [f"{name:24} {'-' if value is None else f'{value:.3f}'}" for name, value in self.numbers.items()]
+        lines += [f"{'figure' if path.suffix == '.png' else 'file':24} {path}" for path in self.files]
+        return "\n".join([*lines, *([f"no frames: {self.missing}"] if self.missing else [])])
+
+
+def show(agent: ImaginationAgent, out: Path, *, count: int = 6, env_steps: int = 40, seed: int = 0) -> Shown:
+    """Hold skills from one start state, draw and film them, and say how distinct they are.
+
+    Args:
+        agent: trained, of an algorithm with skills, on a dm_control task.
+        out: folder for skills.png, skills.gif, paths.png and skills.json.
+        count: skills, drawn from N(0, I).
+        env_steps: that each is held.
+        seed: of the start state and of the skills.
+
+    Raises:
+        LspFastError: no skills, a task without a body, or less than two skills or steps.
+    """
+    c = agent.config
+    steps = env_steps // c.collect.action_repeat
+    if c.skill.source == "none":
+        raise LspFastError(f"the run's algorithm, {c.algorithm}, has no skills to show")
+    if count < 2 or steps < 1:
+        raise LspFastError(
+            f"{count} skills for {env_steps} environment steps: at least two skills are compared, over at least "
+            f"{c.collect.action_repeat} steps"
+        )
+    env = _environment(agent)
+    missing = _no_frames(env)
+    skills = Noise(stream_seed(seed, "skills")).normal("skills", count, c.skill.dim).numpy()
+    held = [act(agent, env, seed, steps, skill, frames=missing is None) for skill in skills]
+    episode = act(agent, env, seed, (getattr(env, "max_env_steps", None) or 1000) // c.collect.action_repeat)
+    numbers = {**distinctness(held), "log_q_minus_log_p": _log_ratio(agent, held)}
+    out.mkdir(parents=True, exist_ok=True)
+    files = [out / "skills.json", out / "paths.png"]
+    task = {"task": c.task, "algorithm": c.algorithm, "seed": seed, "env_steps": steps * c.collect.action_repeat}
+    ends = [{"skill": h.skill.tolist(), "end": h.poses[-1].root.tolist()} for h in held if h.skill is not None]
+    write_text(files[0], json.dumps({**task, **numbers, "skills": ends}, indent=1) + "\n")
+    _draw_paths(held, episode, files[1], f"{c.algorithm} {c.task}")
+    if missing is None:
+        files += [out / "skills.png", out / "skills.gif"]
+        _draw_frames(held, files[2], c.collect.action_repeat)
+        rows = [np.concatenate(frames, 1) for frames in zip(*(h.frames for h in held), strict=True)]
+        _write_video(rows, files[3])
+    return Shown(numbers, files, missing)
+
+
+def film(agent: ImaginationAgent, path: Path, seed: int = 0) -> None:
+    """A video of one deterministic episode.
+
+    Raises:
+        LspFastError: frames cannot be had.
+    """
+    env = _environment(agent)
+    if (missing := _no_frames(env)) is not None:
+        raise LspFastError(f"a video needs frames: {missing}")
+    steps = (getattr(env, "max_env_steps", None) or 1000) // agent.config.collect.action_repeat
+    _write_video(act(agent, env, seed, steps, frames=True).frames, path)
+
+
+def act(
+    agent: ImaginationAgent,
+    env: DmcEnv,
+    seed: int,
+    steps: int,
+    skill: np.ndarray | None = None,
+    frames: bool = False,
+) -> Held:
+    """Act deterministically for so many agent steps, holding one skill [Z], or planning as in evaluation."""
+    observation, info = env.reset(seed=seed)
+    carry = agent.initial_carry(1, noise=Noise(stream_seed(seed, "act"), agent.device))
+    if skill is not None:
+        carry = replace(carry, skill=torch.as_tensor(skill, device=agent.device)[None], hold=True)
+    poses, seen, switches, pictures = [env.pose()], [], [], []
+    for t in range(steps):
+        if frames:
+            pictures.append(env.render_frame(FRAME, FRAME))
+        action, carry = agent.policy(observation[None], carry)
+        if skill is None and carry.skill is not None and t % agent.config.skill.length == 0:
+            switches.append(t)
+        seen.append(features(carry.state)[0])
+        observation, _, terminated, truncated, _ = env.step(action[0])
+        poses.append(env.pose())
+        if terminated or truncated:
+            break
+    if frames:
+        pictures.append(env.render_frame(FRAME, FRAME))
+    return Held(skill, poses, torch.stack(seen), switches, pictures, info)
+
+
+def distinctness(held: Sequence[Held]) -> dict[str, float | None]:
+    """How far apart skills end that began in one state: means over pairs of skills.
+
+    Returns:
+        end_distance: between positions, metres.
+        posture_distance: between joint angles, root mean square, radians; None without hinges.
+    """
+    ends = [h.poses[-1] for h in held]
+    pairs = list(combinations(ends, 2))
+    apart = float(np.mean([np.linalg.norm(a.root - b.root) for a, b in pairs]))
+    if not len(ends[0].joints):
+        return {"end_distance": apart, "posture_distance": None}
+    bent = float(np.mean([np.sqrt(np.mean((a.joints - b.joints) ** 2)) for a, b in pairs]))
+    return {"end_distance": apart, "posture_distance": bent}
+
+
+@torch.no_grad()
+def _log_ratio(agent: ImaginationAgent, held: Sequence[Held]) -> float | None:
+    """log q - log p of the skills held, from posterior states of the real segments; without a predictor None."""
+    k = agent.config.skill.length
+    segments = [h for h in held if len(h.features) > k]
+    if agent.predictor is None or not segments:
+        return None
+    feature = torch.stack([h.features for h in segments], 1)  # [T, N, F]
+    skill = torch.as_tensor(np.stack([h.skill for h in segments if h.skill is not None]), device=agent.device)
+    noise = Noise(0, agent.device).normal("predictor", *agent.predictor.noise_shape(len(segments)))
+    log_q = agent.predictor.log_prob(feature[1 : k + 1], feature[0], skill, noise)
+    return float((log_q - layers.normal_log_prob(skill, torch.zeros_like(skill)).sum(-1)).mean())
+
+
+def _environment(agent: ImaginationAgent) -> DmcEnv:
+    c = agent.config
+    env = envs.make(c.task, action_repeat=c.collect.action_repeat)
+    if not isinstance(env, DmcEnv):
+        raise LspFastError(f"{c.task}: only dm_control tasks say where their robot is")
+    return env
+
+
+def _no_frames(env: DmcEnv) -> str | None:
+    """Why no frame can be had; None where one can."""
+    env.reset(seed=0)
+    try:
+        env.render_frame(FRAME, FRAME)
+    except LspFastError as error:
+        return str(error)
+    return None
+
+
+def _draw_paths(held: Sequence[Held], episode: Held, path: Path, title: str) -> None:
+    """From above: each skill from one state, and one episode with the places where its skill changed."""
+    figure, (left, right) = _figure(2)
+    for h in held:
+        points = np.array([pose.root for pose in h.poses])
+        assert h.skill is not None
+        left.plot(points[:, 0], points[:, 1], label="(" + ", ".join(f"{x:.1f}" for x in h.skill) + ")")
+        left.plot(*points[-1, :2], "o", color=left.lines[-1].get_color())
+    left.plot(*held[0].poses[0].root[:2], "k+", markersize=12)
+    left.set_title("one skill held, from one state")
+    left.legend(fontsize=7)
+    points = np.array([pose.root for pose in episode.poses])
+    for begin, end in pairwise([*(episode.switches or [0]), len(points) - 1]):
+        right.plot(points[begin : end + 1, 0], points[begin : end + 1, 1])
+        right.plot(*points[begin, :2], "k.", markersize=4)
+    if "target" in episode.info:
+        right.plot(*episode.info["target"][:2], "r*", markersize=12, label="target")
+        right.legend(fontsize=7)
+    right.set_title("one evaluation episode; dots: a new skill")
+    for axis in (left, right):
+        axis.set_xlabel("x (m)")
+        axis.set_ylabel("y (m)")
+        axis.set_aspect("equal", adjustable="datalim")
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def _draw_frames(held: Sequence[Held], path: Path, action_repeat: int) -> None:
+    """A row for each skill, columns for the time."""
+    shown = np.linspace(0, min(len(h.frames) for h in held) - 1, SHOWN).round().astype(int)
+    figure, axes = _figure(SHOWN, len(held), 1.4)
+    for h, row in zip(held, axes.reshape(len(held), SHOWN), strict=True):
+        assert h.skill is not None
+        for step, axis in zip(shown, row, strict=True):
+            axis.imshow(h.frames[step])
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if h is held[0]:
+                axis.set_title(f"{step * action_repeat} steps", fontsize=8)
+        row[0].set_ylabel("\n".join(f"{x:.1f}" for x in h.skill), fontsize=7, rotation=0, labelpad=12)
+    _save(figure, path)
+
+
+def _figure(columns: int, lines: int = 1, size: float = 5.0) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(size * columns, size * lines), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(lines, columns)
+
+
+def _save(figure: Any, path: Path) -> None:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    write_bytes(path, content.getvalue())
+
+
+def _write_video(frames: Sequence[np.ndarray], path: Path) -> None:
+    """An animated GIF, which everything shows."""
+    from PIL import Image
+
+    pictures = [Image.fromarray(frame).quantize(128) for frame in frames]
+    content = io.BytesIO()
+    pictures[0].save(
+        content, format="GIF", save_all=True, append_images=pictures[1:], duration=MILLISECONDS, loop=0, optimize=False
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, content.getvalue())

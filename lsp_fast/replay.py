@@ -11,11 +11,13 @@ import math
 import os
 import zlib
 from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+from numpy.typing import DTypeLike
 
 from lsp_fast.errors import CheckpointError, LspFastError
 from lsp_fast.files import sync_folder
@@ -28,44 +30,37 @@ CHUNK_BYTES = 1 << 24
 class Batch(NamedTuple):
     """Windows of L rows, B of them."""
 
-    observation: np.ndarray  # [B, L, O] float32
+    observation: np.ndarray  # [B, L, O] float32; or [B, L, *shape] of another type
     action: np.ndarray  # [B, L, A] float32, the one that led to the observation
     reward: np.ndarray  # [B, L] float32
     terminal: np.ndarray  # [B, L] float32, 1 at a true termination (a time limit is none)
     is_first: np.ndarray  # [B, L] bool, true where an episode begins
 
     @classmethod
-    def empty(cls, batch: int, length: int, observation_dim: int, action_dim: int) -> Batch:
-        """Uninitialised arrays of that size."""
-        shape = (batch, length)
+    def empty(
+        cls, batch: int, length: int, observation: Sequence[int], action_dim: int, dtype: DTypeLike = np.float32
+    ) -> Batch:
+        """Uninitialised arrays of that size, for observations of that shape and type."""
         return cls(
-            np.empty((*shape, observation_dim), np.float32),
-            np.empty((*shape, action_dim), np.float32),
-            np.empty(shape, np.float32),
-            np.empty(shape, np.float32),
-            np.empty(shape, bool),
+            np.empty((batch, length, *observation), dtype),
+            np.empty((batch, length, action_dim), np.float32),
+            *(np.empty((batch, length), kind) for kind in (np.float32, np.float32, bool)),
         )
 
 
 class Rows(NamedTuple):
-    """Rows one after the other: [R, O], [R, A], [R], [R] float32 and [R] bool."""
+    """Rows one after the other, observations flat."""
 
-    observation: np.ndarray
-    action: np.ndarray
-    reward: np.ndarray
-    terminal: np.ndarray
-    is_first: np.ndarray
+    observation: np.ndarray  # [R, O], float32 or uint8
+    action: np.ndarray  # [R, A] float32
+    reward: np.ndarray  # [R] float32
+    terminal: np.ndarray  # [R] float32
+    is_first: np.ndarray  # [R] bool
+    track: np.ndarray  # [R, T] float32, what a task tells beside; T is 0 for most
 
-    @classmethod
-    def empty(cls, rows: int, observation_dim: int, action_dim: int) -> Rows:
-        """Uninitialised rows."""
-        return cls(*(array[0] for array in Batch.empty(1, rows, observation_dim, action_dim)))
-
-
-FILES = ("observation.f32", "action.f32", "reward.f32", "terminal.f32", "is_first.u8")
-"""On disk: one file per field of Rows, named by the field and its little-endian type."""
-
-DISK_DTYPES = tuple(np.dtype(code) for code in ("<f4", "<f4", "<f4", "<f4", "u1"))
+    def file(self, field: str) -> str:
+        """On disk: one file per field, named by the field and its little-endian type."""
+        return f"{field}.{ {'f': 'f32', 'u': 'u8', 'b': 'u8'}[getattr(self, field).dtype.kind] }"
 
 
 @numba.njit(cache=True)
@@ -95,26 +90,40 @@ class Replay:
     oldest whole episodes give way. Memory grows with what is stored: (O + A + 2) × 4 + 1 bytes a row.
     """
 
-    def __init__(self, capacity: int, observation_dim: int, action_dim: int, num_envs: int = 1) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        observation: int | Sequence[int],
+        action_dim: int,
+        num_envs: int = 1,
+        *,
+        dtype: DTypeLike = np.float32,
+        track_dim: int = 0,
+    ) -> None:
         """
         Args:
             capacity: in rows of completed episodes.
-            observation_dim: O.
+            observation: O, or the shape of an observation.
             action_dim: A.
             num_envs: environments that add rows.
+            dtype: of observations, float32 or uint8.
+            track_dim: T, numbers that a row has beside; they are kept and not sampled.
         """
-        if min(capacity, observation_dim, action_dim, num_envs) < 1:
+        shape = (observation,) if isinstance(observation, int) else tuple(observation)
+        if min(capacity, *shape, action_dim, num_envs) < 1:
             raise ValueError("capacity, observation_dim, action_dim and num_envs must be at least 1")
         self.capacity = capacity
-        self.observation_dim = observation_dim
-        self.action_dim = action_dim
+        self.observation_shape, self.dtype = shape, np.dtype(dtype)
+        self.observation_dim = math.prod(shape)
+        self.action_dim, self.track_dim = action_dim, track_dim
         self.num_envs = num_envs
-        self._running: list[list[tuple[np.ndarray, np.ndarray, float, bool, bool]]] = [[] for _ in range(num_envs)]
+        self._running: list[list[tuple[np.ndarray, np.ndarray, float, bool, bool, np.ndarray]]]
+        self._running = [[] for _ in range(num_envs)]
         # On disk: the folder that holds the rows so far, how many there are, each file's checksum, and how many of
         # the newest completed rows are not there yet.
         self._folder: Path | None = None
         self._file_rows = 0
-        self._checksums = [0] * len(FILES)
+        self._checksums: dict[str, int] = {}
         self._unsaved_rows = 0
         self._clear()
 
@@ -144,28 +153,33 @@ class Replay:
         terminated: bool,
         is_first: bool,
         is_last: bool,
+        track: np.ndarray | None = None,
     ) -> None:
         """Add a row to the running episode of environment `env`.
 
         Args:
             env: below num_envs.
-            observation: [O].
+            observation: of the replay's shape.
             action: [A], the one that led to the observation; zero where is_first.
             reward: that came with it; zero where is_first.
             terminated: the task ended here, not its time.
             is_first: begins an episode; one that was running is dropped, for it never ended.
             is_last: ends the episode, which is then completed and can be sampled.
+            track: [T], where T is not 0.
 
         Raises:
             ValueError: a shape is wrong, or an episode does not begin with is_first.
             LspFastError: a number is not finite, or the episode alone is longer than the capacity.
         """
-        observation, action = np.array(observation, np.float32), np.array(action, np.float32)
-        if observation.shape != (self.observation_dim,) or action.shape != (self.action_dim,):
+        observation, action = np.array(observation, self.dtype), np.array(action, np.float32)
+        track = np.empty(0, np.float32) if track is None else np.array(track, np.float32)
+        if observation.shape != self.observation_shape or action.shape != (self.action_dim,):
             raise ValueError(
-                f"a row has shapes ({self.observation_dim},) and ({self.action_dim},), "
+                f"a row has shapes {self.observation_shape} and ({self.action_dim},), "
                 f"not {observation.shape} and {action.shape}"
             )
+        if track.shape != (self.track_dim,):
+            raise ValueError(f"a row has {self.track_dim} numbers beside, not {track.shape}")
         episode = self._running[env]
         if is_first:
             episode.clear()
@@ -179,7 +193,7 @@ class Replay:
                 f"environment {env} gave a reward or observation that is not finite, {len(episode)} agent steps into "
                 f"its episode: reward {reward}, observation {observation.tolist()}, action {action.tolist()}"
             )
-        episode.append((observation, action, reward, terminated, is_first))
+        episode.append((observation.reshape(-1), action, reward, terminated, is_first, track))
         if is_last:
             self._complete(Rows(*(np.asarray(column) for column in zip(*episode, strict=True))))
             episode.clear()
@@ -202,13 +216,23 @@ class Replay:
             raise ValueError(f"batch and length must be at least 1, not {batch} and {length}")
         self._require_episode()
         if out is None:
-            out = Batch.empty(batch, length, self.observation_dim, self.action_dim)
+            out = Batch.empty(batch, length, self.observation_shape, self.action_dim, self.dtype)
         else:
             self._check_out(out, batch, length)
         episodes, offsets = self.draw(rng, batch, length)
         starts = self._episode_table()[1][episodes] + offsets
-        _gather(starts, length, self._oldest, self._live, self.capacity, self._rows, out)
+        flat = out._replace(observation=out.observation.reshape(batch, length, -1))
+        _gather(starts, length, self._oldest, self._live, self.capacity, self._rows, flat)
         return out
+
+    def relabel(self, rewards: Callable[[Rows], np.ndarray]) -> None:
+        """Replace the rewards of all completed rows by a function of them, oldest first.
+
+        What a folder holds of them is written anew by the next `save`, which must be into another one.
+        """
+        indices = np.arange(self._oldest, self._oldest + self._live) % self.capacity
+        self._rows.reward[indices] = rewards(Rows(*(array[indices] for array in self._rows)))
+        self._folder = None
 
     def draw(self, rng: np.random.Generator, batch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """What `sample` takes: each window's episode (0 is the oldest that is held) and its first row there, [B]."""
@@ -249,14 +273,14 @@ class Replay:
         folder = Path(folder).resolve()
         if folder != self._folder:
             folder.mkdir(parents=True, exist_ok=True)
-            for name in FILES:
+            for name in self._files():
                 (folder / name).write_bytes(b"")
-            self._folder, self._file_rows, self._checksums = folder, 0, [0] * len(FILES)
+            self._folder, self._file_rows, self._checksums = folder, 0, dict.fromkeys(self._files(), 0)
             self._unsaved_rows = self._live
         new = self._newest(self._unsaved_rows)
-        checksums = []
-        for name, dtype, array, checksum in zip(FILES, DISK_DTYPES, new, self._checksums, strict=True):
-            path = folder / name
+        checksums = {}
+        for name, (field, dtype) in self._files().items():
+            path, array = folder / name, getattr(new, field)
             data = np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8).data
             held = self._file_rows * _row_bytes(array, dtype)
             _check_size(path, held)
@@ -265,7 +289,7 @@ class Replay:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            checksums.append(zlib.crc32(data, checksum))
+            checksums[name] = zlib.crc32(data, self._checksums[name])
         sync_folder(folder)
         self._checksums = checksums
         self._file_rows += self._unsaved_rows
@@ -275,16 +299,17 @@ class Replay:
             "observation_dim": self.observation_dim,
             "action_dim": self.action_dim,
             "rows": self._file_rows,
-            "checksums": dict(zip(FILES, checksums, strict=True)),
+            "checksums": checksums,
             # The live episodes, oldest first: they are the last rows of the files.
             "episodes": list(self._lengths),
         }
 
-    def load(self, folder: Path, state: dict[str, Any]) -> None:
+    def load(self, folder: Path, state: dict[str, Any], *, borrow: bool = False) -> None:
         """Replace everything by what `state` says; rows that were appended after it are cut from the files.
 
         Running episodes are dropped: the environments begin new ones. With a smaller capacity than the state was
-        taken with, the newest episodes that fit are kept.
+        taken with, the newest episodes that fit are kept. With `borrow` the folder is another run's: nothing in it is
+        changed, and the next `save` writes all into its own.
 
         Raises:
             CheckpointError: a file is missing, shorter than the state says, or not the one that was saved; or the
@@ -296,27 +321,42 @@ class Replay:
             lengths.pop(0)
         live = sum(lengths)
         loaded = self._empty(live)
-        for name, dtype, array, checksum in zip(FILES, DISK_DTYPES, loaded, checksums, strict=True):
+        for name, (field, dtype) in self._files().items():
+            array = getattr(loaded, field)
             path, width = folder / name, _row_bytes(array, dtype)
             _check_size(path, rows * width)
-            _check_content(path, rows * width, checksum)
+            _check_content(path, rows * width, checksums[name])
             values = np.fromfile(path, dtype, array.size, offset=(rows - live) * width)
             array[...] = values.reshape(array.shape)
         firsts = np.cumsum([0, *lengths])[:-1]
         if not np.array_equal(np.flatnonzero(loaded.is_first), firsts):
-            raise CheckpointError(f"{folder / FILES[-1]} does not fit the checkpoint's episodes")
-        for name, dtype, array in zip(FILES, DISK_DTYPES, loaded, strict=True):
-            size = rows * _row_bytes(array, dtype)
-            if (folder / name).stat().st_size > size:
+            raise CheckpointError(f"{folder / loaded.file('is_first')} does not fit the checkpoint's episodes")
+        for name, (field, dtype) in self._files().items():
+            size = rows * _row_bytes(getattr(loaded, field), dtype)
+            if not borrow and (folder / name).stat().st_size > size:
                 os.truncate(folder / name, size)
         self._clear()
         self._rows, self._live, self._lengths = loaded, live, deque(lengths)
         for episode in self._running:
             episode.clear()
         self._folder, self._file_rows, self._checksums, self._unsaved_rows = folder, rows, checksums, 0
+        if borrow:
+            self._folder = None
 
     def _empty(self, rows: int) -> Rows:
-        return Rows.empty(rows, self.observation_dim, self.action_dim)
+        return Rows(
+            np.empty((rows, self.observation_dim), self.dtype),
+            np.empty((rows, self.action_dim), np.float32),
+            *(np.empty(rows, dtype) for dtype in (np.float32, np.float32, bool)),
+            np.empty((rows, self.track_dim), np.float32),
+        )
+
+    def _files(self) -> dict[str, tuple[str, np.dtype]]:
+        """Names of the files, each with its field of Rows and its type on disk."""
+        fields = [field for field in Rows._fields if field != "track" or self.track_dim]
+        disk = {"f32": np.dtype("<f4"), "u8": np.dtype("u1")}
+        names = {field: self._rows.file(field) for field in fields}
+        return {name: (field, disk[name.rsplit(".", 1)[1]]) for field, name in names.items()}
 
     def _complete(self, episode: Rows) -> None:
         """Append a completed episode, evicting the oldest ones where it needs their room."""
@@ -369,18 +409,18 @@ class Replay:
             )
 
     def _check_out(self, out: Batch, batch: int, length: int) -> None:
-        widths = ((self.observation_dim,), (self.action_dim,), (), (), ())
-        for name, array, width, row in zip(Batch._fields, out, widths, self._rows, strict=True):
+        widths = (self.observation_shape, (self.action_dim,), (), (), ())
+        for name, array, width, row in zip(Batch._fields, out, widths, self._rows[:5], strict=True):
             shape = (batch, length, *width)
             if array.shape != shape or array.dtype != row.dtype or not array.flags.c_contiguous:
                 raise ValueError(f"out.{name} must be a C-contiguous {row.dtype} array of shape {shape}")
 
-    def _read_state(self, folder: Path, state: dict[str, Any]) -> tuple[int, list[int], list[int]]:
+    def _read_state(self, folder: Path, state: dict[str, Any]) -> tuple[int, list[int], dict[str, int]]:
         """Rows in the files, lengths of the live episodes, checksums; checked as far as possible without the files."""
         try:
             version, dims = state["version"], (state["observation_dim"], state["action_dim"])
             rows, lengths = int(state["rows"]), [int(length) for length in state["episodes"]]
-            checksums = [int(state["checksums"][name]) for name in FILES]
+            checksums = {name: int(state["checksums"][name]) for name in self._files()}
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint's state of the replay in {folder} is damaged: {error!r}") from error
         if version != VERSION:

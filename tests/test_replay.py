@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from lsp_fast import envs
 from lsp_fast.envs.driver import Driver
 from lsp_fast.errors import CheckpointError, LspFastError
-from lsp_fast.replay import FILES, Batch, Replay
+from lsp_fast.replay import Batch, Replay
 
+FILES = ("observation.f32", "action.f32", "reward.f32", "terminal.f32", "is_first.u8")
 OBSERVATION, ACTION = 3, 2
 
 
@@ -43,7 +44,7 @@ def expected_row(number, row, lengths):
 
 
 def poisoned(batch, length):
-    out = Batch.empty(batch, length, OBSERVATION, ACTION)
+    out = Batch.empty(batch, length, (OBSERVATION,), ACTION)
     for array in out[:4]:
         array.fill(np.nan)
     out.is_first.view(np.uint8).fill(0xAA)
@@ -178,9 +179,9 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="length"):
         replay.sample(rng, 1, 0)
     for wrong in (
-        Batch.empty(2, 4, OBSERVATION, ACTION),
-        Batch.empty(2, 3, OBSERVATION, ACTION)._replace(reward=np.empty((2, 3))),
-        Batch.empty(2, 3, OBSERVATION, ACTION)._replace(reward=np.empty((3, 2), np.float32).T),
+        Batch.empty(2, 4, (OBSERVATION,), ACTION),
+        Batch.empty(2, 3, (OBSERVATION,), ACTION)._replace(reward=np.empty((2, 3))),
+        Batch.empty(2, 3, (OBSERVATION,), ACTION)._replace(reward=np.empty((3, 2), np.float32).T),
     ):
         with pytest.raises(ValueError, match="out"):
             replay.sample(rng, 2, 3, wrong)
@@ -408,3 +409,50 @@ def test_what_is_not_finite_never_gets_in(where, bad):
     with pytest.raises(LspFastError, match="not finite, 1 agent steps into its episode"):
         replay.add(0, *row.values(), False, False, True)
     assert replay.num_episodes == 0
+
+
+def test_pictures_are_kept_and_sampled_as_they_are(tmp_path):
+    shape = (4, 5, 3)
+    replay = Replay(20, shape, 2, dtype=np.uint8)
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (8, *shape), np.uint8)
+    for t, frame in enumerate(frames):
+        replay.add(0, frame, np.zeros(2), float(t), False, t == 0, t == 7)
+    batch = replay.sample(np.random.default_rng(1), 3, 4)
+    assert batch.observation.dtype == np.uint8 and batch.observation.shape == (3, 4, *shape)
+    for window, rewards in zip(batch.observation, batch.reward, strict=True):
+        assert np.array_equal(window, frames[rewards.astype(int)])
+    state = replay.save(tmp_path)
+    assert (tmp_path / "observation.u8").stat().st_size == 8 * 60
+    again = Replay(20, shape, 2, dtype=np.uint8)
+    again.load(tmp_path, state)
+    other = again.sample(np.random.default_rng(1), 3, 4)
+    assert all(np.array_equal(a, b) for a, b in zip(batch, other, strict=True))
+    with pytest.raises(CheckpointError, match="damaged"):
+        Replay(20, 60, 2).load(tmp_path, state)
+    with pytest.raises(ValueError, match="shapes"):
+        replay.add(0, frames[0][:2], np.zeros(2), 0.0, False, True, False)
+
+
+def test_what_a_task_tells_beside_is_kept_and_a_borrowed_folder_is_not_touched(tmp_path):
+    replay = Replay(20, 3, 1, track_dim=2)
+    for t in range(6):
+        replay.add(0, np.full(3, t), np.zeros(1), float(t), False, t == 0, t == 5, track=np.array([t, -t]))
+    state = replay.save(tmp_path / "a")
+    (tmp_path / "a" / "track.f32").open("ab").write(b"more")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()}
+    borrowed = Replay(20, 3, 1, track_dim=2)
+    borrowed.load(tmp_path / "a", state, borrow=True)
+    borrowed.relabel(lambda rows: rows.track[:, 0] * 10 + rows.track[:, 1])
+    assert sorted(borrowed.sample(np.random.default_rng(0), 1, 6).reward[0]) == [0, 9, 18, 27, 36, 45]
+    own = borrowed.save(tmp_path / "b")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()} == before
+    again = Replay(20, 3, 1, track_dim=2)
+    again.load(tmp_path / "b", own)
+    assert again.sample(np.random.default_rng(0), 1, 6).reward.max() == 45
+    with pytest.raises(ValueError, match="2 numbers beside"):
+        replay.add(0, np.zeros(3), np.zeros(1), 0.0, False, True, False)
+    with pytest.raises(CheckpointError, match="damaged"):
+        again.load(
+            tmp_path / "b", {**own, "checksums": {k: v for k, v in own["checksums"].items() if "track" not in k}}
+        )

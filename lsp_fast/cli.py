@@ -54,6 +54,51 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Transfer:
+    """Train on another task from what a run has learned: its networks, with fresh optimisers."""
+
+    source: Path
+    """Folder of the run to begin from; nothing in it is changed."""
+    task: str
+    """Of the same spaces, as quadruped_getup_reach is to quadruped_getup_walk."""
+    logdir: Path | None = None
+    """Folder of the new run; runs/TASK-from-SOURCE[-frozen][-relabel]-SEED by default."""
+    freeze_policy: bool = False
+    """Keep policy and predictor as they are; everything else learns."""
+    relabel: bool = False
+    """Begin with the source's experience, rewarded as this task does; otherwise its policy fills the replay."""
+    skill_length: int | None = None
+    """Agent steps that a skill is held; the source's by default."""
+    horizon: int | None = None
+    """Agent steps imagined, of a plan too; the source's by default."""
+    plan_states: int | None = None
+    """Start states of a batch; with a long horizon on a processor at most 32."""
+    env_steps: int | None = None
+    """Environment steps on the new task; the source's by default."""
+    seed: int | None = None
+    max_minutes: float | None = None
+    device: str | None = None
+    backend: Literal["auto", "reference", "cpp", "triton"] | None = None
+    threads: int | None = None
+
+    def run(self) -> int:
+        from lsp_fast.transfer import transfer_config
+
+        named = "-frozen" * self.freeze_policy + "-relabel" * self.relabel
+        logdir = self.logdir or Path("runs") / f"{self.task}-from-{self.source.name}{named}-{self.seed or 0}"
+        given = {
+            "transfer__freeze_policy": self.freeze_policy,
+            "transfer__relabel": self.relabel,
+            "skill__length": self.skill_length,
+            "behavior__horizon": self.horizon,
+            "behavior__plan_states": self.plan_states,
+            **{k: getattr(self, k) for k in ("env_steps", "seed", "max_minutes", "device", "backend", "threads")},
+        }
+        overrides = {name: value for name, value in given.items() if value is not None}
+        return Train(transfer_config(self.source, logdir, self.task, **overrides), logdir).run()
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Run whole episodes of a trained agent and print their returns."""
 
@@ -155,7 +200,14 @@ class Doctor:
         return 0 if report.can_train else 1
 
 
-COMMANDS = {"train": Train, "evaluate": Evaluate, "skills": Skills, "plot": Plot, "doctor": Doctor}
+COMMANDS = {
+    "train": Train,
+    "transfer": Transfer,
+    "evaluate": Evaluate,
+    "skills": Skills,
+    "plot": Plot,
+    "doctor": Doctor,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -175,7 +227,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def parse(argv: list[str]) -> Train | Evaluate | Skills | Plot | Doctor:
+def parse(argv: list[str]) -> Train | Transfer | Evaluate | Skills | Plot | Doctor:
     """The command with its options; presets and algorithms are the defaults that the options then override."""
     if argv[0] != "train":
         return tyro.cli(COMMANDS[argv[0]], prog=f"lsp-fast {argv[0]}", args=argv[1:])

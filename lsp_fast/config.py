@@ -210,6 +210,20 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class TransferConfig:
+    """What a run takes over from another one before it begins (SPEC section 5); `lsp-fast transfer` fills it in."""
+
+    source: str = ""
+    """The other run's folder; empty: nothing."""
+    source_env_steps: int = 0
+    """Of the checkpoint there."""
+    freeze_policy: bool = False
+    """Actor and predictor stay as they were; everything else learns."""
+    relabel: bool = False
+    """Begin with the other run's replay, its rewards replaced by those of this task."""
+
+
+@dataclass(frozen=True)
 class Config:
     """One run. `task`, `algorithm` and `seed` name it; the rest says how."""
 
@@ -238,6 +252,7 @@ class Config:
     planner: PlannerConfig = field(default_factory=PlannerConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
 
     @property
     def skill_dim(self) -> int:
@@ -436,6 +451,7 @@ _MAY_BE_ZERO = {
     "seed", "threads", "collect.exploration_noise", "train.pretrain", "model.free_nats", "actor.entropy",
     "behavior.plan_states", "behavior.lam", "behavior.gamma", "skill.beta", "skill.noise", "planner.std_floor",
     "predictor.noise", "actor.min_std", "model.min_std", "max_minutes",
+    "transfer.source_env_steps",
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from lsp_fast import checkpoint, envs
 from lsp_fast.agents import ImaginationAgent
 from lsp_fast.config import Config
-from lsp_fast.envs.driver import Driver
+from lsp_fast.envs.driver import Driver, EpisodeSummary
 from lsp_fast.noise import Noise, stream_seed
 from lsp_fast.runs import read_run
 
@@ -24,6 +24,8 @@ class Score:
     """Returns of some episodes."""
 
     returns: list[float]
+    success: float | None = None
+    """Share of episodes that reached the task's goal; None where it has none."""
 
     @property
     def mean(self) -> float:
@@ -32,7 +34,8 @@ class Score:
 
     def __str__(self) -> str:
         low, high = min(self.returns), max(self.returns)
-        return f"{self.mean:.1f} (min {low:.1f}, max {high:.1f}, {len(self.returns)} episodes)"
+        reached = "" if self.success is None else f", {self.success:.0%} reached the goal"
+        return f"{self.mean:.1f} (min {low:.1f}, max {high:.1f}, {len(self.returns)} episodes{reached})"
 
 
 class Evaluator:
@@ -51,13 +54,16 @@ class Evaluator:
         """One episode per environment."""
         driver = Driver(self.envs, seed)
         driver.reset()
-        returns: dict[int, float] = {}
-        while len(returns) < len(self.envs):
+        episodes: dict[int, EpisodeSummary] = {}
+        while len(episodes) < len(self.envs):
             result = driver.step(policy(driver.observations, driver.is_first))
             for episode in result.finished:
                 # Where episodes differ in length, a second one of a faster environment does not count.
-                returns.setdefault(episode.env, episode.episode_return)
-        return Score([returns[i] for i in range(len(self.envs))])
+                episodes.setdefault(episode.env, episode)
+        reached = [episode.success for episode in episodes.values() if episode.success is not None]
+        return Score(
+            [episodes[i].episode_return for i in range(len(self.envs))], float(np.mean(reached)) if reached else None
+        )
 
     def run_agent(self, agent: ImaginationAgent, seed: int, explore: bool = False) -> Score:
         """Episodes of the agent; its own noise is not touched, so that evaluating changes nothing in training."""

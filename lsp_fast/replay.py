@@ -347,7 +347,9 @@ class Replay:
         return Rows(
             np.empty((rows, self.observation_dim), self.dtype),
             np.empty((rows, self.action_dim), np.float32),
-            *(np.empty(rows, dtype) for dtype in (np.float32, np.float32, bool)),
+            np.empty(rows, np.float32),
+            np.empty(rows, np.float32),
+            np.empty(rows, bool),
             np.empty((rows, self.track_dim), np.float32),
         )
 

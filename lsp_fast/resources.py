@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lsp_fast.checkpoint import KEEP
 from lsp_fast.config import Config
 from lsp_fast.machine import process_memory, size_text
+from lsp_fast.relabel import track_dim
 
 FLOAT = 4  # bytes
 ROW_OF_METRICS = 8_000
@@ -47,7 +48,8 @@ def estimate(
         gpu: whether learning happens on one.
     """
     m, b = config.model, config.behavior
-    row = FLOAT * (observation_dim + action_dim + 2) + 1
+    beside = track_dim(config.task, config.collect.action_repeat)
+    row = FLOAT * (observation_dim + action_dim + 2 + beside) + 1
     agent_steps = config.env_steps // config.collect.action_repeat
     episodes = 1 + config.env_steps // 1000  # an episode of n steps has n + 1 rows
     rows = agent_steps + episodes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import math
 import os
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lsp_fast import checkpoint, envs, machine, resources
+from lsp_fast import checkpoint, envs, machine, relabel, resources
 from lsp_fast.agents import ImaginationAgent
 from lsp_fast.config import Config, check
 from lsp_fast.envs.driver import Driver
@@ -90,26 +91,62 @@ class Trainer:
                 "learning needs a whole one"
             )
         self.agent = ImaginationAgent(obs_dim, action_dim, config)
-        self.replay = Replay(c.replay_capacity, obs_dim, action_dim, c.num_envs)
+        tracks = relabel.track_dim(config.task, c.action_repeat)
+        self.replay = Replay(c.replay_capacity, obs_dim, action_dim, c.num_envs, track_dim=tracks)
         self.sampler = np.random.default_rng(stream_seed(config.seed, "replay"))
         self.explorer = np.random.default_rng(stream_seed(config.seed, "prefill"))
         self.env_steps = self.agent_steps = self.updates = self.prefilled = 0
         self.means, self.returns = Means(), deque[float](maxlen=10)
+        self.successes = deque[float](maxlen=10)
         self.finite = torch.ones((), dtype=torch.bool, device=self.agent.device)
         self.upload = Upload(self.agent.device)
         self.on_update: Callable[[], object] | None = None
         t = config.train
         self.due = {"evaluate": Due(t.eval_every), "log": Due(t.log_every), "checkpoint": Due(t.checkpoint_every)}
         # A name decides a stream's numbers: another one here would change every curve in benchmarks/results.
-        self.driver = Driver(environments, stream_seed(config.seed, "train/0"), self.replay)
+        self.driver = Driver(
+            environments,
+            stream_seed(config.seed, "train/0"),
+            self.replay,
+            track=functools.partial(relabel.track_row, action_repeat=c.action_repeat) if tracks else None,
+        )
         self.carry = self.agent.initial_carry(
             c.num_envs, explore=True, noise=Noise(stream_seed(config.seed, "collect/0"), self.agent.device)
         )
         if state is None:
+            if config.transfer.source:
+                self._take_over()
             self.driver.reset()
         else:
             with checkpoint.fitting(state):
                 self._load(state)
+
+    def _take_over(self) -> None:
+        """Weights, and perhaps experience, of another run (SPEC section 5, transfer). Optimisers start afresh.
+
+        Raises:
+            CheckpointError: that run or its checkpoint is gone.
+            ConfigError: its spaces or its experience do not fit this task.
+        """
+        t = self.config.transfer
+        source = RunFolder(t.source)
+        before = source.read_config()
+        state = checkpoint.load(checkpoint.path_of(source.checkpoints, t.source_env_steps))
+        agent, there = self.agent, (state["observation_dim"], state["action_dim"])
+        if there != (agent.observation_dim, agent.action_dim):
+            raise ConfigError(
+                f"{before.task} has observations and actions of {there[0]} and {there[1]} numbers, {self.config.task} "
+                f"of {agent.observation_dim} and {agent.action_dim}: nothing can be taken over"
+            )
+        with checkpoint.fitting(state):
+            agent.modules.load_state_dict(state["agent"]["modules"])
+        if t.relabel:
+            repeat = self.config.collect.action_repeat
+            rewards = relabel.relabeller(before.task, self.config.task, repeat)
+            if before.collect.action_repeat != repeat:
+                raise ConfigError(f"collect.action_repeat = {repeat}: the source's experience has another one")
+            self.replay.load(source.replay, json.loads(state["replay"]), borrow=True)
+            self.replay.relabel(rewards)
 
     def state_dict(self) -> dict[str, Any]:
         """A checkpoint's content; also brings the replay on disk up to date."""
@@ -135,6 +172,7 @@ class Trainer:
             "prefilled": self.prefilled,
             "means": self.means.state_dict(),
             "returns": list(self.returns),
+            "successes": list(self.successes),
             "due": {name: (due.every, due.done) for name, due in self.due.items()},
             "observation_dim": self.agent.observation_dim,
             "action_dim": self.agent.action_dim,
@@ -160,14 +198,16 @@ class Trainer:
         self.updates, self.prefilled = state["updates"], state["prefilled"]
         self.means.load_state_dict(state["means"])
         self.returns.extend(state["returns"])
+        self.successes.extend(state.get("successes", []))
         for name, due in self.due.items():
             every, done = state["due"][name]
             due.done = done if every == due.every else self.env_steps // due.every
 
     def collect(self) -> None:
         """One agent step in every environment; with `train.overlap` what is to be learned is learned meanwhile."""
-        driver, agent = self.driver, self.agent
-        if self.prefilled:
+        driver, agent, transfer = self.driver, self.agent, self.config.transfer
+        # A policy that was taken over fills the replay itself.
+        if self.prefilled or transfer.source:
             self.carry = agent.reset(self.carry, driver.is_first)
             actions, self.carry = agent.policy(driver.observations, self.carry)
         else:
@@ -177,15 +217,18 @@ class Trainer:
         self.env_steps += result.env_steps
         self.agent_steps += len(actions)
         # Learning needs one whole episode, however long that takes.
-        if not self.prefilled and self.env_steps >= self.config.collect.prefill and self.replay.num_episodes:
+        enough = transfer.relabel or self.env_steps >= self.config.collect.prefill
+        if not self.prefilled and enough and self.replay.num_episodes:
             self.prefilled = self.env_steps
-            if self.config.model.normalize_observations:
+            # What was taken over knows observations as its own normaliser shows them.
+            if self.config.model.normalize_observations and not transfer.source:
                 mean, std = self.replay.observation_statistics()
                 agent.world_model.fit_normalizer(torch.as_tensor(mean), torch.as_tensor(std))
             # From random actions to the policy: it must know the episode that is under way from its beginning on,
             # which it does not, so it starts from the zero state here.
             self.carry = agent.reset(self.carry, np.ones(len(actions), bool))
         self.returns.extend(episode.episode_return for episode in result.finished)
+        self.successes.extend(float(episode.success) for episode in result.finished if episode.success is not None)
 
     @property
     def updates_due(self) -> int:
@@ -415,9 +458,8 @@ class _Run:
     def score(self) -> None:
         trainer, seed = self.trainer, stream_seed(self.config.seed, f"evaluate/{self.trainer.env_steps}")
         result = self.evaluator.run_agent(trainer.agent, seed)
-        self.log.write(
-            trainer.env_steps, {"eval/return": result.mean, "eval/return_std": float(np.std(result.returns))}
-        )
+        row = {"eval/return": result.mean, "eval/return_std": float(np.std(result.returns))}
+        self.log.write(trainer.env_steps, row if result.success is None else {**row, "eval/success": result.success})
 
     def write(self) -> None:
         trainer = self.trainer
@@ -431,6 +473,8 @@ class _Run:
             row["gpu_memory_peak"] = float(torch.cuda.max_memory_allocated(trainer.agent.device))
         if trainer.returns:
             row["train/return"] = float(np.mean(trainer.returns))
+        if trainer.successes:
+            row["train/success"] = float(np.mean(trainer.successes))
         self.log.write(trainer.env_steps, row)
         if not self.alarmed and _implausible(row, self.config):
             self.alarmed = True

@@ -127,6 +127,7 @@ class ImaginationAgent:
         if self.device.type == "cuda":
             # A setting of the whole process; the Triton kernels go by it too.
             torch.set_float32_matmul_precision("high" if c.train.matmul == "tf32" else "highest")
+        self.frozen = {"actor", "predictor"} if c.transfer.freeze_policy else set()
         graphs = c.train.cuda_graph
         self._plans = {
             sample: Graphed(functools.partial(self._plan, sample), "planning", enabled=graphs)
@@ -329,6 +330,8 @@ class ImaginationAgent:
         for name, loss in by_module.items():
             if loss is not None:
                 metrics[f"behavior/{name}_loss"] = loss.detach()
+                if name in self.frozen:
+                    continue
                 metrics[f"behavior/{name}_grad_norm"] = self.optimizers[name].step(loss)
         return metrics
 

@@ -36,6 +36,7 @@ class Recorder(Protocol):
         terminated: bool,
         is_first: bool,
         is_last: bool,
+        track: np.ndarray | None = None,
     ) -> None: ...
 
 
@@ -46,6 +47,8 @@ class EpisodeSummary(NamedTuple):
     episode_return: float
     agent_steps: int
     env_steps: int
+    success: bool | None = None
+    """Whether the task's goal was reached at any step; None where the task has none."""
 
 
 class StepResult(NamedTuple):
@@ -88,6 +91,7 @@ class Driver:
         replay: Recorder | None = None,
         *,
         threads: int | None = None,
+        track: Callable[[dict[str, Any]], np.ndarray] | None = None,
     ) -> None:
         """
         Args:
@@ -97,6 +101,7 @@ class Driver:
                 each observation with the action that led to it (SPEC section 2).
             threads: that step the environments, the caller's among them; None takes one a processor. Never more than
                 environments, and one where an environment does not have `releases_gil = True`.
+            track: what of an environment's `info` the replay is to keep beside a row.
 
         Raises:
             ValueError: no environment, their spaces differ, or less than one thread.
@@ -127,6 +132,8 @@ class Driver:
         self._agent_steps = [0] * count
         self._env_steps = [0] * count
         self._actions: list[list[np.ndarray]] = [[] for _ in range(count)]
+        self._success: list[bool | None] = [None] * count
+        self._track = track
 
     def reset(self) -> None:
         """Begin the next episode of every environment (the first ones, the first time); running ones are dropped."""
@@ -257,20 +264,30 @@ class Driver:
         self._returns[index] += reward
         self._agent_steps[index] += 1
         self._env_steps[index] += env_steps
+        if "success" in info:
+            self._success[index] = bool(self._success[index] or info["success"])
         if self.replay is not None:
-            self.replay.add(index, observation, action, reward, terminal, False, terminal or limit)
+            self.replay.add(index, observation, action, reward, terminal, False, terminal or limit, *self._beside(info))
         return observation, reward, terminal, limit, env_steps
 
     def _begin(self, index: int) -> None:
         """Reset one environment for its next episode."""
-        observation, _ = self.envs[index].reset(seed=episode_seed(self.seed, index, self._next_episode[index]))
+        observation, info = self.envs[index].reset(seed=episode_seed(self.seed, index, self._next_episode[index]))
         self._next_episode[index] += 1
         self.observations[index] = observation
         self.is_first[index] = True
         self._returns[index], self._agent_steps[index], self._env_steps[index] = 0.0, 0, 0
         self._actions[index] = []
+        self._success[index] = bool(info["success"]) if "success" in info else None
         if self.replay is not None:
-            self.replay.add(index, observation, np.zeros(self._action_shape, np.float32), 0.0, False, True, False)
+            still = np.zeros(self._action_shape, np.float32)
+            self.replay.add(index, observation, still, 0.0, False, True, False, *self._beside(info))
+
+    def _beside(self, info: dict[str, Any]) -> tuple[np.ndarray, ...]:
+        """What the replay keeps beside a row, if anything."""
+        return () if self._track is None else (self._track(info),)
 
     def _summary(self, index: int) -> EpisodeSummary:
-        return EpisodeSummary(index, self._returns[index], self._agent_steps[index], self._env_steps[index])
+        return EpisodeSummary(
+            index, self._returns[index], self._agent_steps[index], self._env_steps[index], self._success[index]
+        )

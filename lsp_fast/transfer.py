@@ -1,0 +1,52 @@
+"""A run that goes on from another task's (SPEC section 5, transfer)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lsp_fast import checkpoint
+from lsp_fast.config import Config, check, replace
+from lsp_fast.errors import CheckpointError, ConfigError
+from lsp_fast.runs import RunFolder
+from lsp_fast.train import Result, train
+
+
+def transfer_config(source: str | Path, logdir: str | Path, task: str, **overrides: Any) -> Config:
+    """The configuration of a run on `task` that takes over what the run in `source` has learned.
+
+    Args:
+        source: a run's folder. Nothing in it is changed.
+        logdir: of the new run; where it has begun already, the checkpoint that it began from stays.
+        task: with observations and actions of the source's sizes.
+        overrides: values by their dotted names, the dot written as two underscores; all others are the source's.
+
+    Raises:
+        CheckpointError: there is no run or no checkpoint in `source`.
+        ConfigError: a value that does not fit.
+    """
+    folder, new = RunFolder(source), RunFolder(logdir)
+    if folder.path.resolve() == new.path.resolve():
+        raise ConfigError(f"{source} is the source itself; choose another --logdir")
+    config = folder.read_config()
+    begun = new.read_config().transfer if new.config.exists() else None
+    if begun is not None and begun.source == str(folder.path):
+        env_steps = begun.source_env_steps
+    else:
+        # The newest that can be read, as a resumed run would take it.
+        state = checkpoint.load_latest(folder.checkpoints)
+        if state is None:
+            raise CheckpointError(f"{source} has no checkpoint yet; let the run go on until it has written one")
+        env_steps = state["env_steps"]
+    changed = {"task": task, "transfer.source": str(folder.path), "transfer.source_env_steps": env_steps}
+    config = replace(config, {**changed, **{k.replace("__", "."): v for k, v in overrides.items()}})
+    check(config)
+    return config
+
+
+def transfer(source: str | Path, logdir: str | Path, task: str, *, progress: bool = True, **overrides: Any) -> Result:
+    """Train on `task` from what the run in `source` has learned; the same call goes on with a run that was stopped.
+
+    Arguments and errors are `transfer_config`'s and `lsp_fast.train.train`'s.
+    """
+    return train(transfer_config(source, logdir, task, **overrides), logdir, progress=progress)

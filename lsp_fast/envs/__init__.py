@@ -41,7 +41,7 @@ def make(
     if obs == "pixels":
         from lsp_fast.envs import gl
 
-        gl.find()  # before dm_control is imported, whose own OpenGL is settled then
+        gl.choose()  # says what is missing now, not at the first frame
     from lsp_fast.envs import dmc, gym
 
     if task.startswith(gym.PREFIX):

@@ -142,7 +142,7 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return self._finish(self._advance(*self._prepare(action)))
 
     def render_frame(self, width: int, height: int) -> np.ndarray:
-        """What the task's camera sees now, for videos and `lsp_fast.envs.pixels`: uint8 [height, width, 3], a new array.
+        """What the task's camera sees now, whatever is observed: uint8 [height, width, 3], a new array.
 
         Raises:
             LspFastError: there is no OpenGL, or it does not work.
@@ -227,7 +227,7 @@ def make(task: str, *, action_repeat: int = 2, seed: int = 0, fast_render: bool 
     # episodes, so that several environments and the evaluation share one dynamics.
     random_state = np.random.RandomState(0)
     options: dict[str, Any] = {"action_repeat": action_repeat, "seed": seed, "max_env_steps": EPISODE_ENV_STEPS}
-    # The usual views: the quadruped's first two cameras stand still, or see it from above.
+    # The usual views: of the quadruped's cameras 0 and 1 stand still.
     options["camera"] = 2 if task.startswith("quadruped") else 0
     if task in quadruped.TASKS:
         environment = quadruped.load(task, random_state)

@@ -75,8 +75,8 @@ class Driver:
     but the time depends on it: what all bring is recorded afterwards, in the order of the environments.
 
     Attributes:
-        observations: [E, O] float32 or, for pixels, [E, 64, 64, 3] uint8: what the next action of each environment answers. A new array at every step, so
-            that it may be kept.
+        observations: [E, O] float32 or, of pixels, [E, 64, 64, 3] uint8: what the next action of each environment
+            answers. A new array at every step, so that it may be kept.
         is_first: [E] bool, true where that observation begins an episode.
     """
 

@@ -1,10 +1,11 @@
 """Off-screen OpenGL: which there is, and frames of MuJoCo simulations drawn with it.
 
-Nothing here imports MuJoCo or dm_control before the first frame: what they import depends on MUJOCO_GL.
+Importing it is cheap: OpenGL is loaded for the first frame.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import ctypes.util
 import functools
@@ -27,7 +28,7 @@ _UNPROBED = ("glfw",)
 """What MUJOCO_GL may name besides; it needs a display, so it is never taken unasked."""
 
 
-def choose(environment: Mapping[str, str]) -> str:
+def choose(environment: Mapping[str, str] = os.environ) -> str:
     """The OpenGL to draw with, as MUJOCO_GL names it: the user's, else the first whose library can be loaded.
 
     MUJOCO_GL=disable is no choice: it is what features set, and this process may have inherited it.
@@ -50,17 +51,6 @@ def choose(environment: Mapping[str, str]) -> str:
     raise LspFastError(f"pixels need OpenGL, and there is none: {ways}; or train from features")
 
 
-def find() -> str:
-    """`choose`, and MUJOCO_GL set to it where nothing set it before: dm_control then takes the same.
-
-    Raises:
-        LspFastError: as `choose`.
-    """
-    name = choose(os.environ)
-    os.environ.setdefault("MUJOCO_GL", name)
-    return name
-
-
 def _loads(library: str) -> bool:
     """Whether that library, a file's name or what -l takes, is there and loads."""
     path = library if library.startswith("lib") else ctypes.util.find_library(library)
@@ -80,7 +70,7 @@ class Frames:
     def __init__(self, physics: Any, camera: int) -> None:
         """
         Args:
-            physics: dm_control's physics of the task. Settings of its model's `vis.quality` count until the first frame.
+            physics: dm_control's physics of the task. Its model's `vis.quality` counts as it is at the first frame.
             camera: the number of a camera in its model.
         """
         self._physics = physics
@@ -96,7 +86,7 @@ class Frames:
             LspFastError: there is no OpenGL, or it does not work.
         """
         if self._painter is None:
-            self._painter = _painter(find())
+            self._painter = _painter(choose())
         return self._painter.call(self._draw, self._painter, width, height)
 
     def close(self) -> None:
@@ -159,7 +149,7 @@ class _Painter:
         self.forgotten: deque[Any] = deque()
         """Drawings to be freed; a queue, as the garbage collector may come at any time, on any thread."""
         try:
-            self._context = self.call(self._open)
+            self._context: Any = self.call(self._open)
         except Exception as error:
             # The library may lack a driver, Python's side be settled for another OpenGL: none has one class of errors.
             others = " or ".join(f"MUJOCO_GL={name}" for name in PACKAGES if name != backend)
@@ -189,7 +179,12 @@ class _Painter:
             64, 64
         )  # frames have buffers of their own
         context.make_current()
+        atexit.register(self._close)
         return context
+
+    def _close(self) -> None:
+        # It frees itself; without this, when the modules that it needs for that are gone already.
+        del self._context
 
 
 _painter = functools.cache(_Painter)

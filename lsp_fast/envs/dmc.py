@@ -227,7 +227,7 @@ def make(task: str, *, action_repeat: int = 2, seed: int = 0, fast_render: bool 
     # episodes, so that several environments and the evaluation share one dynamics.
     random_state = np.random.RandomState(0)
     options: dict[str, Any] = {"action_repeat": action_repeat, "seed": seed, "max_env_steps": EPISODE_ENV_STEPS}
-    # The usual views: of the quadruped's cameras 0 and 1 stand still.
+    # The usual views: the quadruped's camera 0 follows it from 17 m away, 2 from 4.5 m.
     options["camera"] = 2 if task.startswith("quadruped") else 0
     if task in quadruped.TASKS:
         environment = quadruped.load(task, random_state)

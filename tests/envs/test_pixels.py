@@ -219,7 +219,7 @@ def test_libraries_that_cannot_be_loaded_are_not_there(monkeypatch):
 def test_without_opengl_the_packages_are_named(monkeypatch):
     monkeypatch.setattr(gl, "_loads", lambda library: False)
     monkeypatch.delenv("MUJOCO_GL", raising=False)
-    with pytest.raises(LspFastError, match="libegl1 libgl1 libgl1-mesa-dri.*libosmesa6"):
+    with pytest.raises(LspFastError, match=r"libegl1 libgl1 libgl1-mesa-dri.*libosmesa6"):
         envs.make("cheetah_run", obs="pixels")
     env = envs.make("cheetah_run")  # features need none
     env.reset()
@@ -294,11 +294,22 @@ def test_a_forked_process_is_told_that_it_cannot_draw(opengl, monkeypatch):
         env.step(np.zeros(6))
 
 
+def run_python(code, name):
+    """What it printed, in a process of its own with that OpenGL, and its errors."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYOPENGL_PLATFORM"}
+    environment |= {"MUJOCO_GL": name, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    if done.returncode and ("pixels need OpenGL" in done.stderr or "cannot be imported" in done.stderr):
+        pytest.skip(done.stderr.splitlines()[-1])
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip(), done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(gl.PACKAGES))
 @pytest.mark.parametrize("task", ["quadruped_walk", "quadruped_escape"])
 def test_frames_are_dm_controls(name, task):
-    """In processes of their own, where dm_control has OpenGL too. The terrain of quadruped_escape changes at resets."""
+    """Where dm_control has OpenGL too. The terrain of quadruped_escape changes at resets."""
     code = f"""
 import numpy as np
 from lsp_fast import envs
@@ -311,10 +322,12 @@ for seed in (1, 2):
         frame, *_ = env.step(np.ones(12))
 print("equal")
 """
-    environment = {key: value for key, value in os.environ.items() if key != "PYOPENGL_PLATFORM"}
-    environment |= {"MUJOCO_GL": name, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    if done.returncode and ("pixels need OpenGL" in done.stderr or "cannot be imported" in done.stderr):
-        pytest.skip(done.stderr.splitlines()[-1])
-    assert done.returncode == 0 and done.stdout.strip() == "equal", done.stdout + done.stderr
-    assert "Exception" not in done.stderr  # at the interpreter's end either, where OpenGL's own clean-up comes last
+    assert run_python(code, name)[0] == "equal"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(gl.PACKAGES))
+def test_a_process_that_closed_nothing_ends_quietly(name):
+    code = 'from lsp_fast import envs; env = envs.make("cheetah_run", obs="pixels"); env.reset(); print("drawn")'
+    said, errors = run_python(code, name)
+    assert said == "drawn" and "Exception" not in errors

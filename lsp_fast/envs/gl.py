@@ -97,8 +97,7 @@ class Frames:
 
     def _draw(self, painter: _Painter, width: int, height: int) -> np.ndarray:
         """`draw`, on the painter's thread."""
-        import mujoco
-
+        mujoco: Any = importlib.import_module("mujoco")  # most of its names are unknown to type checkers
         painter.sweep()
         model, data = self._physics.model.ptr, self._physics.data.ptr
         if self._drawing is None:

@@ -48,8 +48,7 @@ class PixelEnv(
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """As the environment's, but observing uint8 [64, 64, 3]."""
-        _, *rest, info = self._env.step(action)
-        reward, terminated, truncated = rest
+        _, reward, terminated, truncated, info = self._env.step(action)
         if not info.get("diverged"):
             self._frame = self.render_frame(SIZE, SIZE)
         return self._frame.copy(), reward, terminated, truncated, info

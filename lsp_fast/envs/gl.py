@@ -6,6 +6,7 @@ Importing it is cheap: OpenGL is loaded for the first frame.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import ctypes.util
 import functools
@@ -173,6 +174,9 @@ class _Painter:
             self.forgotten.pop().free()
 
     def _open(self) -> Any:
+        # Mesa makes the names of its LLVM global, and triton, which brings another, crashes when it is loaded after that.
+        with contextlib.suppress(Exception):
+            importlib.import_module("triton")
         # Not mujoco.GLContext, which is settled by MUJOCO_GL when mujoco is imported. It sets PYOPENGL_PLATFORM.
         context = importlib.import_module(f"mujoco.{self._backend}").GLContext(
             64, 64

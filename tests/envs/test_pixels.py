@@ -331,3 +331,11 @@ def test_a_process_that_closed_nothing_ends_quietly(name):
     code = 'from lsp_fast import envs; env = envs.make("cheetah_run", obs="pixels"); env.reset(); print("drawn")'
     said, errors = run_python(code, name)
     assert said == "drawn" and "Exception" not in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(gl.PACKAGES))
+def test_triton_may_be_imported_after_a_frame(name):
+    pytest.importorskip("triton")
+    code = 'from lsp_fast import envs; env = envs.make("cheetah_run", obs="pixels"); env.reset(); import triton'
+    run_python(code, name)

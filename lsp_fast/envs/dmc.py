@@ -279,7 +279,8 @@ def suite_tasks() -> dict[str, tuple[str, str]]:
 def suite() -> Any:
     """dm_control's suite, imported at first use: it takes most of a second."""
     # Features need no renderer, and looking for one fails on many machines. A user's own choice stands.
-    os.environ.setdefault("MUJOCO_GL", "disable")
+    if os.environ.setdefault("MUJOCO_GL", "disable") != "disable":
+        gl.before_loading()
     try:
         from dm_control import suite
     except (ImportError, AttributeError, RuntimeError) as error:

@@ -52,6 +52,15 @@ def choose(environment: Mapping[str, str] = os.environ) -> str:
     raise LspFastError(f"pixels need OpenGL, and there is none: {ways}; or train from features")
 
 
+def before_loading() -> None:
+    """To be called before OpenGL is loaded: imports triton, where there is triton.
+
+    Mesa makes the names of its LLVM global. Triton brings an LLVM of its own and crashes when it is loaded after that.
+    """
+    with contextlib.suppress(Exception):
+        importlib.import_module("triton")
+
+
 def _loads(library: str) -> bool:
     """Whether that library, a file's name or what -l takes, is there and loads."""
     path = library if library.startswith("lib") else ctypes.util.find_library(library)
@@ -174,9 +183,7 @@ class _Painter:
             self.forgotten.pop().free()
 
     def _open(self) -> Any:
-        # Mesa makes the names of its LLVM global, and triton, which brings another, crashes when it is loaded after that.
-        with contextlib.suppress(Exception):
-            importlib.import_module("triton")
+        before_loading()
         # Not mujoco.GLContext, which is settled by MUJOCO_GL when mujoco is imported. It sets PYOPENGL_PLATFORM.
         context = importlib.import_module(f"mujoco.{self._backend}").GLContext(
             64, 64

@@ -334,7 +334,7 @@ def test_a_process_that_closed_nothing_ends_quietly(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(gl.PACKAGES))
+@pytest.mark.parametrize("name", ["disable", *gl.PACKAGES])
 def test_triton_may_be_imported_after_a_frame(name):
     pytest.importorskip("triton")
     code = 'from lsp_fast import envs; env = envs.make("cheetah_run", obs="pixels"); env.reset(); import triton'

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import lsp_fast
 from lsp_fast import machine
+from lsp_fast.envs import gl
+from lsp_fast.errors import LspFastError
 
 PATIENCE = 8.0
 """Seconds that a renderer may take before it counts as hanging."""
 LONG_PATIENCE = 30.0
 """The same for an environment: from a cold disk its imports take long, and training can run all the same."""
-RENDERERS = {"egl": "libegl1 libgl1 libgl1-mesa-dri", "osmesa": "libosmesa6"}
-"""Off-screen OpenGL by the name that MUJOCO_GL takes, and the Debian packages that bring it."""
 NEEDED = ("torch", "numpy", "numba", "mujoco", "dm_control", "gymnasium", "tqdm", "tensorboard", "matplotlib")
 INSTRUCTIONS = ("avx2", "fma", "avx512f", "avx512_bf16")
 
@@ -51,7 +51,7 @@ class Report:
 def report() -> Report:
     """Look at everything; never raises. Each check stands alone: one that fails hides none of the others."""
     # Renderers and environments are tried in processes of their own, at once: none may be imported here, nor hang.
-    probes = {name: Probe(_RENDER, PATIENCE, MUJOCO_GL=name) for name in RENDERERS}
+    probes = {name: Probe(_RENDER, PATIENCE, MUJOCO_GL=name) for name in gl.PACKAGES}
     environment = Probe(_STEP, LONG_PATIENCE)
     sections: dict[str, list[Callable[[], Iterator[Finding]]]] = {
         "versions": [_versions],
@@ -298,4 +298,9 @@ def _rendering(probes: dict[str, Probe]) -> Iterator[Finding]:
     yield Finding("MUJOCO_GL", os.environ.get("MUJOCO_GL", "not set"))
     for name, probe in probes.items():
         good, text = probe.result()
-        yield Finding(name, f"works: {text}" if good else f"no: {text}\nDebian has it in {RENDERERS[name]}")
+        yield Finding(name, f"works: {text}" if good else f"no: {text}\nDebian has it in {gl.PACKAGES[name]}")
+    try:
+        text = f"would be drawn with {gl.choose()}"
+    except LspFastError as error:
+        text = f"no: {error}"
+    yield Finding("pixels", text)

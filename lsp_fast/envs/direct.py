@@ -67,6 +67,7 @@ class DirectEnv(DmcEnv):
         action_repeat: int = 2,
         seed: int = 0,
         track: Track = UNTRACKED,
+        camera: int = 0,
     ) -> None:
         """
         Args:
@@ -76,7 +77,7 @@ class DirectEnv(DmcEnv):
             max_env_steps: truncate an episode after so many environment steps; no other limit is kept.
             action_repeat: environment steps per agent step.
             seed: of the first episode, unless `reset` names another.
-            track: as in `DmcEnv`.
+            track, camera: as in `DmcEnv`.
 
         Raises:
             ValueError: the task steps in another way than the one built in here.
@@ -88,6 +89,7 @@ class DirectEnv(DmcEnv):
             seed=seed,
             max_env_steps=max_env_steps,
             track=track,
+            camera=camera,
         )
         from dm_control.mujoco.wrapper.mjbindings import enums
 

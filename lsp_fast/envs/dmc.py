@@ -7,12 +7,13 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import gymnasium
 import numpy as np
 from dm_control.rl.control import PhysicsError
 
+from lsp_fast.envs import gl
 from lsp_fast.errors import LspFastError
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         seed: int = 0,
         max_env_steps: int | None = None,
         track: Track = UNTRACKED,
+        camera: int = 0,
     ) -> None:
         """
         Args:
@@ -93,6 +95,7 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             max_env_steps: truncate an episode after so many environment steps; None leaves it to the task. It stays
                 readable under this name.
             track: gives `info` more entries, at resets (of the state that the episode begins in) and steps.
+            camera: number of the model's camera that `render_frame` looks through.
         """
         if action_repeat < 1:
             raise ValueError(f"action_repeat must be at least 1, not {action_repeat}")
@@ -102,6 +105,8 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._action_repeat = action_repeat
         self.max_env_steps = max_env_steps
         self._track = track
+        self._camera = camera
+        self._frames: gl.Frames | None = None
         self._episode_env_steps = 0
         self._running = False
         self._observation = np.empty(0, np.float32)  # the newest, for a step that has none
@@ -149,13 +154,25 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def pose(self) -> Pose:
         """Where the robot is and how it is bent, now."""
-        physics = self._environment.physics  # type: ignore[attr-defined]  # a suite task has one
+        physics = cast(Any, self._environment).physics  # dm_env's has none, a suite task does
         model, data = physics.model, physics.data
         root = int(model.jnt_bodyid[0]) if model.njnt else 0
         hinges = model.jnt_qposadr[model.jnt_type == HINGE]
         return Pose(np.array(data.xpos[root]), np.array(data.qpos[hinges]))
 
+    def render_frame(self, width: int, height: int) -> np.ndarray:
+        """What the task's camera sees now, whatever is observed: uint8 [height, width, 3], a new array.
+
+        Raises:
+            LspFastError: there is no OpenGL, or it does not work.
+        """
+        if self._frames is None:
+            self._frames = gl.Frames(cast(Any, self._environment).physics, self._camera)  # dm_env's has no physics
+        return self._frames.draw(width, height)
+
     def close(self) -> None:
+        if self._frames is not None:
+            self._frames.close()
         self._environment.close()
 
     def _prepare(self, action: np.ndarray) -> tuple[np.ndarray, int]:
@@ -212,7 +229,7 @@ def flatten(observation: Mapping[str, Any]) -> np.ndarray:
     return np.concatenate([np.ravel(entry) for entry in observation.values()], dtype=np.float32, casting="same_kind")
 
 
-def make(task: str, *, action_repeat: int = 2, seed: int = 0, direct: bool = True) -> DmcEnv:
+def make(task: str, *, action_repeat: int = 2, seed: int = 0, fast_render: bool = False, direct: bool = True) -> DmcEnv:
     """A task of `task_names` as an environment; `lsp_fast.envs.make` documents arguments and errors.
 
     Tasks that `lsp_fast.envs.direct` knows step MuJoCo without dm_control, to the same bits; `direct=False` takes
@@ -229,6 +246,8 @@ def make(task: str, *, action_repeat: int = 2, seed: int = 0, direct: bool = Tru
     # episodes, so that several environments and the evaluation share one dynamics.
     random_state = np.random.RandomState(0)
     options: dict[str, Any] = {"action_repeat": action_repeat, "seed": seed, "max_env_steps": EPISODE_ENV_STEPS}
+    # The usual views: the quadruped's camera 0 follows it from 17 m away, 2 from 4.5 m.
+    options["camera"] = 2 if task.startswith("quadruped") else 0
     if task in quadruped.TASKS:
         environment = quadruped.load(task, random_state)
         environment.reset()
@@ -236,6 +255,9 @@ def make(task: str, *, action_repeat: int = 2, seed: int = 0, direct: bool = Tru
         options["track"] = quadruped.track(task, environment)
     else:
         environment = _load(task, random_state)
+    if fast_render:
+        quality = environment.physics.model.vis.quality
+        quality.shadowsize, quality.offsamples = 256, 0
     if direct:
         from lsp_fast.envs.direct import DirectEnv, recipe
 
@@ -276,7 +298,8 @@ def suite_tasks() -> dict[str, tuple[str, str]]:
 def suite() -> Any:
     """dm_control's suite, imported at first use: it takes most of a second."""
     # Features need no renderer, and looking for one fails on many machines. A user's own choice stands.
-    os.environ.setdefault("MUJOCO_GL", "disable")
+    if os.environ.setdefault("MUJOCO_GL", "disable") != "disable":
+        gl.before_loading()
     try:
         from dm_control import suite
     except (ImportError, AttributeError, RuntimeError) as error:

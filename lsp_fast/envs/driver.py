@@ -55,7 +55,9 @@ class StepResult(NamedTuple):
     """What one step of all E environments brought."""
 
     rewards: np.ndarray  # [E] float32
-    next_observations: np.ndarray  # [E, O] float32; at an episode's end its true last observation
+    next_observations: (
+        np.ndarray
+    )  # [E, O] float32 or [E, 64, 64, 3] uint8; at an episode's end its true last observation
     terminated: np.ndarray  # [E] bool
     truncated: np.ndarray  # [E] bool
     env_steps: int  # control steps taken by all environments together
@@ -76,8 +78,8 @@ class Driver:
     but the time depends on it: what all bring is recorded afterwards, in the order of the environments.
 
     Attributes:
-        observations: [E, O] float32, what the next action of each environment answers. A new array at every step, so
-            that it may be kept.
+        observations: [E, O] float32 or, of pixels, [E, 64, 64, 3] uint8: what the next action of each environment
+            answers. A new array at every step, so that it may be kept.
         is_first: [E] bool, true where that observation begins an episode.
     """
 
@@ -95,7 +97,7 @@ class Driver:
     ) -> None:
         """
         Args:
-            envs: environments with equal flat spaces; the driver owns their episodes from now on.
+            envs: environments with equal spaces; the driver owns their episodes from now on.
             seed: not negative.
             replay: receives a row per observation: at a reset the first observation with zero action and reward, then
                 each observation with the action that led to it (SPEC section 2).
@@ -124,7 +126,7 @@ class Driver:
         free = all(getattr(env, "releases_gil", False) for env in self.envs)
         self._threads = min(threads, count) if free else 1
         self._pool: tuple[int, ThreadPoolExecutor] | None = None  # with the process it lives in
-        self.observations = np.zeros((count, *observation_shape), np.float32)
+        self.observations = np.zeros((count, *observation_shape), envs[0].observation_space.dtype)
         self.is_first = np.zeros(count, bool)
         self._next_episode = [0] * count
         self._started = False

@@ -160,7 +160,7 @@ def rewind(agent: ImaginationAgent, weights: Sequence[Tensor]) -> None:
 def in_float64(agent: ImaginationAgent, weights: Sequence[Tensor], noise: Noise) -> ImaginationAgent:
     """The same agent on the processor, which draws the same numbers, in double precision."""
     config = make_config(agent.config.preset, device="cpu", backend="reference", seed=agent.config.seed)
-    double = ImaginationAgent(agent.observation_dim, agent.action_dim, config)
+    double = ImaginationAgent(agent.observation, agent.action_dim, config)
     double.modules.double()
     with torch.no_grad():
         for parameter, value in zip(double.modules.parameters(), weights, strict=True):
@@ -252,7 +252,7 @@ class Plan(Work):
     def function(self, agent: ImaginationAgent) -> Callable[..., Any]:
         def plan(stoch: Tensor, deter: Tensor) -> CEMResult:
             drawn = self.noise(agent.noise, len(stoch))
-            return plan_skills(State(stoch, deter), agent.plan_weights(), drawn, self.config, agent.backend)
+            return plan_skills(State(stoch, deter), agent.plan_weights(), drawn, agent.config, agent.backend)
 
         return plan
 

@@ -58,6 +58,15 @@ def tiles(rows: int, kind: str) -> Tiles:
     return (FEW if rows <= 64 else MANY)[kind]
 
 
+def rounded(x: Tensor, bits: int) -> Tensor:
+    """fp32 numbers without their last bits, to the nearest, ties to even; with 0 bits as they are."""
+    if not bits:
+        return x
+    word = x.float().view(torch.int32)
+    word = word + ((1 << (bits - 1)) - 1) + ((word >> bits) & 1)
+    return torch.where(x.isnan(), x, ((word >> bits) << bits).view(torch.float32))
+
+
 def padded(size: int, to: int = 16) -> int:
     return -(-size // to) * to
 
@@ -110,8 +119,9 @@ class Packer:
     """Copies weights into padded zeros, all of them at once in the end."""
 
     def __init__(self, precision: str, device: torch.device) -> None:
-        self.rounds = precision == "bf16"
-        self.dtype = torch.bfloat16 if self.rounds and not INTERPRETED else torch.float32
+        bf16 = precision == "bf16"
+        self.dtype = torch.bfloat16 if bf16 and not INTERPRETED else torch.float32
+        self.round = 13 if precision == "tf32" else 16 if bf16 and INTERPRETED else 0
         self.device = device
         self._into: list[Tensor] = []
         self._what: list[Tensor] = []
@@ -140,12 +150,12 @@ class Packer:
         if into is None:
             into = Layer(self.zeros(blocks * rows, k, dtype=self.dtype), self.zeros(blocks * rows))
         # What is multiplied is rounded, also where it is kept in fp32; biases are not.
-        rounded = weight.bfloat16() if self.rounds and INTERPRETED else weight
+        weight = rounded(weight.detach(), self.round)
         for block in range(blocks):
             lines, here = slice(block * size, (block + 1) * size), slice(block * rows, block * rows + size)
             self.put(into.bias[here], bias[lines])
             for first, n, to in parts:
-                self.put(into.weight[here, to : to + n], rounded[lines, first : first + n])
+                self.put(into.weight[here, to : to + n], weight[lines, first : first + n])
         return into
 
     def hidden(self, mlp: Any, parts: Sequence[Part]) -> tuple[Layer, ...]:
@@ -194,7 +204,7 @@ class ImagineHeads:
         self.kind = "ieee" if precision == "fp32" else precision
         self.dot = "tf32" if precision == "tf32" else "ieee"
         packer = Packer(precision, prior.inp.weight.device)
-        self.dtype, self.round, self.interpreted = packer.dtype, packer.rounds and INTERPRETED, INTERPRETED
+        self.dtype, self.round, self.interpreted = packer.dtype, packer.round, INTERPRETED
         base = w.begin("stoch")
         feature = [Part(0, stoch, 0), Part(stoch, deter, w.begin("deter") - base)]
         with_skill = [*feature, Part(stoch + deter, skill, w.begin("skill") - base)] if skill else feature
@@ -239,7 +249,7 @@ class ImagineHeads:
             return x[:, :n, begin : begin + w[w._fields.index(name)]]
 
         def put(where: Tensor, what: Tensor) -> None:
-            where.copy_(what.bfloat16() if self.round else what)
+            where.copy_(rounded(what, self.round))
 
         put(part("stoch")[0], stoch)
         put(part("deter")[0], deter)

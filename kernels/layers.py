@@ -4,9 +4,9 @@ Every matrix is padded by its caller (`kernels.imagine_heads` packs them): rows 
 weights of zero. So no load of a product needs a mask, and what lies in an activation's padding must be finite, no more.
 Rows are independent of each other: those of the padding may hold anything.
 
-PRECISION is tl.dot's (`ieee`, `tf32`); bfloat16 is what bfloat16 tensors multiply. Sums are fp32 always. With ROUND
-what is stored in fp32 is rounded to bfloat16 first: Triton's interpreter cannot multiply bfloat16, but so it computes
-the same.
+PRECISION is tl.dot's (`ieee`, `tf32`); bfloat16 is what bfloat16 tensors multiply. Sums are fp32 always. What is stored
+in fp32 to be multiplied has its last ROUND bits rounded away first: 13 for tf32, whose products would otherwise cut
+them off; 16 for bf16 under Triton's interpreter, which cannot multiply bfloat16, but so computes the same.
 
 The tiles are functions of their own, because two kinds of kernel consist of them: one for each layer (below), and one
 for a whole rollout (`kernels.rollout`), whose programs read what others have just written (FRESH).
@@ -41,8 +41,9 @@ def keep(at, y, live, ROUND: tl.constexpr):
     """Store fp32 numbers as what `at` points to, to the nearest, ties to even; `live` None stores all."""
     if ROUND:
         bits = y.to(tl.uint32, bitcast=True)
-        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
-        y = bits.to(tl.float32, bitcast=True)
+        bits = bits + ((1 << (ROUND - 1)) - 1) + ((bits >> ROUND) & 1)
+        # A NaN's bits could run over into a number.
+        y = tl.where(y == y, ((bits >> ROUND) << ROUND).to(tl.float32, bitcast=True), y)
     tl.store(at, y.to(at.dtype.element_ty), mask=live)
 
 

@@ -64,7 +64,9 @@ def _normals(key, out, stream, first_step, rows, columns, ROWS: tl.constexpr, BL
     none = tl.zeros([ROWS, BLOCKS], tl.uint32)
     seed = tl.load(key).to(tl.uint64) | (tl.load(key + 1).to(tl.uint64) << 32)
     counter = none + block.to(tl.uint32), none + row.to(tl.uint32)
-    c0, c1, c2, c3 = tl.philox(seed, *counter, none + (first_step + step).to(tl.uint32), none + stream.to(tl.uint32))
+    # A number that happens to be 1 comes in as a constant, which has no methods.
+    counted = (none.to(tl.int64) + (step + first_step)).to(tl.uint32)
+    c0, c1, c2, c3 = tl.philox(seed, *counter, counted, (none.to(tl.int64) + stream).to(tl.uint32))
     at = out + (step.to(tl.int64) * rows + row) * columns + 4 * block
     x0, x1 = box_muller(c0, c1)
     x2, x3 = box_muller(c2, c3)

@@ -14,7 +14,7 @@ def _select(
     floor, candidates, size, elites, G: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     state = tl.program_id(0).to(tl.int64)
-    g, d = tl.arange(0, G), tl.arange(0, SIZE)
+    g = tl.arange(0, G)
     value = tl.load(values + state * candidates + g, mask=g < candidates, other=float("nan"))
     left = value == value  # candidates that may still be chosen; a NaN never
     chosen = g < 0
@@ -27,21 +27,25 @@ def _select(
         left = left & (g != index)
     count = tl.sum(chosen.to(tl.int32), 0)
     number = tl.maximum(count, 1).to(tl.float32)
-    inside = d < size
-    at = plans + (state * candidates + g[:, None]) * size + d[None, :]
-    kept = chosen[:, None] & inside[None, :]
-    elite = tl.load(at, mask=kept, other=0.0)  # [G, SIZE]
-    average = tl.sum(elite, 0) / number
-    off = tl.where(kept, elite - average[None, :], 0.0)
-    deviation = tl.sqrt_rn(tl.sum(off * off, 0) / number + floor)
-    here = state * size + d
-    tl.store(new_mean + here, tl.where(count > 0, average, tl.load(mean + here, mask=inside)), mask=inside)
-    tl.store(new_std + here, tl.where(count > 0, deviation, tl.load(std + here, mask=inside)), mask=inside)
+    for begin in range(0, size, SIZE):
+        d = begin + tl.arange(0, SIZE)
+        inside = d < size
+        at = plans + (state * candidates + g[:, None]) * size + d[None, :]
+        kept = chosen[:, None] & inside[None, :]
+        elite = tl.load(at, mask=kept, other=0.0)  # [G, SIZE]
+        average = tl.sum(elite, 0) / number
+        off = tl.where(kept, elite - average[None, :], 0.0)
+        deviation = tl.sqrt_rn(tl.sum(off * off, 0) / number + floor)
+        here = state * size + d
+        tl.store(new_mean + here, tl.where(count > 0, average, tl.load(mean + here, mask=inside)), mask=inside)
+        tl.store(new_std + here, tl.where(count > 0, deviation, tl.load(std + here, mask=inside)), mask=inside)
 
 
-def warps(candidates: int, size: int) -> int:
-    """Enough for a state's plans to stay in registers."""
-    return min(32, max(1, candidates * size // 2048))
+def block(candidates: int, size: int) -> tuple[int, int, int]:
+    """G and SIZE of the kernel, and warps enough for so many numbers of each plan to stay in registers."""
+    g = triton.next_power_of_2(candidates)
+    numbers = min(triton.next_power_of_2(max(size, 1)), max(1, 16384 // g))
+    return g, numbers, min(32, max(1, g * numbers // 2048))
 
 
 def select_elites(
@@ -53,9 +57,9 @@ def select_elites(
     new_mean, new_std = torch.empty_like(mean), torch.empty_like(std)
     indices = torch.empty(states, num_elites, dtype=torch.int64, device=values.device)
     if states:
-        g, numbers = triton.next_power_of_2(candidates), triton.next_power_of_2(max(size, 1))
+        g, numbers, warps = block(candidates, size)
         _select[(states,)](
             values, plans, mean, std, new_mean, new_std, indices, floor, candidates, size, num_elites, g, numbers,
-            num_warps=warps(g, numbers),
+            num_warps=warps,
         )  # fmt: skip
     return new_mean, new_std, indices

@@ -103,3 +103,9 @@ def load_latest(folder: Path) -> dict[str, Any] | None:
     if errors:
         raise CheckpointError(f"{errors[0]}, and no older one can be read; delete {folder} to begin the run anew")
     return None
+
+
+def observation_of(state: dict[str, Any]) -> int | tuple[int, ...]:
+    """The width or shape of what a run observes; runs from before there were frames named it otherwise."""
+    found = state["observation"] if "observation" in state else state["observation_dim"]
+    return found if isinstance(found, int) else tuple(found)

@@ -97,7 +97,8 @@ class ModelConfig:
     """Weight of the discount head's log-likelihood [D]."""
     learning_rate: float = 6e-4
     normalize_observations: bool = False
-    """Small-budget option: standardise observations by the prefill's mean and standard deviation."""
+    """Small-budget option: standardise observations by the prefill's mean and standard deviation. Frames, which lie in
+    one range anyway, are left alone."""
 
 
 @dataclass(frozen=True)
@@ -229,6 +230,10 @@ class Config:
 
     task: str = "cheetah_run"
     """A dm_control suite task as domain_task, one of the arena's, or `gym:` and a gymnasium environment's name."""
+    obs: Literal["features", "pixels"] = "features"
+    """What is observed: the task's own numbers, or frames of 64x64 pixels, which need OpenGL."""
+    fast_render: bool = False
+    """Draw frames with small shadows and without smoothing edges: several times faster, and a little different."""
     algorithm: AlgorithmName = "lsp"
     preset: PresetName = "paper"
     seed: int = 0

@@ -51,7 +51,8 @@ def capture(
         graph = torch.cuda.CUDAGraph()
         for generator in generators():
             graph.register_generator_state(generator)
-        with torch.cuda.graph(graph, stream=side):
+        # The outer one comes back to the current stream also where a capture fails.
+        with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, stream=side):
             outputs = function(*static)
     # A graph holds addresses: what the function holds on to must live as long as the callable.
     kept = function, graph
@@ -121,7 +122,11 @@ class Graphed:
             except Exception as error:
                 self.enabled = False
                 first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-                warnings.warn(f"{self.name} goes on without a CUDA graph: {first}", stacklevel=2)
+                warnings.warn(
+                    f"{self.name} goes on without a CUDA graph: {first} (should memory then grow, start again with "
+                    "--train.no-cuda-graph)",
+                    stacklevel=2,
+                )
                 return self.function(*arguments)
             self._replays[kind] = replay
         # The next replay overwrites what this one returns.

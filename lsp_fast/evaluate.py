@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 
 from lsp_fast import checkpoint, envs
@@ -48,7 +49,7 @@ class Evaluator:
 
     def __init__(self, config: Config, episodes: int) -> None:
         self.config = config
-        self.envs = [envs.make(config.task, action_repeat=config.collect.action_repeat) for _ in range(episodes)]
+        self.envs = [make_env(config) for _ in range(episodes)]
 
     def run(self, policy: Policy, seed: int) -> Score:
         """One episode per environment."""
@@ -98,9 +99,16 @@ def baselines(config: Config, episodes: int, seed: int = 0) -> dict[str, Score]:
     }
 
 
-def dimensions(env) -> tuple[int, int]:
-    """Widths of an environment's observation and action."""
-    return int(env.observation_space.shape[0]), int(env.action_space.shape[0])
+def make_env(config: Config) -> gymnasium.Env:
+    """An environment as the configuration says."""
+    repeat = config.collect.action_repeat
+    return envs.make(config.task, action_repeat=repeat, obs=config.obs, fast_render=config.fast_render)
+
+
+def dimensions(env) -> tuple[int | tuple[int, ...], int]:
+    """An environment's observation, by its width or (of frames) its shape, and the width of its action."""
+    width, *more = map(int, env.observation_space.shape)
+    return ((width, *more) if more else width), int(env.action_space.shape[0])
 
 
 def load(logdir: str | Path, *, device: str = "auto", backend: str = "auto") -> ImaginationAgent:
@@ -111,6 +119,6 @@ def load(logdir: str | Path, *, device: str = "auto", backend: str = "auto") -> 
     """
     config, state = read_run(Path(logdir), device=device, backend=backend)
     with checkpoint.fitting(state):
-        agent = ImaginationAgent(state["observation_dim"], state["action_dim"], config)
+        agent = ImaginationAgent(checkpoint.observation_of(state), state["action_dim"], config)
         agent.load_state_dict(state["agent"])
     return agent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import math
 import os
@@ -12,10 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lsp_fast.files import write_text
+from lsp_fast.files import write_bytes, write_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -97,6 +99,17 @@ class RunLogger:
             self.xs.append(env_steps)
             self.ys.append(row["eval/return"])
             self._write_scores()
+
+    def picture(self, env_steps: int, name: str, pixels: np.ndarray) -> None:
+        """Keep a picture, uint8 [height, width, 3], in the folder's images/ and in TensorBoard."""
+        from PIL import Image
+
+        content = io.BytesIO()
+        Image.fromarray(pixels).save(content, format="PNG")
+        folder = self.folder / "images"
+        folder.mkdir(exist_ok=True)
+        write_bytes(folder / f"{name}_{env_steps:09d}.png", content.getvalue())
+        self._events.add_image(name, pixels, env_steps, dataformats="HWC")
 
     def sync(self) -> None:
         """Make the rows so far durable: a checkpoint says that they are there."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lsp_fast.checkpoint import KEEP
 from lsp_fast.config import Config
 from lsp_fast.machine import process_memory, size_text
+from lsp_fast.models.conv import ACTIVATIONS
 from lsp_fast.relabel import track_dim
 
 FLOAT = 4  # bytes
@@ -42,14 +43,15 @@ def estimate(
     Args:
         config: checked.
         backend: the one in use; the C++ one keeps a rollout's activations in its threads' scratch.
-        observation_dim: O.
+        observation_dim: O; of frames all their numbers.
         action_dim: A.
         parameters: numbers in the weights of all modules.
         gpu: whether learning happens on one.
     """
     m, b = config.model, config.behavior
     beside = track_dim(config.task, config.collect.action_repeat)
-    row = FLOAT * (observation_dim + action_dim + 2 + beside) + 1
+    pixels = config.obs == "pixels"
+    row = observation_dim * (1 if pixels else FLOAT) + FLOAT * (action_dim + 2 + beside) + 1
     agent_steps = config.env_steps // config.collect.action_repeat
     episodes = 1 + config.env_steps // 1000  # an episode of n steps has n + 1 rows
     rows = agent_steps + episodes
@@ -64,6 +66,8 @@ def estimate(
     recurrent = 4 * m.hidden + 12 * m.deter
     heads = 2 * (m.reward_units * m.reward_layers + config.value.units * config.value.layers)
     observing = 2 * (m.encoder_units * m.encoder_layers + m.decoder_units * m.decoder_layers + observation_dim)
+    if pixels:
+        observing = ACTIVATIONS + 4 * observation_dim
     learning = FLOAT * batch * (observing + 2 * recurrent + heads)
     starts = min(batch, b.plan_states or batch)
     imagining = 2 * config.actor.units * config.actor.layers + recurrent + heads

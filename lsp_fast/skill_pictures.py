@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from lsp_fast import envs
 from lsp_fast.agents import ImaginationAgent
 from lsp_fast.envs.dmc import DmcEnv, Pose
 from lsp_fast.errors import LspFastError
+from lsp_fast.evaluate import make_env
 from lsp_fast.files import write_bytes, write_text
 from lsp_fast.noise import Noise, stream_seed
 from lsp_fast.ops import layers
@@ -114,7 +114,7 @@ def film(agent: ImaginationAgent, path: Path, seed: int = 0) -> None:
 
 def act(
     agent: ImaginationAgent,
-    env: DmcEnv,
+    env: Any,
     seed: int,
     steps: int,
     skill: np.ndarray | None = None,
@@ -125,7 +125,7 @@ def act(
     carry = agent.initial_carry(1, noise=Noise(stream_seed(seed, "act"), agent.device))
     if skill is not None:
         carry = replace(carry, skill=torch.as_tensor(skill, device=agent.device)[None], hold=True)
-    poses, seen, switches, pictures = [env.pose()], [], [], []
+    poses, seen, switches, pictures = [env.unwrapped.pose()], [], [], []
     for t in range(steps):
         if frames:
             pictures.append(env.render_frame(FRAME, FRAME))
@@ -134,7 +134,7 @@ def act(
             switches.append(t)
         seen.append(features(carry.state)[0])
         observation, _, terminated, truncated, _ = env.step(action[0])
-        poses.append(env.pose())
+        poses.append(env.unwrapped.pose())
         if terminated or truncated:
             break
     if frames:
@@ -172,15 +172,15 @@ def _log_ratio(agent: ImaginationAgent, held: Sequence[Held]) -> float | None:
     return float((log_q - layers.normal_log_prob(skill, torch.zeros_like(skill)).sum(-1)).mean())
 
 
-def _environment(agent: ImaginationAgent) -> DmcEnv:
+def _environment(agent: ImaginationAgent) -> Any:
     c = agent.config
-    env = envs.make(c.task, action_repeat=c.collect.action_repeat)
-    if not isinstance(env, DmcEnv):
+    env = make_env(c)
+    if not isinstance(env.unwrapped, DmcEnv):
         raise LspFastError(f"{c.task}: only dm_control tasks say where their robot is")
     return env
 
 
-def _no_frames(env: DmcEnv) -> str | None:
+def _no_frames(env: Any) -> str | None:
     """Why no frame can be had; None where one can."""
     env.reset(seed=0)
     try:

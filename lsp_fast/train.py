@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lsp_fast import checkpoint, envs, machine, relabel, resources
+from lsp_fast import checkpoint, machine, relabel, resources
 from lsp_fast.agents import ImaginationAgent
 from lsp_fast.config import Config, check
 from lsp_fast.envs.driver import Driver
 from lsp_fast.errors import ConfigError, LspFastError
-from lsp_fast.evaluate import Evaluator, dimensions
+from lsp_fast.evaluate import Evaluator, dimensions, make_env
 from lsp_fast.logger import Means, RunLogger
 from lsp_fast.models.world_model import SequenceBatch
 from lsp_fast.noise import Noise, stream_seed
@@ -57,6 +57,10 @@ class Result:
     """It was not interrupted, `max_minutes` were over."""
 
 
+SEQUENCES, SHOWN, SEEN = 4, 20, 5
+"""Of the pictures of what the model predicts: sequences, frames of each, and how many of them it has seen."""
+
+
 class Due:
     """Says when a cadence in environment steps has come round, once for each time."""
 
@@ -82,17 +86,18 @@ class Trainer:
     def __init__(self, config: Config, replay_folder: Path, state: dict[str, Any] | None = None) -> None:
         self.config, self.replay_folder = config, replay_folder
         c = config.collect
-        environments = [envs.make(config.task, action_repeat=c.action_repeat) for _ in range(c.num_envs)]
-        obs_dim, action_dim = dimensions(environments[0])
+        environments = [make_env(config) for _ in range(c.num_envs)]
+        observation, action_dim = dimensions(environments[0])
         longest = getattr(environments[0], "max_env_steps", None)
         if longest is not None and c.replay_capacity < (rows := math.ceil(longest / c.action_repeat) + 1):
             raise ConfigError(
                 f"collect.replay_capacity = {c.replay_capacity}: an episode of {config.task} takes {rows} rows, and "
                 "learning needs a whole one"
             )
-        self.agent = ImaginationAgent(obs_dim, action_dim, config)
+        self.agent = ImaginationAgent(observation, action_dim, config)
         tracks = relabel.track_dim(config.task, c.action_repeat)
-        self.replay = Replay(c.replay_capacity, obs_dim, action_dim, c.num_envs, track_dim=tracks)
+        dtype = environments[0].observation_space.dtype or np.float32
+        self.replay = Replay(c.replay_capacity, observation, action_dim, c.num_envs, dtype=dtype, track_dim=tracks)
         self.sampler = np.random.default_rng(stream_seed(config.seed, "replay"))
         self.explorer = np.random.default_rng(stream_seed(config.seed, "prefill"))
         self.env_steps = self.agent_steps = self.updates = self.prefilled = 0
@@ -132,11 +137,11 @@ class Trainer:
         source = RunFolder(t.source)
         before = source.read_config()
         state = checkpoint.load(checkpoint.path_of(source.checkpoints, t.source_env_steps))
-        agent, there = self.agent, (state["observation_dim"], state["action_dim"])
-        if there != (agent.observation_dim, agent.action_dim):
+        agent, there = self.agent, (checkpoint.observation_of(state), state["action_dim"])
+        if there != (agent.observation, agent.action_dim):
             raise ConfigError(
                 f"{before.task} has observations and actions of {there[0]} and {there[1]} numbers, {self.config.task} "
-                f"of {agent.observation_dim} and {agent.action_dim}: nothing can be taken over"
+                f"of {agent.observation} and {agent.action_dim}: nothing can be taken over"
             )
         with checkpoint.fitting(state):
             agent.modules.load_state_dict(state["agent"]["modules"])
@@ -174,7 +179,7 @@ class Trainer:
             "returns": list(self.returns),
             "successes": list(self.successes),
             "due": {name: (due.every, due.done) for name, due in self.due.items()},
-            "observation_dim": self.agent.observation_dim,
+            "observation": self.agent.observation,
             "action_dim": self.agent.action_dim,
         }
 
@@ -221,7 +226,7 @@ class Trainer:
         if not self.prefilled and enough and self.replay.num_episodes:
             self.prefilled = self.env_steps
             # What was taken over knows observations as its own normaliser shows them.
-            if self.config.model.normalize_observations and not transfer.source:
+            if self.config.model.normalize_observations and not transfer.source and not agent.world_model.pixels:
                 mean, std = self.replay.observation_statistics()
                 agent.world_model.fit_normalizer(torch.as_tensor(mean), torch.as_tensor(std))
             # From random actions to the policy: it must know the episode that is under way from its beginning on,
@@ -267,6 +272,25 @@ class Trainer:
             )
         if self.on_update is not None:
             self.on_update()
+
+    def predicted_frames(self, seed: int) -> np.ndarray:
+        """Sequences of the replay beside what the model makes of them, uint8 [64 * 3 B, 64 L, 3].
+
+        Of each sequence: the truth, the model (of the first SEEN frames reconstructions, then predictions), and their
+        difference. Randomness comes from `seed` alone.
+        """
+        length, agent = min(self.config.train.batch_length, SHOWN), self.agent
+        arrays = self.replay.sample(np.random.default_rng(seed), SEQUENCES, length)
+        noise = Noise(seed, agent.device).normal("open_loop", length, SEQUENCES, self.config.model.stoch)
+        batch = SequenceBatch(*self.upload(arrays))
+        predicted = (
+            agent.world_model.open_loop(batch, noise, min(SEEN, length - 1)).transpose(0, 1) + 0.5
+        )  # [B, L, ...]
+        truth = batch.observation.float() / 255
+        rows = torch.stack([truth, predicted.clamp(0, 1), ((predicted - truth + 1) / 2).clamp(0, 1)], 1)
+        side = truth.shape[2]
+        picture = rows.permute(0, 1, 3, 2, 4, 5).reshape(-1, side * length, 3)
+        return (picture * 255).round().to(torch.uint8).cpu().numpy()
 
     def check_finite(self) -> None:
         """Raise NotFinite where a loss or gradient since the start was not: on a GPU `learn` does not wait to see."""
@@ -460,6 +484,8 @@ class _Run:
         result = self.evaluator.run_agent(trainer.agent, seed)
         row = {"eval/return": result.mean, "eval/return_std": float(np.std(result.returns))}
         self.log.write(trainer.env_steps, row if result.success is None else {**row, "eval/success": result.success})
+        if trainer.agent.world_model.pixels:
+            self.log.picture(trainer.env_steps, "open_loop", trainer.predicted_frames(seed))
 
     def write(self) -> None:
         trainer = self.trainer
@@ -529,7 +555,9 @@ def _check_resources(config: Config, trainer: Trainer, folder: RunFolder) -> str
     agent = trainer.agent
     parameters = sum(parameter.numel() for parameter in agent.modules.parameters())
     on_gpu = agent.device.type == "cuda"
-    needs = resources.estimate(config, agent.backend.name, agent.observation_dim, agent.action_dim, parameters, on_gpu)
+    needs = resources.estimate(
+        config, agent.backend.name, math.prod(agent.observation_shape), agent.action_dim, parameters, on_gpu
+    )
     memory, disk = machine.memory_available(), machine.disk_free(folder.path)
     to_come = 0 if trainer.env_steps >= config.env_steps else needs.disk - machine.folder_size(folder.path)
     if to_come > disk:

@@ -108,7 +108,7 @@ def test_the_triton_rollouts_err_at_most_twice_as_much_as_pytorchs(sizes, precis
     matmul("highest" if precision == "fp32" else "high")
     gpu = on_gpu(rollouts.to_float(arguments))
     kind = "bf16" if precision == "bf16" else "fp32"
-    bound = max(2 * error(ops.imagine_heads(*gpu, kind), exact), 2e-7)
+    bound = max(2 * error(ops.imagine_heads(*gpu, kind), exact), 5e-7)
     triton = backends.get("triton", "cuda")
     assert error(triton.imagine_heads(*gpu, kind), exact) <= bound
     if SIZES[sizes]["rows"] <= 16 and len(set(SIZES[sizes]["units"])) == 1:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lsp_fast import skill_pictures
+from lsp_fast import envs, skill_pictures
 from lsp_fast.agents import ImaginationAgent
 from lsp_fast.envs.dmc import DmcEnv, Pose
 from lsp_fast.errors import LspFastError
@@ -18,7 +18,7 @@ from lsp_fast.skill_pictures import Held, act, distinctness, film, show
 def build(smoke):
     def make(algorithm="lsp", task="cheetah_run", **overrides):
         config = smoke(algorithm, task=task, **overrides)
-        env = skill_pictures.envs.make(task)
+        env = envs.make(task)
         return ImaginationAgent(*dimensions(env), config)
 
     return make
@@ -60,7 +60,7 @@ def test_distances_are_means_over_pairs():
 
 def test_a_held_skill_stays_and_a_free_one_changes_every_k_steps(build):
     agent = build(skill__length=3)
-    env = skill_pictures.envs.make("cheetah_run")
+    env = envs.make("cheetah_run")
     seen = []
     policy = agent.policy
 
@@ -80,7 +80,7 @@ def test_a_held_skill_stays_and_a_free_one_changes_every_k_steps(build):
 
 def test_a_policy_that_ignores_its_skill_is_told_from_one_that_does_not(build):
     agent = build()
-    env = skill_pictures.envs.make("cheetah_run")
+    env = envs.make("cheetah_run")
     skills = np.array([[2.0, 0.0, 0.0], [-2.0, 0.0, 0.0]], np.float32)
     apart = distinctness([act(agent, env, 0, 20, skill) for skill in skills])
     with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -84,7 +85,7 @@ class ImaginationAgent:
     """World model, skill-conditioned policy, value, and the planner of skills.
 
     Args:
-        observation_dim: O.
+        observation: O; or the shape of frames.
         action_dim: A.
         config: checked; its device and backend may be `auto`.
 
@@ -92,18 +93,20 @@ class ImaginationAgent:
         ConfigError, BackendUnavailable: the device or backend named is unknown or cannot be had.
     """
 
-    def __init__(self, observation_dim: int, action_dim: int, config: Config) -> None:
+    def __init__(self, observation: int | Sequence[int], action_dim: int, config: Config) -> None:
         self.config = c = config
         self.device = backends.device(c.device)
         self.backend = backends.get(c.backend, self.device)
-        self.observation_dim, self.action_dim = observation_dim, action_dim
+        self.observation: int | tuple[int, ...] = observation if isinstance(observation, int) else tuple(observation)
+        self.observation_shape = (observation,) if isinstance(observation, int) else tuple(observation)
+        self.action_dim = action_dim
         self.noise = Noise(c.seed, self.device)
         # Weights are drawn on the CPU, from a stream each, so that a seed gives the same ones on every device and
         # whichever modules there are.
         initial = Noise(c.seed)
         feature_dim = c.model.stoch + c.model.deter
         self.world_model = WorldModel(
-            observation_dim, action_dim, c.model, c.behavior.gamma, initial.generator("init/world_model")
+            self.observation, action_dim, c.model, c.behavior.gamma, initial.generator("init/world_model")
         )
         self.actor = Actor(feature_dim, c.skill_dim, action_dim, c.actor, initial.generator("init/actor"))
         self.value = Value(feature_dim, c.value, initial.generator("init/value"))
@@ -125,6 +128,8 @@ class ImaginationAgent:
         self.modules = nn.ModuleDict(modules).to(self.device)
         self.optimizers = {k: Optimizer(m, rates[k], c, self.device) for k, m in modules.items()}
         if self.device.type == "cuda":
+            # Kernels run on the current device, whatever their tensors' is.
+            torch.cuda.set_device(self.device)
             # A setting of the whole process; the Triton kernels go by it too.
             torch.set_float32_matmul_precision("high" if c.train.matmul == "tf32" else "highest")
         self.frozen = {"actor", "predictor"} if c.transfer.freeze_policy else set()
@@ -183,7 +188,7 @@ class ImaginationAgent:
         """Act: encode, step the posterior, plan where a skill has been held K steps, sample or take the mode.
 
         Args:
-            observation: [N, O], one row per environment.
+            observation: [N, O], or frames [N, 64, 64, 3] of uint8, one per environment.
             carry: from `initial_carry`, or from the call before.
 
         Returns:
@@ -192,10 +197,11 @@ class ImaginationAgent:
         Raises:
             ValueError: an observation of another shape, or one that is not finite.
         """
-        obs = torch.as_tensor(observation, dtype=torch.float32, device=self.device)
+        dtype = torch.uint8 if self.world_model.pixels else torch.float32
+        obs = torch.as_tensor(observation, dtype=dtype, device=self.device)
         n = len(carry.step)
-        if obs.shape != (n, self.observation_dim):
-            raise ValueError(f"observation must be [{n}, {self.observation_dim}], not {list(obs.shape)}")
+        if obs.shape != (n, *self.observation_shape):
+            raise ValueError(f"observation must be {[n, *self.observation_shape]}, not {list(obs.shape)}")
         noise = carry.noise
         latent = noise.normal("act/latent", n, self.config.model.stoch)
         state = self.world_model.filter(carry.state, carry.action, obs, latent)

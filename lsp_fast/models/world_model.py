@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,16 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lsp_fast.config import ModelConfig
+from lsp_fast.errors import ConfigError
+from lsp_fast.models import conv
+from lsp_fast.models.conv import ConvDecoder, ConvEncoder
 from lsp_fast.models.networks import MLP
 from lsp_fast.models.rssm import RSSM
 from lsp_fast.ops import layers
-from lsp_fast.ops.types import MLPWeights, State, features
+from lsp_fast.ops.imagine import imagine_actions
+from lsp_fast.ops.types import MLPWeights, State, features, map_state
 
 
 class SequenceBatch(NamedTuple):
     """Replayed sequences as tensors (SPEC section 1); batch comes first, as the replay gives them."""
 
-    observation: Tensor  # [B, L, O] float32
+    observation: Tensor  # [B, L, O] float32, or frames [B, L, 64, 64, 3] uint8
     action: Tensor  # [B, L, A] float32, the one that led to the observation
     reward: Tensor  # [B, L] float32
     terminal: Tensor  # [B, L] float32, 1 where the episode truly ended
@@ -44,7 +49,7 @@ class WorldModel(nn.Module):
     """Encoder, RSSM, decoder and heads.
 
     Args:
-        observation_dim: O.
+        observation: O; or the shape of frames.
         action_dim: A.
         config: sizes and loss settings.
         gamma: the discount that the discount head scales.
@@ -55,15 +60,29 @@ class WorldModel(nn.Module):
     observation_std: Tensor
 
     def __init__(
-        self, observation_dim: int, action_dim: int, config: ModelConfig, gamma: float, generator: torch.Generator
+        self,
+        observation: int | Sequence[int],
+        action_dim: int,
+        config: ModelConfig,
+        gamma: float,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
         c = self.config = config
+        self.pixels = not isinstance(observation, int)
+        observation_dim = 1 if not isinstance(observation, int) else observation
+        if not isinstance(observation, int) and tuple(observation) != conv.SHAPE:
+            raise ConfigError(f"frames must be of shape {conv.SHAPE}, not {tuple(observation)}")
         self.gamma = gamma
         feature_dim = c.stoch + c.deter
-        self.encoder = MLP(observation_dim, c.encoder_units, c.encoder_layers, 0, generator)
-        self.rssm = RSSM(action_dim, c.encoder_units, c, generator)
-        self.decoder = MLP(feature_dim, c.decoder_units, c.decoder_layers, 2 * observation_dim, generator)
+        if self.pixels:
+            self.encoder = ConvEncoder(generator)
+            self.rssm = RSSM(action_dim, conv.EMBEDDING, c, generator)
+            self.decoder = ConvDecoder(feature_dim, generator)
+        else:
+            self.encoder = MLP(observation_dim, c.encoder_units, c.encoder_layers, 0, generator)
+            self.rssm = RSSM(action_dim, c.encoder_units, c, generator)
+            self.decoder = MLP(feature_dim, c.decoder_units, c.decoder_layers, 2 * observation_dim, generator)
         self.reward = MLP(feature_dim, c.reward_units, c.reward_layers, 1, generator)
         self.discount = MLP(feature_dim, c.reward_units, c.reward_layers, 1, generator) if c.discount_head else None
         # Ones and zeros change nothing, so that there is one path with normalisation and without.
@@ -77,12 +96,53 @@ class WorldModel(nn.Module):
         self.observation_std.copy_(std.clamp(min=1e-2))
 
     def normalize(self, observation: Tensor) -> Tensor:
-        """[..., O] -> [..., O]; the identity unless a normaliser was fitted."""
+        """[..., O] -> [..., O]; the identity unless a normaliser was fitted. Frames go from 0 .. 255 to [-0.5, 0.5]."""
+        if self.pixels:
+            return observation.to(self.observation_mean.dtype) / 255 - 0.5
         return (observation - self.observation_mean) / self.observation_std
 
     def embed(self, observation: Tensor) -> Tensor:
         """[..., O] -> [..., E]"""
-        return layers.mlp(self.normalize(observation), self.encoder.weights())
+        return self._encode(self.normalize(observation))
+
+    def _encode(self, target: Tensor) -> Tensor:
+        """Normalised observations [..., O] -> [..., E]."""
+        if isinstance(self.encoder, ConvEncoder):
+            return self.encoder(target.flatten(0, -4)).unflatten(0, target.shape[:-3])
+        return layers.mlp(target, self.encoder.weights())
+
+    def _observation_nll(self, feature: Tensor, target: Tensor) -> Tensor:
+        """-log p(observation): ([..., F], normalised [..., O]) -> [...]; of frames with unit deviation."""
+        if isinstance(self.decoder, ConvDecoder):
+            return -layers.normal_log_prob(target, self.frames(feature)).sum((-3, -2, -1))
+        mean, raw_log_std = layers.mlp(feature, self.decoder.weights()).chunk(2, -1)
+        c = self.config
+        std = layers.soft_clamp_std(raw_log_std, c.decoder_min_std, c.decoder_max_std)
+        return -layers.normal_log_prob(target, mean, std).sum(-1)
+
+    def frames(self, feature: Tensor) -> Tensor:
+        """Means of frames in [-0.5, 0.5]: [..., F] -> [..., 64, 64, 3]."""
+        assert isinstance(self.decoder, ConvDecoder)
+        return self.decoder(feature.flatten(0, -2)).unflatten(0, feature.shape[:-1])
+
+    @torch.no_grad()
+    def open_loop(self, batch: SequenceBatch, noise: Tensor, seen: int) -> Tensor:
+        """What the model draws of sequences of frames of which it has seen the first `seen`, in [-0.5, 0.5].
+
+        Args:
+            batch: [B, L, ...].
+            noise: [L, B, S] standard normal.
+            seen: reconstructions of posterior states, then predictions that know the actions alone.
+
+        Returns:
+            [L, B, 64, 64, 3]
+        """
+        target = self.normalize(batch.observation).transpose(0, 1)
+        actions, is_first = batch.action.transpose(0, 1), batch.is_first.transpose(0, 1)
+        observed = self.rssm.observe(self._encode(target[:seen]), actions[:seen], is_first[:seen], noise[:seen])
+        state = map_state(lambda x: x[-1], observed.states)
+        imagined = imagine_actions(state, self.rssm.prior_weights(), actions[seen:], noise[seen:])
+        return self.frames(torch.cat([features(observed.states), features(imagined)]))
 
     def filter(self, state: State, action: Tensor, observation: Tensor, noise: Tensor) -> State:
         """The posterior state after one more observation: ([N, ...], [N, A], [N, O], [N, S]) -> [N, ...]."""
@@ -101,13 +161,11 @@ class WorldModel(nn.Module):
         """
         c = self.config
         target = self.normalize(batch.observation).transpose(0, 1)  # [L, B, O]
-        embeddings = layers.mlp(target, self.encoder.weights())
+        embeddings = self._encode(target)
         observed = self.rssm.observe(embeddings, batch.action.transpose(0, 1), batch.is_first.transpose(0, 1), noise)
         feature = features(observed.states)  # [L, B, F]
 
-        mean, raw_log_std = layers.mlp(feature, self.decoder.weights()).chunk(2, -1)
-        std = layers.soft_clamp_std(raw_log_std, c.decoder_min_std, c.decoder_max_std)
-        observation_nll = -layers.normal_log_prob(target, mean, std).sum(-1).mean()
+        observation_nll = self._observation_nll(feature, target).mean()
         reward = layers.scalar_head(feature, self.reward.weights())
         reward_nll = -layers.normal_log_prob(batch.reward.T, reward).mean()
         kl = layers.kl_divergence(observed.posterior, observed.prior).mean()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -72,6 +73,9 @@ def from_kernels(forward: Callable[..., Tensor], backward: Callable[..., tuple[T
     ) -> Tensor:
         inputs = (rewards, values, discounts, bootstrap)
         check_lambda_return(*inputs)
+        # Under autocast they are of several types; kernels take one, of at least the reference's precision.
+        dtype = functools.reduce(torch.promote_types, (x.dtype for x in inputs), torch.float32)
+        rewards, values, discounts, bootstrap = inputs = tuple(x.to(dtype) for x in inputs)
         if not (torch.is_grad_enabled() and any(x.requires_grad for x in inputs)):
             return forward(*(x.contiguous() for x in inputs), lam)
         return LambdaReturn.apply(rewards, values, discounts, bootstrap, lam)  # pyright: ignore[reportReturnType]

@@ -33,22 +33,21 @@ def kernels():
     for name in ("_forward", "_backward"):
         kernel = getattr(lambda_return, name)
         yield f"lambda_return{name}", kernel, signature(kernel, old, p_fp32=tensors, fp32="lam"), old, {}
-    for name, constants in {
-        "select_elites": {"G": 16, "SIZE": 4},
-        "elites of actions": {"G": 1024, "SIZE": 16},
-    }.items():
+    for name, sizes in {"select_elites": (16, 3), "elites of actions": (1000, 144)}.items():
         kernel = select_elites._select
+        g, numbers, warps = select_elites.block(*sizes)
+        constants = {"G": g, "SIZE": numbers}
         types = signature(
             kernel, constants, p_fp32="values plans mean std new_mean new_std", p_i64="indices", fp32="floor"
         )
-        yield name, kernel, types, constants, {"num_warps": select_elites.warps(*constants.values())}
+        yield name, kernel, types, constants, {"num_warps": warps}
     constants = {"ROWS": philox.ROWS, "BLOCKS": philox.BLOCKS}
     types = signature(philox._normals, constants, p_fp32="out", p_i64="key")
     yield "philox", philox._normals, types, constants, {"enable_fp_fusion": False}
 
     for kind in ("bf16", "tf32", "ieee"):
         elements = "bf16" if kind == "bf16" else "fp32"
-        common = {"PRECISION": "tf32" if kind == "tf32" else "ieee", "ROUND": False}
+        common = {"PRECISION": "tf32" if kind == "tf32" else "ieee", "ROUND": 13 if kind == "tf32" else 0}
         for size, table in {"few": imagine_heads.FEW, "many": imagine_heads.MANY}.items():
             tiles = table[kind]
 
@@ -87,7 +86,22 @@ def kernels():
         yield f"{kind} rollout", kernel, signature(kernel, constants, **types), constants, options
 
 
-NOT_ALIGNED = {"rows", "width", "units", "actions", "stoch", "deter", "steps", "rest", "candidates", "size", "elites"}
+NOT_ALIGNED = {
+    "stream",
+    "first_step",
+    "columns",
+    "rows",
+    "width",
+    "units",
+    "actions",
+    "stoch",
+    "deter",
+    "steps",
+    "rest",
+    "candidates",
+    "size",
+    "elites",
+}
 """Numbers that need not be multiples of 16; pointers, strides and padded sizes are."""
 
 
@@ -104,6 +118,13 @@ def assemble(ptx, architecture):
 
 def main():
     for name, kernel, types, constants, options in kernels():
+        if not name.startswith(("tf32", "ieee")):
+            # A number that happens to be 1 is a constant.
+            ones = {n: 1 for n, kind in types.items() if kind == "i32" and n in NOT_ALIGNED}
+            fixed = types | dict.fromkeys(ones, "constexpr")
+            triton.compile(
+                ASTSource(kernel, fixed, {**constants, **ones}), target=GPUTarget("cuda", 90, 32), options=options
+            )
         aligned = [n for n, kind in types.items() if kind.startswith("*") or (kind == "i32" and n not in NOT_ALIGNED)]
         marks = {(kernel.arg_names.index(n),): [["tt.divisibility", 16]] for n in aligned}
         # What follows from the architecture alone shows with bf16; one of each generation of instructions will do else.

@@ -60,7 +60,7 @@ def problem(preset: str, starts: int, **overrides: object) -> Problem:
     start = State(drawn.normal("s", starts, c.model.stoch), drawn.normal("h", starts, c.model.deter).tanh())
     noise = draw_plan_noise(Noise(0), "plan", c, starts, (c.model.stoch, DIMS[1]), sample=starts > 1)
     assert isinstance(noise, PlanNoise)
-    return Problem(start, detached(agent.plan_weights()), noise, standard_normal(start, c), plan_rules(c))
+    return Problem(start, detached(agent.plan_weights()), noise, standard_normal(start, c, DIMS[1]), plan_rules(c))
 
 
 def detached(x):

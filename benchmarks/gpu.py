@@ -659,7 +659,7 @@ def jax_problem(work: Work, agent: ImaginationAgent) -> Problem:
     drawn = draw_plan_noise(noise, "jax", c, len(stoch), (c.model.stoch, work.dims[1]), sample=True)
     start = State(stoch, deter)
     parts = tree_map(lambda x: x.detach().cpu() if isinstance(x, Tensor) else x, (
-        start, agent.plan_weights(), drawn, standard_normal(start, c)
+        start, agent.plan_weights(), drawn, standard_normal(start, c, work.dims[1])
     ))  # fmt: skip
     return Problem(*parts, plan_rules(c))
 

@@ -215,7 +215,8 @@ void pack_networks(CheckedPacker& packer, lsp_fast::Networks& net, const py::tup
     if (parts.size() != 4) throw py::value_error("actor must be lsp_fast.ops.types.ActorWeights");
     net.actor = packer.pack_mlp("actor", parts[0], {{0, S}, {S, D}, {S + D, net.skill}}, 2 * A);
     net.actor_mean_scale = py::cast<float>(parts[1]);
-    net.actor_std_shift = static_cast<float>(std::log(std::expm1(py::cast<double>(parts[2]))));
+    const auto init_std = py::cast<double>(parts[2]);
+    net.actor_std_shift = static_cast<float>(init_std + std::log(-std::expm1(-init_std)));  // log(e^s - 1)
     net.actor_min_std = py::cast<float>(parts[3]);
   }
   for (const auto& head : heads) net.heads[net.head_count++] = packer.pack_mlp("head", head, {{0, S}, {S, D}}, 1);

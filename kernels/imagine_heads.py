@@ -221,7 +221,7 @@ class ImagineHeads:
             self.actor = packer.hidden(actor.mlp, with_skill)
             self.policy = packer.layer(*actor.mlp.out, blocks=2, pad=max(16, triton.next_power_of_2(action)))
             # A zero output gives the initial deviation: log(e^s - 1) is what softplus makes s of.
-            self.limits = actor.min_std, actor.mean_scale, math.log(math.expm1(actor.init_std))
+            self.limits = actor.min_std, actor.mean_scale, actor.init_std + math.log(-math.expm1(-actor.init_std))
         self.heads = tuple(packer.head(head, feature) for head in heads)
         packer.fill()
         # One kernel for a whole rollout reads the actor's later layers from one tensor.

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lsp_fast.errors import ConfigError
 
-AlgorithmName = Literal["lsp", "no_mi", "random_skills", "rand_skills_init", "dreamer"]
+AlgorithmName = Literal["lsp", "no_mi", "random_skills", "rand_skills_init", "dreamer", "planet"]
 PresetName = Literal["paper", "gpu", "cpu", "smoke"]
 
 
@@ -164,8 +164,11 @@ class SkillConfig:
 
 @dataclass(frozen=True)
 class PlannerConfig:
-    """The cross-entropy method over skills (SPEC section 4)."""
+    """The cross-entropy method (SPEC sections 4 and 5)."""
 
+    over: Literal["skills", "actions"] = "skills"
+    """What is planned. Actions are planned anew at every step, bounded by 1, and scored by predicted rewards alone:
+    there is no policy and no value then."""
     candidates: int = 16
     """G [P]"""
     elites: int = 4
@@ -264,6 +267,12 @@ class Config:
         """Width of the skill that the actor sees; 0 without skills."""
         return 0 if self.skill.source == "none" else self.skill.dim
 
+    def plan_shape(self, action_dim: int) -> tuple[int, int]:
+        """Length and width of a plan: n skills, or H actions."""
+        if self.planner.over == "actions":
+            return self.behavior.horizon, action_dim
+        return self.skills_per_rollout, self.skill.dim
+
     @property
     def skills_per_rollout(self) -> int:
         """Skills n = ceil(H / K) that one plan holds."""
@@ -287,6 +296,18 @@ ALGORITHMS: dict[str, Overrides] = {
     "random_skills": {"skill.source": "random"},
     "rand_skills_init": {"skill.source": "random", "skill.intrinsic": False},
     "dreamer": {"skill.source": "none", "skill.intrinsic": False, "behavior.horizon": 15},
+    "planet": {
+        "skill.source": "none",
+        "skill.intrinsic": False,
+        "planner.over": "actions",
+        "planner.candidates": 1000,
+        "planner.elites": 100,
+        "planner.iterations": 10,
+        "planner.objective": "sum",
+        "planner.std_floor": 0.0,
+        "behavior.horizon": 12,
+        "behavior.gamma": 1.0,
+    },
 }
 
 # What two processor cores learn with in minutes; docs/configuration.md gives the reason of each departure.
@@ -442,6 +463,11 @@ def check(config: Config) -> None:
     need(
         not (config.skill.intrinsic and config.skill.source == "none"),
         "skill.intrinsic = True needs skills: set skill.source to planned or random",
+    )
+    need(
+        p.over == "skills" or (config.skill.source == "none" and p.objective == "sum"),
+        "planner.over = 'actions' plans without skills and scores by rewards: set skill.source to none and "
+        "planner.objective to sum",
     )
     need(
         not (config.skill.intrinsic and config.skill.length > b.horizon),

@@ -97,7 +97,12 @@ ALGORITHM_DEPARTURES = {
     "random_skills": {"skill.source": "random"},
     "rand_skills_init": {"skill.source": "random", "skill.intrinsic": False},
     "dreamer": {"skill.source": "none", "skill.intrinsic": False, "behavior.horizon": 15},
-}
+    "planet": {
+        "skill.source": "none", "skill.intrinsic": False, "planner.over": "actions", "planner.candidates": 1000,
+        "planner.elites": 100, "planner.iterations": 10, "planner.objective": "sum", "planner.std_floor": 0.0,
+        "behavior.horizon": 12, "behavior.gamma": 1.0,
+    },
+}  # fmt: skip
 
 
 def value_of(config, name):
@@ -122,7 +127,7 @@ def test_rows_apply_and_survive_json(preset, algorithm):
     assert (config.preset, config.algorithm) == (preset, algorithm)
     changed = {name: new for name, (_, new) in differences(make_config(preset), config).items()}
     assert changed == ALGORITHM_DEPARTURES[algorithm] | ({} if algorithm == "lsp" else {"algorithm": algorithm})
-    assert config.skill_dim == (0 if algorithm == "dreamer" else 3)
+    assert config.skill_dim == (0 if algorithm in ("dreamer", "planet") else 3)
     assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
 
 

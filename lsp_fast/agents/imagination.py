@@ -1,4 +1,4 @@
-"""The agent that learns and plans in imagination. LSP, its ablations and Dreamer are rows of its configuration."""
+"""The agent that learns and plans in imagination: LSP, its ablations, Dreamer and PlaNet are rows of configuration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lsp_fast.noise import Noise
 from lsp_fast.ops import layers
 from lsp_fast.ops.types import Normal, PlanKey, PlanNoise, PlanWeights, State, detach, features, map_state
 from lsp_fast.planning.health import planner_health
-from lsp_fast.planning.skills import plan_skills, skill_distribution
+from lsp_fast.planning.skills import draw_plan_noise, plan_skills, skill_distribution
 
 MODE_SAMPLES = 100  # the deterministic action is the densest of these [D]
 
@@ -82,7 +82,7 @@ class Optimizer:
 
 
 class ImaginationAgent:
-    """World model, skill-conditioned policy, value, and the planner of skills.
+    """World model, skill-conditioned policy, value, and the planner of skills; or world model and planner of actions.
 
     Args:
         observation: O; or the shape of frames.
@@ -108,9 +108,13 @@ class ImaginationAgent:
         self.world_model = WorldModel(
             self.observation, action_dim, c.model, c.behavior.gamma, initial.generator("init/world_model")
         )
-        self.actor = Actor(feature_dim, c.skill_dim, action_dim, c.actor, initial.generator("init/actor"))
-        self.value = Value(feature_dim, c.value, initial.generator("init/value"))
-        modules = {"world_model": self.world_model, "actor": self.actor, "value": self.value}
+        modules: dict[str, nn.Module] = {"world_model": self.world_model}
+        self.actor = self.value = None
+        if c.planner.over == "skills":
+            modules["actor"] = self.actor = Actor(
+                feature_dim, c.skill_dim, action_dim, c.actor, initial.generator("init/actor")
+            )
+            modules["value"] = self.value = Value(feature_dim, c.value, initial.generator("init/value"))
         rates = {
             "world_model": c.model.learning_rate,
             "actor": c.actor.learning_rate,
@@ -145,9 +149,9 @@ class ImaginationAgent:
         planner_value = self.task_value or self.value
         return PlanWeights(
             self.world_model.rssm.prior_weights(),
-            self.actor.weights(),
+            None if self.actor is None else self.actor.weights(),
             self.world_model.reward.weights(),
-            planner_value.weights(),
+            None if planner_value is None else planner_value.weights(),
             self.world_model.discount_weights(),
         )
 
@@ -185,7 +189,8 @@ class ImaginationAgent:
 
     @torch.no_grad()
     def policy(self, observation: np.ndarray | Tensor, carry: Carry) -> tuple[np.ndarray, Carry]:
-        """Act: encode, step the posterior, plan where a skill has been held K steps, sample or take the mode.
+        """Act: encode, step the posterior, plan where a skill has been held K steps, sample or take the mode. Without a
+        policy: plan actions and take the first one's mean.
 
         Args:
             observation: [N, O], or frames [N, 64, 64, 3] of uint8, one per environment.
@@ -205,16 +210,21 @@ class ImaginationAgent:
         noise = carry.noise
         latent = noise.normal("act/latent", n, self.config.model.stoch)
         state = self.world_model.filter(carry.state, carry.action, obs, latent)
-        skill = self._hold_or_plan(state, carry)
-        policy = layers.actor(features(state), skill, self.actor.weights())
+        skill, policy = carry.skill, None
+        if self.actor is None:
+            action = self._plan_first_action(state, noise)
+        else:
+            skill = self._hold_or_plan(state, carry)
+            policy = layers.actor(features(state), skill, self.actor.weights())
+            if carry.explore:
+                action = layers.act(policy, noise.normal("act/action", n, self.action_dim))
+            elif self.config.actor.eval_action == "tanh_mean":
+                action = layers.act(policy, None)
+            else:
+                action = densest_action(policy, noise.normal("act/mode", MODE_SAMPLES, n, self.action_dim))
         if carry.explore:
-            action = layers.act(policy, noise.normal("act/action", n, self.action_dim))
             extra = noise.normal("act/exploration", n, self.action_dim)
             action = (action + self.config.collect.exploration_noise * extra).clamp(-1, 1)
-        elif self.config.actor.eval_action == "tanh_mean":
-            action = layers.act(policy, None)
-        else:
-            action = densest_action(policy, noise.normal("act/mode", MODE_SAMPLES, n, self.action_dim))
         return action.cpu().numpy(), replace(carry, state=state, action=action, skill=skill, step=carry.step + 1)
 
     def _hold_or_plan(self, state: State, carry: Carry) -> Tensor | None:
@@ -240,6 +250,12 @@ class ImaginationAgent:
         if carry.explore or self.config.skill.source == "random":
             skill = skill + plan.std[:, 0] * carry.noise.normal("act/skill", *skill.shape)
         return carry.skill.index_copy(0, rows, skill)
+
+    def _plan_first_action(self, state: State, noise: Noise) -> Tensor:
+        """The mean of the first action of a plan from each state (SPEC section 5, planet): [N, A]."""
+        dims = (state.stoch.shape[-1], self.action_dim)
+        drawn = draw_plan_noise(noise, "act", self.config, len(state.stoch), dims, sample=False)
+        return self._plan_to_act(state, drawn).mean[:, 0]
 
     def _plan_to_act(self, start: State, drawn: PlanNoise | PlanKey) -> Normal:
         """Plan skills, on a GPU as a graph whose noise comes in from outside: it serves every stream and episode."""
@@ -271,7 +287,7 @@ class ImaginationAgent:
         Returns:
             metrics: 0-d tensors on the device; reading them synchronises.
         """
-        if behavior and not diagnose:
+        if self.actor is None or (behavior and not diagnose):
             return self._learn(*batch)
         return self._update(*batch, behavior=behavior, diagnose=diagnose)
 
@@ -284,7 +300,7 @@ class ImaginationAgent:
             model = self.world_model.loss(batch, latent)
         metrics = {f"world_model/{k}": v for k, v in model.metrics.items()}
         metrics["world_model/grad_norm"] = self.optimizers["world_model"].step(model.loss)
-        if behavior:
+        if behavior and self.actor is not None:
             start = map_state(lambda x: x.flatten(0, 1), detach(model.states))  # [L B, ...]
             metrics |= self._update_behavior(start, diagnose)
         return metrics
@@ -295,6 +311,7 @@ class ImaginationAgent:
             rows = self.noise.choice("behavior/starts", total, c.behavior.plan_states)
             start = map_state(lambda x: x[rows], start)
         weights = self.plan_weights()
+        assert self.value is not None
         metrics: dict[str, Tensor] = {}
         if diagnose and c.skill.source == "planned":
             health = planner_health(start, weights, self.noise, c, self.backend)

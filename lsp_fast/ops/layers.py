@@ -70,9 +70,13 @@ def actor(feature: Tensor, skill: Tensor | None, weights: ActorWeights) -> Norma
     x = feature if skill is None else torch.cat([feature, skill], -1)
     mean, std = mlp(x, weights.mlp).chunk(2, -1)
     mean = weights.mean_scale * torch.tanh(mean / weights.mean_scale)
-    # log(e^s - 1) is softplus' inverse: a zero output gives the initial standard deviation.
-    std = F.softplus(std + math.log(math.expm1(weights.init_std))) + weights.min_std
+    std = F.softplus(std + inverse_softplus(weights.init_std)) + weights.min_std
     return Normal(mean, std)
+
+
+def inverse_softplus(std: float) -> float:
+    """log(e^s - 1): what a zero output is shifted by to give the initial standard deviation. Large s do not overflow."""
+    return std + math.log(-math.expm1(-std))
 
 
 def act(policy: Normal, noise: Tensor | None) -> Tensor:

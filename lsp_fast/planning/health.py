@@ -31,7 +31,7 @@ def planner_health(
     """
     n, g, m = len(start.stoch), config.planner.candidates, config.planner.elites
     dims = (start.stoch.shape[-1], weights.action_dim)
-    prior, rules = standard_normal(start, config), plan_rules(config)
+    prior, rules = standard_normal(start, config, weights.action_dim), plan_rules(config)
     values, elites, plans = [], [], None
     for _ in range(2):
         drawn = draw_plan_noise(noise, "health", config, n, dims, sample=True)

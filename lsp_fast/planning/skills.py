@@ -1,4 +1,4 @@
-"""Where skills come from: nowhere, a standard normal, or a plan (SPEC sections 4 and 5)."""
+"""Where skills (or planned actions) come from: nowhere, a standard normal, or a plan (SPEC sections 4 and 5)."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ def draw_plan_noise(
 ) -> PlanNoise | PlanKey:
     """Noise of one whole plan from `states` start states; dims are the stochastic and the action dimension."""
     p, h, n = config.planner, config.behavior.horizon, states
+    sample = sample and p.over == "skills"  # planned actions are what they are
     if p.noise == "philox":
         key = noise.words(f"{stream}/plan_key", 2)
         return PlanKey(key, p.iterations, p.candidates, h, sample, p.shared_noise)
     rollouts = n if p.shared_noise else n * p.candidates
     return PlanNoise(
-        noise.normal(
-            f"{stream}/candidates", p.iterations, n, p.candidates, config.skills_per_rollout, config.skill.dim
-        ),
+        noise.normal(f"{stream}/candidates", p.iterations, n, p.candidates, *config.plan_shape(dims[1])),
         noise.normal(f"{stream}/plan_latent", p.iterations, h, rollouts, dims[0]),
         noise.normal(f"{stream}/plan_action", p.iterations, h, rollouts, dims[1]) if sample else None,
     )
 
 
 def plan_rules(config: Config) -> PlanRules:
-    """How this configuration plans skills."""
+    """How this configuration plans."""
     p, b = config.planner, config.behavior
     return PlanRules(
         p.elites,
-        config.skill.length,
+        config.skill.length if p.over == "skills" else 1,
         b.gamma,
         b.lam,
         by_sum=p.objective == "sum",
         floor=p.std_floor,
+        clip=None if p.over == "skills" else 1.0,
         precision=p.precision,
     )
 
@@ -51,18 +51,19 @@ def plan_rules(config: Config) -> PlanRules:
 def plan_skills(
     start: State, weights: PlanWeights, noise: PlanNoise | PlanKey, config: Config, backend: Backend
 ) -> CEMResult:
-    """CEM over skills from every start state, from N(0, I) [O], without gradients.
+    """CEM over skills (or actions) from every start state, from N(0, I) [O], without gradients.
 
     Args:
         start: [N, ...]
         noise: as `draw_plan_noise` gives it.
     """
-    return plan(start, weights, noise, standard_normal(start, config), plan_rules(config), backend)
+    prior = standard_normal(start, config, weights.action_dim)
+    return plan(start, weights, noise, prior, plan_rules(config), backend)
 
 
-def standard_normal(start: State, config: Config) -> Normal:
+def standard_normal(start: State, config: Config, action_dim: int) -> Normal:
     """N(0, I) over plans: mean and std, [N, P, Z]."""
-    mean = start.stoch.new_zeros(start.stoch.shape[0], config.skills_per_rollout, config.skill.dim)
+    mean = start.stoch.new_zeros(start.stoch.shape[0], *config.plan_shape(action_dim))
     return Normal(mean, torch.ones_like(mean))
 
 
@@ -90,7 +91,7 @@ def skill_distribution(
         mean and std, [N, P, Z]; of N(0, I) for random skills.
     """
     if config.skill.source == "random":
-        return standard_normal(start, config)
+        return standard_normal(start, config, weights.action_dim)
     dims = (start.stoch.shape[-1], weights.action_dim)
     drawn = draw_plan_noise(noise, stream, config, len(start.stoch), dims, sample=explore)
     if planner is None:

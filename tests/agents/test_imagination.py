@@ -83,6 +83,9 @@ def test_an_observation_of_another_shape_is_refused(shape):
 def test_modules_are_those_of_the_row(algorithm):
     agent = build(algorithm)
     assert ("predictor" in agent.modules) == (algorithm in ("lsp", "random_skills"))
+    if algorithm == "planet":
+        assert list(agent.modules) == ["world_model"]
+        return
     feature = agent.config.model.stoch + agent.config.model.deter
     width = agent.actor.weights().mlp.hidden[0].weight.shape[1]
     assert width == feature + (0 if algorithm == "dreamer" else 3)

@@ -562,7 +562,7 @@ def test_other_strides_change_nothing():
 
 def test_a_key_of_more_numbers_than_counters_reach_is_refused():
     start, weights, _, config = build(2)
-    arguments = standard_normal(start, config), plan_rules(config)
+    arguments = standard_normal(start, config, 2), plan_rules(config)
     for iterations, candidates, steps in ((4, 6, 2**62), (4, 6, 2**31), (2**62, 6, 2), (1, 2**33, 2)):
         key = PlanKey(torch.tensor([1, 2]), iterations, candidates, steps, True, False)
         with pytest.raises(ValueError, match=r"2\*\*32"):

@@ -75,7 +75,7 @@ def actor(feature: Tensor, skill: Tensor | None, weights: ActorWeights) -> Norma
 
 
 def inverse_softplus(std: float) -> float:
-    """log(e^s - 1): what a zero output is shifted by to give the initial standard deviation. Large s do not overflow."""
+    """log(e^s - 1), by which an output of 0 is shifted to give the initial standard deviation s; for large s too."""
     return std + math.log(-math.expm1(-std))
 
 

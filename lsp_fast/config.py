@@ -267,6 +267,12 @@ class Config:
         """Width of the skill that the actor sees; 0 without skills."""
         return 0 if self.skill.source == "none" else self.skill.dim
 
+    @property
+    def method(self) -> str:
+        """What curves of this run are called: the algorithm, and how it was transferred where that matters."""
+        t = self.transfer
+        return self.algorithm + ", fixed policy" * t.freeze_policy + ", relabelled" * t.relabel
+
     def plan_shape(self, action_dim: int) -> tuple[int, int]:
         """Length and width of a plan: n skills, or H actions."""
         if self.planner.over == "actions":

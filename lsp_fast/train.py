@@ -385,7 +385,7 @@ class _Run:
         state: dict[str, Any] | None,
     ) -> None:
         self.config, self.folder, self.trainer, self.evaluator = config, folder, trainer, evaluator
-        identity = {"task": config.task, "method": config.algorithm, "seed": config.seed}
+        identity = {"task": config.task, "method": config.method, "seed": config.seed}
         self.log = RunLogger(folder.path, identity, 0 if state is None else state["metrics_rows"])
         self.since, self.updates_before = trainer.env_steps, trainer.updates
         self.saved = (self.since, self.updates_before) if state is not None else None

@@ -64,6 +64,8 @@ def test_a_transfer_takes_over_everything_and_leaves_the_source_alone(source, tm
     normaliser = {"world_model.observation_mean", "world_model.observation_std"}
     assert same == (kept | normaliser if frozen else normaliser)
     assert content(source) == before
+    [scores] = json.loads(result.scores.read_text())
+    assert scores["method"] == ("lsp, fixed policy" if frozen else "lsp")
     assert {"eval/success", "train/success"} <= set().union(*map(dict.keys, read_rows(result.folder / "metrics.jsonl")))
 
 

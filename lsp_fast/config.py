@@ -269,9 +269,8 @@ class Config:
 
     @property
     def method(self) -> str:
-        """What curves of this run are called: the algorithm, and how it was transferred where that matters."""
-        t = self.transfer
-        return self.algorithm + ", fixed policy" * t.freeze_policy + ", relabelled" * t.relabel
+        """What curves of this run are called."""
+        return method_name(to_dict(self))
 
     def plan_shape(self, action_dim: int) -> tuple[int, int]:
         """Length and width of a plan: n skills, or H actions."""
@@ -490,6 +489,13 @@ _MAY_BE_ZERO = {
     "predictor.noise", "actor.min_std", "model.min_std", "max_minutes",
     "transfer.source_env_steps",
 }  # fmt: skip
+
+
+def method_name(values: Mapping[str, Any]) -> str:
+    """What curves of a run are called, from its `config.json`: the algorithm, and how it was transferred."""
+    transfer = values.get("transfer", {})
+    fixed, relabelled = bool(transfer.get("freeze_policy")), bool(transfer.get("relabel"))
+    return values["algorithm"] + ", fixed policy" * fixed + ", relabelled" * relabelled
 
 
 def to_dict(config: Config) -> dict[str, Any]:

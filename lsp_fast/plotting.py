@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from lsp_fast.config import method_name
 from lsp_fast.errors import LspFastError
 from lsp_fast.files import write_bytes
 
@@ -102,8 +103,8 @@ def _read_run(folder: Path) -> Run:
     # Plain values rather than a Config: runs of other versions, whose fields differ, can be drawn too.
     config = _json(config_path)
     try:
-        identity = {"task": config["task"], "method": config["algorithm"], "seed": config["seed"]}
-    except (TypeError, KeyError) as error:
+        identity = {"task": config["task"], "method": method_name(config), "seed": config["seed"]}
+    except (TypeError, KeyError, AttributeError) as error:
         raise LspFastError(f"{config_path} is not a run's configuration; name another folder") from error
     points = _evaluations(metrics_path)
     if not points:

@@ -21,7 +21,7 @@ def test_presets_and_algorithms_are_defaults_that_options_override():
 
 def test_commands(capsys):
     assert main([]) == 2 and main(["fly"]) == 2 and main(["--help"]) == 0
-    assert "train, evaluate, plot, doctor" in capsys.readouterr().out
+    assert "train, transfer, evaluate, skills, plot, doctor" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ for sizes in {cases}:
         if actor is not None and len(start.stoch) <= 16:
             whole = fused.pack_heads(prior, actor, heads, precision, True)(start, skills, length, noise)
             assert error(whole, exact) <= bound, (sizes, precision, "whole", error(whole, exact), bound)
+    torch.set_float32_matmul_precision("highest")
     # What is not finite stays in its own row.
     if len(start.stoch) > 2:
         start.stoch[1, 0] = torch.nan

@@ -242,7 +242,7 @@ class ImagineHeads:
         rows = padded(n, max(tile.rows for tile in chosen))
         x = torch.zeros(steps + 1, rows, w.row, dtype=self.dtype, device=stoch.device)
         deter_width = padded(w.deter, PADDED)
-        h = torch.zeros(2, rows, deter_width, device=stoch.device)
+        h = torch.zeros(rows, deter_width, device=stoch.device)
 
         def part(name: str) -> Tensor:
             begin = w.begin(name)
@@ -253,7 +253,7 @@ class ImagineHeads:
 
         put(part("stoch")[0], stoch)
         put(part("deter")[0], deter)
-        h[0, :n, : w.deter].copy_(deter)
+        h[:n, : w.deter].copy_(deter)
         if skills is not None:
             to = part("skill" if self.actor is not None else "action")
             for p in range(min(len(skills), -(-steps // skill_length))):
@@ -282,7 +282,7 @@ class ImagineHeads:
                 drawn = None if action is None else action[t]
                 self._sample(given, self.policy, drawn, now, n, w.action, self.limits, tile)
             self._linear(now, self.inp, a, tile)
-            self._gru(a, now[:, w.begin("deter") :], h[t % 2], h[(t + 1) % 2], then[:, w.begin("deter") :], gru_tile)
+            self._gru(a, now[:, w.begin("deter") :], h, then[:, w.begin("deter") :], gru_tile)
             self._linear(then[:, w.begin("deter") :], self.hidden, a, tile)
             limits = (self.min_std, 1.0, 0.0)
             self._sample(a, self.out, noise[t], then[:, w.begin("stoch") :], n, w.stoch, limits, tile, policy=False)
@@ -319,11 +319,11 @@ class ImagineHeads:
             PRECISION=self.dot, ROUND=self.round, num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
 
-    def _gru(self, x: Tensor, h: Tensor, old: Tensor, new: Tensor, out: Tensor, tile: Tile) -> None:
+    def _gru(self, x: Tensor, h: Tensor, state: Tensor, out: Tensor, tile: Tile) -> None:
         columns = len(self.gru_x.weight) // 3
         layers.gru[len(x) // tile.rows, columns // tile.columns](
             x, x.stride(0), h, h.stride(0), self.gru_x.weight, self.gru_h.weight, self.gru_x.bias, self.gru_h.bias,
-            old, new, old.stride(0), out, out.stride(0), columns, self.widths.deter,
+            state, state.stride(0), out, out.stride(0), columns, self.widths.deter,
             K_X=self.gru_x.weight.shape[1], K_H=self.gru_h.weight.shape[1], M=tile.rows, N=tile.columns,
             BLOCK_K=tile.inputs, PRECISION=self.dot, ROUND=self.round, num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip

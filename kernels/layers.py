@@ -78,15 +78,15 @@ def linear_tile(
 
 @triton.jit
 def gru_tile(
-    x, x_stride, h, h_stride, w_ih, w_hh, bias_ih, bias_hh, old, new, deter_stride, out, out_stride, columns, units,
+    x, x_stride, h, h_stride, w_ih, w_hh, bias_ih, bias_hh, state, state_stride, out, out_stride, columns, units,
     row, column,
     K_X: tl.constexpr, K_H: tl.constexpr, BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr, ROUND: tl.constexpr, FRESH: tl.constexpr,
 ):  # fmt: skip
     """A step of torch.nn.GRUCell for rows [M] and columns [N] of the state.
 
-    Matrices hold the gates' rows one gate after another, `columns` rows each. `old` and `new` are the state in fp32, h
-    is what products see of the old one, and `out` gets that of the new one: its first `units` columns.
+    Matrices hold the gates' rows one gate after another, `columns` rows each. `state` is the state in fp32 and becomes
+    the new one, h is what products see of the old one, and `out` gets that of the new one: its first `units` columns.
     """
     none = tl.zeros([row.shape[0], column.shape[0]], tl.float32)
     reset = product(none, x, x_stride, w_ih, row, column, K_X, BLOCK_K, PRECISION, FRESH)
@@ -101,9 +101,10 @@ def gru_tile(
     recalled += tl.load(bias_hh + 2 * columns + column)[None, :]
     candidate = tanh(entering + tl.sigmoid(reset) * recalled)
     at = row.to(tl.int64)[:, None]
-    before = tl.load(old + at * deter_stride + column[None, :])
+    held = state + at * state_stride + column[None, :]
+    before = tl.load(held)
     after = candidate + tl.sigmoid(update) * (before - candidate)
-    tl.store(new + at * deter_stride + column[None, :], after)
+    tl.store(held, after)
     keep(out + at * out_stride + column[None, :], after, (column < units)[None, :], ROUND)
 
 
@@ -164,14 +165,14 @@ def linear(
 
 @triton.jit
 def gru(
-    x, x_stride, h, h_stride, w_ih, w_hh, bias_ih, bias_hh, old, new, deter_stride, out, out_stride, columns, units,
+    x, x_stride, h, h_stride, w_ih, w_hh, bias_ih, bias_hh, state, state_stride, out, out_stride, columns, units,
     K_X: tl.constexpr, K_H: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr, ROUND: tl.constexpr,
 ):  # fmt: skip
     """`gru_tile` of the whole state, a program an M x N tile."""
     row, column = tl.program_id(0) * M + tl.arange(0, M), tl.program_id(1) * N + tl.arange(0, N)
     gru_tile(
-        x, x_stride, h, h_stride, w_ih, w_hh, bias_ih, bias_hh, old, new, deter_stride, out, out_stride, columns,
+        x, x_stride, h, h_stride, w_ih, w_hh, bias_ih, bias_hh, state, state_stride, out, out_stride, columns,
         units, row, column, K_X, K_H, BLOCK_K, PRECISION, ROUND, False,
     )  # fmt: skip
 

@@ -87,10 +87,9 @@ def _rollout(
         _linear(now, x_stride, w_inp, b_inp, into, width, inp_columns, K_INP, M, N, BLOCK_K, PRECISION, ROUND)
         _meet(counter, arrivals)
         arrivals += programs
-        old, new = h + (t % 2) * M * deter_stride, h + ((t + 1) % 2) * M * deter_stride
         for tile in range(tl.program_id(0), deter_columns // N, programs):
             gru_tile(
-                into, width, now + deter_at, x_stride, w_ih, w_hh, b_ih, b_hh, old, new, deter_stride,
+                into, width, now + deter_at, x_stride, w_ih, w_hh, b_ih, b_hh, h, deter_stride,
                 then + deter_at, x_stride, deter_columns, deter, row, tile * N + tl.arange(0, N),
                 K_X, K_H, BLOCK_K, PRECISION, ROUND, True,
             )  # fmt: skip
@@ -116,7 +115,7 @@ def rollout(packed: Any, x: Tensor, h: Tensor, noise: Tensor, action: Tensor | N
 
     Args:
         packed: the `ImagineHeads` whose weights these are.
-        x: [H + 1, ROWS, row]; h: [2, ROWS, .] fp32.
+        x: [H + 1, ROWS, row]; h: [ROWS, .] fp32.
         noise: [H, n, S]; action: [H, n, A] or None.
     """
     p, w = packed, packed.widths
@@ -129,7 +128,7 @@ def rollout(packed: Any, x: Tensor, h: Tensor, noise: Tensor, action: Tensor | N
     programs = 1 if p.interpreted else widest // COLUMNS
     options = {} if p.interpreted else {"launch_cooperative_grid": True}
     _rollout[(programs,)](
-        x, x.stride(1), x.stride(0), w.begin("stoch"), w.begin("deter"), h, h.stride(1), free, widest, counter,
+        x, x.stride(1), x.stride(0), w.begin("stoch"), w.begin("deter"), h, h.stride(0), free, widest, counter,
         len(noise), n, first.weight, first.bias, more.weight, more.bias, len(rest), len(first.weight),
         p.policy.weight, p.policy.bias, p.policy.bias if action is None else action, w.action, *p.limits,
         p.inp.weight, p.inp.bias, len(p.inp.weight), p.gru_x.weight, p.gru_h.weight, p.gru_x.bias, p.gru_h.bias,

@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from lsp_fast.agents.imagination import ImaginationAgent, Optimizer
 from lsp_fast.config import make_config
+from lsp_fast.models.conv import SHAPE
 from lsp_fast.models.world_model import SequenceBatch
 
 aten = torch.ops.aten
@@ -95,6 +96,23 @@ def test_an_update_reads_nothing_on_the_host(algorithm, plan_states):
     agent = make_agent(algorithm, backend="reference", behavior__plan_states=plan_states)
     agent.update(make_batch(agent))  # what a capture warms up: streams of noise, Adam's state
     batch = make_batch(agent, 1)
+    with CaptureSafe([*lasting(agent), *batch]) as found:
+        agent.update(batch)
+    assert found.problems == []
+
+
+def test_an_update_from_frames_reads_nothing_on_the_host():
+    config = make_config("smoke", device="cpu", backend="reference", obs="pixels")
+    agent = ImaginationAgent(SHAPE, ACTION, config)
+
+    def frames(seed):
+        g = torch.Generator().manual_seed(seed)
+        batch = make_batch(agent, seed)
+        shape = (*batch.reward.shape, *SHAPE)
+        return batch._replace(observation=torch.randint(0, 256, shape, generator=g, dtype=torch.uint8))
+
+    agent.update(frames(0))
+    batch = frames(1)
     with CaptureSafe([*lasting(agent), *batch]) as found:
         agent.update(batch)
     assert found.problems == []

@@ -11,6 +11,7 @@ from lsp_fast import backends, ops
 from lsp_fast.agents import ImaginationAgent
 from lsp_fast.config import ALGORITHMS, make_config
 from lsp_fast.cudagraph import WARMUP, capture
+from lsp_fast.models.conv import SHAPE
 from lsp_fast.models.world_model import SequenceBatch
 from lsp_fast.ops import philox
 from lsp_fast.train import train
@@ -154,6 +155,17 @@ def test_graphs_change_nothing_but_the_time():
         )
         torch.testing.assert_close(torch.as_tensor(a), torch.as_tensor(b), rtol=1e-3, atol=1e-3)
     assert agents[0]._plans[True]._replays
+
+
+def test_an_update_from_frames_is_captured():
+    config = make_config("smoke", device="cuda", obs="pixels")
+    agent, generator = ImaginationAgent(SHAPE, 2, config), torch.Generator().manual_seed(0)
+    for seed in range(WARMUP + 3):
+        features = batch(seed, config)
+        shape = (*features.reward.shape, *SHAPE)
+        frames = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).cuda()
+        metrics = agent.update(features._replace(observation=frames))
+    assert agent._learn.enabled and agent._learn._replays and all(x.isfinite() for x in metrics.values())
 
 
 def test_five_hundred_updates_stay_finite_and_take_no_more_memory():

@@ -6,6 +6,7 @@ import pytest
 from lsp_fast import checkpoint, machine, resources
 from lsp_fast.agents import ImaginationAgent
 from lsp_fast.config import make_config
+from lsp_fast.models.conv import SHAPE
 from lsp_fast.train import train
 
 
@@ -37,6 +38,17 @@ def test_a_checkpoint_and_the_replay_are_counted_whole(smoke):
 def test_planning_from_more_states_needs_more_memory():
     few, many = (estimate(make_config("paper", device="cpu", behavior__plan_states=n))[0] for n in (100, 2500))
     assert many.memory > few.memory + 500_000_000
+
+
+def test_frames_are_counted_in_bytes():
+    config = make_config("cpu", device="cpu", obs="pixels")
+    agent = ImaginationAgent(SHAPE, 6, config)
+    parameters = sum(p.numel() for p in agent.modules.parameters())
+    frames = resources.estimate(config, "reference", 64 * 64 * 3, 6, parameters)
+    numbers = resources.estimate(make_config("cpu", device="cpu"), "reference", 64 * 64 * 3, 6, parameters)
+    rows = config.env_steps // 2
+    assert rows * 64 * 64 * 3 < frames.disk < numbers.disk - rows * 64 * 64 * 3 * 2
+    assert frames.memory > resources.estimate(make_config("cpu", device="cpu"), "reference", 17, 6, parameters).memory
 
 
 def test_a_gpus_memory_is_counted_apart():

@@ -63,7 +63,7 @@ def kernels():
                 name = f"{kind} {size} {'head' if head else 'linear'}"
                 constants = {"K": 448, "HEAD": head}
                 yield name, *row(layers.linear, tiles.linear, constants, p_fp32="bias head head_bias partial")
-            types = {"p_fp32": "bias_ih bias_hh old new"}
+            types = {"p_fp32": "bias_ih bias_hh state"}
             yield f"{kind} {size} gru", *row(layers.gru, tiles.gru, {"K_X": 256, "K_H": 256}, **types)
             types = {"p_fp32": "bias noise", "fp32": "min_std mean_scale offset"}
             for name, k, width, policy in (("latent", 256, 32, False), ("action", 448, 16, True)):

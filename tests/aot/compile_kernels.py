@@ -5,9 +5,12 @@ Run in a process of its own, without Triton's interpreter.
 
 import inspect
 import json
+import multiprocessing
+import os
 import re
 import subprocess
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -116,35 +119,45 @@ def assemble(ptx, architecture):
         return subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
 
+def results(number):
+    """Of the kernel of that number: a dictionary for each architecture."""
+    name, kernel, types, constants, options = list(kernels())[number]
+    several = not name.startswith(("tf32", "ieee"))
+    if several:
+        # A number that happens to be 1 is a constant.
+        ones = {n: 1 for n, kind in types.items() if kind == "i32" and n in NOT_ALIGNED}
+        source = ASTSource(kernel, types | dict.fromkeys(ones, "constexpr"), {**constants, **ones})
+        triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    aligned = [n for n, kind in types.items() if kind.startswith("*") or (kind == "i32" and n not in NOT_ALIGNED)]
+    marks = {(kernel.arg_names.index(n),): [["tt.divisibility", 16]] for n in aligned}
+    found = []
+    # What follows from the architecture alone shows with bf16; one of each generation of instructions will do else.
+    for architecture in ARCHITECTURES if several else (80, 90):
+        source = ASTSource(kernel, types, constants, marks)
+        compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+        ptx = compiled.asm["ptx"]
+        said = assemble(ptx, architecture)
+        about = {
+            "kernel": name,
+            "architecture": architecture,
+            "bytes": len(compiled.asm["cubin"]),
+            "shared": compiled.metadata.shared,
+            "registers": int(re.search(r"Used (\d+) registers", said).group(1)),
+            "spilled": sum(int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", said)),
+            "wgmma": ptx.count("wgmma.mma_async"),
+            "serialised": "serializ" in said,
+            "fused": ptx.count("fma.rn.f32"),
+        }
+        found.append(about)
+    return found
+
+
 def main():
-    for name, kernel, types, constants, options in kernels():
-        if not name.startswith(("tf32", "ieee")):
-            # A number that happens to be 1 is a constant.
-            ones = {n: 1 for n, kind in types.items() if kind == "i32" and n in NOT_ALIGNED}
-            fixed = types | dict.fromkeys(ones, "constexpr")
-            triton.compile(
-                ASTSource(kernel, fixed, {**constants, **ones}), target=GPUTarget("cuda", 90, 32), options=options
-            )
-        aligned = [n for n, kind in types.items() if kind.startswith("*") or (kind == "i32" and n not in NOT_ALIGNED)]
-        marks = {(kernel.arg_names.index(n),): [["tt.divisibility", 16]] for n in aligned}
-        # What follows from the architecture alone shows with bf16; one of each generation of instructions will do else.
-        for architecture in ARCHITECTURES if not name.startswith(("tf32", "ieee")) else (80, 90):
-            source = ASTSource(kernel, types, constants, marks)
-            compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
-            ptx = compiled.asm["ptx"]
-            said = assemble(ptx, architecture)
-            found = {
-                "kernel": name,
-                "architecture": architecture,
-                "bytes": len(compiled.asm["cubin"]),
-                "shared": compiled.metadata.shared,
-                "registers": int(re.search(r"Used (\d+) registers", said).group(1)),
-                "spilled": sum(int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", said)),
-                "wgmma": ptx.count("wgmma.mma_async"),
-                "serialised": "serializ" in said,
-                "fused": ptx.count("fma.rn.f32"),
-            }
-            print(json.dumps(found), flush=True)
+    # Fresh processes: Triton's compiler has threads of its own.
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        for found in pool.map(results, range(len(list(kernels())))):
+            for about in found:
+                print(json.dumps(about), flush=True)
 
 
 if __name__ == "__main__":

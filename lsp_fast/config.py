@@ -66,7 +66,7 @@ class TrainConfig:
     cuda_graph: bool = True
     """On a GPU, replay plans and updates as CUDA graphs; where that fails, say why once and go on without."""
     matmul: Literal["fp32", "tf32"] = "fp32"
-    """What matrix products in fp32 multiply on a GPU: fp32, or its upper 19 bits (tf32), several times as fast."""
+    """What matrix products in fp32 multiply on a GPU: fp32, or its upper 19 bits (tf32)."""
     autocast: bool = False
     """Small-budget option: learn under PyTorch's bf16 autocast (weights, gradients' sums and Adam stay in fp32)."""
 

@@ -1,13 +1,14 @@
-"""The command line: `lsp-fast train`, `evaluate`, `plot`, `doctor`."""
+"""The command line: `lsp-fast train`, `evaluate`, `sweep`, `plot` and what COMMANDS lists."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -96,6 +97,56 @@ class Transfer:
         }
         overrides = {name: value for name, value in given.items() if value is not None}
         return Train(transfer_config(self.source, logdir, self.task, **overrides), logdir).run()
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Run an experiment's file, tasks x methods x seeds, or go on with what is missing; then draw its curves."""
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """TOML, as those in experiments/."""
+    out: Path | None = None
+    """Folder of the runs; runs/NAME-OF-THE-FILE by default."""
+    jobs: int = 1
+    """Runs at a time; on one machine they share its processors."""
+    cluster: str = "local"
+    """Where: local, or slurm."""
+    set: tuple[str, ...] = ()
+    """Configuration values that override the file's, as env_steps=20000 or planner.candidates=8."""
+    submitit: tuple[str, ...] = ()
+    """Parameters of submitit, as slurm_partition=gpu or timeout_min=600."""
+    dry_run: bool = False
+    """Only list the runs and how far they have come."""
+
+    def run(self) -> int:
+        from lsp_fast import sweep
+
+        if self.jobs < 1:
+            raise LspFastError(f"jobs = {self.jobs}: must be at least 1")
+        out = self.out or Path("runs") / self.file.stem
+        cells = sweep.read(self.file, out, **assignments("--set", self.set))
+        if self.dry_run:
+            for cell in cells:
+                print(f"{cell.env_steps:>9} of {cell.config.env_steps:>9}  {cell.folder}")
+            return 0
+        parameters = assignments("--submitit", self.submitit)
+        report = sweep.run(cells, out, jobs=self.jobs, cluster=self.cluster, parameters=parameters)
+        print(report)
+        return 1 if report.failed else 130 if report.left else 0
+
+
+def assignments(option: str, texts: tuple[str, ...]) -> dict[str, Any]:
+    """NAME=VALUE as a dictionary; a value that is not JSON (true, 8, 0.1) is text."""
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise LspFastError(f"{option} {text}: must be NAME=VALUE")
+        try:
+            values[name] = json.loads(value)
+        except json.JSONDecodeError:
+            values[name] = value
+    return values
 
 
 @dataclass(frozen=True)
@@ -203,6 +254,7 @@ class Doctor:
 COMMANDS = {
     "train": Train,
     "transfer": Transfer,
+    "sweep": Sweep,
     "evaluate": Evaluate,
     "skills": Skills,
     "plot": Plot,
@@ -227,7 +279,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def parse(argv: list[str]) -> Train | Transfer | Evaluate | Skills | Plot | Doctor:
+def parse(argv: list[str]) -> Train | Transfer | Sweep | Evaluate | Skills | Plot | Doctor:
     """The command with its options; presets and algorithms are the defaults that the options then override."""
     if argv[0] != "train":
         return tyro.cli(COMMANDS[argv[0]], prog=f"lsp-fast {argv[0]}", args=argv[1:])

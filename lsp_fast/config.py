@@ -240,6 +240,8 @@ class Config:
     algorithm: AlgorithmName = "lsp"
     preset: PresetName = "paper"
     seed: int = 0
+    label: str = ""
+    """What curves of this run are called; empty: its algorithm."""
     env_steps: int = 1_000_000
     """Environment steps of the whole run, prefill included."""
     device: str = "auto"
@@ -492,10 +494,10 @@ _MAY_BE_ZERO = {
 
 
 def method_name(values: Mapping[str, Any]) -> str:
-    """What curves of a run are called, from its `config.json`: the algorithm, and how it was transferred."""
+    """What curves of a run are called, from its `config.json`: its label or algorithm, and how it was transferred."""
     transfer = values.get("transfer", {})
     fixed, relabelled = bool(transfer.get("freeze_policy")), bool(transfer.get("relabel"))
-    return values["algorithm"] + ", fixed policy" * fixed + ", relabelled" * relabelled
+    return (values.get("label") or values["algorithm"]) + ", fixed policy" * fixed + ", relabelled" * relabelled
 
 
 def to_dict(config: Config) -> dict[str, Any]:

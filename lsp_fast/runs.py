@@ -15,8 +15,8 @@ from lsp_fast.files import write_text
 
 # What may change between two starts of one run: nothing that decides what is learned.
 RESUMABLE = {
-    "env_steps", "device", "backend", "threads", "max_minutes", "preset", "train.log_every", "train.health_every",
-    "train.checkpoint_every", "train.cuda_graph",
+    "env_steps", "label", "device", "backend", "threads", "max_minutes", "preset", "train.log_every",
+    "train.health_every", "train.checkpoint_every", "train.cuda_graph",
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lsp_fast.errors import ConfigError
 
-AlgorithmName = Literal["lsp", "no_mi", "random_skills", "rand_skills_init", "dreamer", "planet"]
+AlgorithmName = Literal["lsp", "no_mi", "random_skills", "rand_skills_init", "dreamer", "planet", "hiro", "hiro_mi"]
 PresetName = Literal["paper", "gpu", "cpu", "smoke"]
 
 
@@ -206,6 +206,39 @@ class PredictorConfig:
 
 
 @dataclass(frozen=True)
+class HiroConfig:
+    """HIRO (SPEC section 5): TD3 on two levels, without a world model. A goal is held `skill.length` agent steps."""
+
+    goals: Literal["none", "states", "skills"] = "none"
+    """What the high level proposes: changes of the observed positions and velocities, or skills of `skill.dim` numbers,
+    for which the low level earns the task's reward and `skill.beta` times what the backward predictor tells of them
+    [P]. With none there is no HIRO."""
+    units: int = 300
+    layers: int = 2
+    actor_learning_rate: float = 1e-4
+    critic_learning_rate: float = 1e-3
+    tau: float = 0.005
+    """Share of the way that the slow copies go at every step of the actor."""
+    delay: int = 2
+    """Steps of the critics per step of the actor."""
+    smoothing: float = 0.2
+    """Standard deviation of the noise on the target's action; it and its bound are in units of the action's range."""
+    smoothing_clip: float = 0.5
+    candidates: int = 10
+    """Goals that relabelling chooses among: draws around what was reached, that itself, and the goal that was set."""
+    candidate_std: float = 0.5
+    """Of the draws, in half-ranges of goals."""
+    reward_scale: float = 0.1
+    """The high level's reward per summed reward of the task."""
+    goal_noise: float = 0.1
+    """Standard deviation of the noise on goals while collecting, in half-ranges [O]."""
+    goal_range: float = 2.0
+    """Half-range of goals: so many standard deviations of how far the prefill gets in a goal's time [O]."""
+    skill_range: float = 2.0
+    """Half-range of skills [O]."""
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     """Shared by all optimisers (Adam) [D]."""
 
@@ -261,6 +294,7 @@ class Config:
     skill: SkillConfig = field(default_factory=SkillConfig)
     planner: PlannerConfig = field(default_factory=PlannerConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    hiro: HiroConfig = field(default_factory=HiroConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
 
@@ -297,6 +331,16 @@ class Config:
 
 Overrides = Mapping[str, Any]
 
+_HIRO: Overrides = {
+    "skill.source": "none",
+    "skill.intrinsic": False,
+    "train.train_every": 2,  # an update of the low level per agent step [O]
+    "train.pretrain": 0,
+    "train.batch_size": 100,
+    "collect.replay_capacity": 200_000,
+    "collect.exploration_noise": 0.1,
+}
+
 ALGORITHMS: dict[str, Overrides] = {
     "lsp": {},
     "no_mi": {"skill.intrinsic": False},
@@ -315,6 +359,8 @@ ALGORITHMS: dict[str, Overrides] = {
         "behavior.horizon": 12,
         "behavior.gamma": 1.0,
     },
+    "hiro": {"hiro.goals": "states", **_HIRO},
+    "hiro_mi": {"hiro.goals": "skills", **_HIRO},
 }
 
 # What two processor cores learn with in minutes; docs/configuration.md gives the reason of each departure.
@@ -475,6 +521,18 @@ def check(config: Config) -> None:
         p.over == "skills" or (config.skill.source == "none" and p.objective == "sum"),
         "planner.over = 'actions' plans without skills and scores by rewards: set skill.source to none and "
         "planner.objective to sum",
+    )
+    hiro = config.hiro.goals != "none"
+    need(
+        not hiro or (config.skill.source == "none" and p.over == "skills"),
+        f"hiro.goals = {config.hiro.goals!r}: HIRO has no plans; set skill.source to none and planner.over to skills",
+    )
+    need(not (hiro and config.obs == "pixels"), "obs = 'pixels': HIRO learns from features only")
+    need(config.hiro.candidates >= 2, f"hiro.candidates = {config.hiro.candidates}: must be at least 2")
+    need(
+        not (hiro and (config.transfer.freeze_policy or config.transfer.relabel)),
+        "transfer.freeze_policy and transfer.relabel are not for HIRO: both its levels learn, and from experience of "
+        "their own",
     )
     need(
         not (config.skill.intrinsic and config.skill.length > b.horizon),

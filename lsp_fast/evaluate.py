@@ -9,10 +9,11 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
-from lsp_fast import checkpoint, envs
-from lsp_fast.agents import ImaginationAgent
+from lsp_fast import agents, checkpoint, envs
+from lsp_fast.agents import Agent
 from lsp_fast.config import Config
 from lsp_fast.envs.driver import Driver, EpisodeSummary
+from lsp_fast.envs.goals import goal_entries
 from lsp_fast.noise import Noise, stream_seed
 from lsp_fast.runs import read_run
 
@@ -66,7 +67,7 @@ class Evaluator:
             [episodes[i].episode_return for i in range(len(self.envs))], float(np.mean(reached)) if reached else None
         )
 
-    def run_agent(self, agent: ImaginationAgent, seed: int, explore: bool = False) -> Score:
+    def run_agent(self, agent: Agent, seed: int, explore: bool = False) -> Score:
         """Episodes of the agent; its own noise is not touched, so that evaluating changes nothing in training."""
         carry = agent.initial_carry(len(self.envs), explore=explore, noise=Noise(seed, agent.device))
 
@@ -90,7 +91,7 @@ def baselines(config: Config, episodes: int, seed: int = 0) -> dict[str, Score]:
     def zero(observations: np.ndarray, is_first: np.ndarray) -> np.ndarray:
         return np.zeros((len(observations), action_dim), np.float32)
 
-    untrained = ImaginationAgent(obs_dim, action_dim, config)
+    untrained = agents.make(obs_dim, action_dim, config, goal_entries(evaluator.envs[0]))
     return {
         "random actions": evaluator.run(random, seed),
         "zero actions": evaluator.run(zero, seed),
@@ -111,7 +112,7 @@ def dimensions(env) -> tuple[int | tuple[int, ...], int]:
     return ((width, *more) if more else width), int(env.action_space.shape[0])
 
 
-def load(logdir: str | Path, *, device: str = "auto", backend: str = "auto") -> ImaginationAgent:
+def load(logdir: str | Path, *, device: str = "auto", backend: str = "auto") -> Agent:
     """The trained agent of a run folder, from its newest checkpoint.
 
     Raises:
@@ -119,6 +120,6 @@ def load(logdir: str | Path, *, device: str = "auto", backend: str = "auto") -> 
     """
     config, state = read_run(Path(logdir), device=device, backend=backend)
     with checkpoint.fitting(state):
-        agent = ImaginationAgent(checkpoint.observation_of(state), state["action_dim"], config)
+        agent = agents.make(checkpoint.observation_of(state), state["action_dim"], config, state.get("goals"))
         agent.load_state_dict(state["agent"])
     return agent

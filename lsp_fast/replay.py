@@ -11,7 +11,7 @@ import math
 import os
 import zlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -224,6 +224,33 @@ class Replay:
         flat = out._replace(observation=out.observation.reshape(batch, length, -1))
         _gather(starts, length, self._oldest, self._live, self.capacity, self._rows, flat)
         return out
+
+    def segments(self, rng: np.random.Generator, batch: int, steps: int) -> Rows:
+        """`batch` stretches of `steps` agent steps that begin at multiples of `steps` in their episodes, each of all
+        such equally likely: arrays [batch, steps + 1, ...], the first row being the state they begin in.
+
+        Raises:
+            LspFastError: no completed episode is that long.
+        """
+        self._require_episode()
+        lengths, firsts = self._episode_table()
+        ends = np.cumsum((lengths - 1) // steps)  # segments up to the end of each episode
+        if not ends[-1]:
+            raise LspFastError(
+                f"no episode of the replay has {steps} agent steps; raise collect.prefill, or lower skill.length"
+            )
+        drawn = rng.integers(ends[-1], size=batch)
+        episodes = np.searchsorted(ends, drawn, side="right")
+        inside = drawn - np.concatenate([[0], ends])[episodes]
+        starts = self._oldest + firsts[episodes] + inside * steps
+        indices = (starts[:, None] + np.arange(steps + 1)) % self.capacity
+        return Rows(*(array[indices] for array in self._rows))
+
+    def episodes(self) -> Iterator[Rows]:
+        """The completed episodes, oldest first, each a copy."""
+        for length, first in zip(*self._episode_table(), strict=True):
+            indices = np.arange(self._oldest + first, self._oldest + first + length) % self.capacity
+            yield Rows(*(array[indices] for array in self._rows))
 
     def relabel(self, rewards: Callable[[Rows], np.ndarray]) -> None:
         """Replace the rewards of all completed rows by a function of them, oldest first.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lsp_fast.agents import ImaginationAgent
+from lsp_fast.agents import Agent, Carry, ImaginationAgent
 from lsp_fast.envs.dmc import DmcEnv, Pose
 from lsp_fast.errors import LspFastError
 from lsp_fast.evaluate import make_env
@@ -57,7 +57,7 @@ class Shown:
         return "\n".join([*lines, *([f"no frames: {self.missing}"] if self.missing else [])])
 
 
-def show(agent: ImaginationAgent, out: Path, *, count: int = 6, env_steps: int = 40, seed: int = 0) -> Shown:
+def show(agent: Agent, out: Path, *, count: int = 6, env_steps: int = 40, seed: int = 0) -> Shown:
     """Hold skills from one start state, draw and film them, and say how distinct they are.
 
     Args:
@@ -72,7 +72,7 @@ def show(agent: ImaginationAgent, out: Path, *, count: int = 6, env_steps: int =
     """
     c = agent.config
     steps = env_steps // c.collect.action_repeat
-    if c.skill.source == "none":
+    if c.skill.source == "none" or not isinstance(agent, ImaginationAgent):
         raise LspFastError(f"the run's algorithm, {c.algorithm}, has no skills to show")
     if count < 2 or steps < 1:
         raise LspFastError(
@@ -99,7 +99,7 @@ def show(agent: ImaginationAgent, out: Path, *, count: int = 6, env_steps: int =
     return Shown(numbers, files, missing)
 
 
-def film(agent: ImaginationAgent, path: Path, seed: int = 0) -> None:
+def film(agent: Agent, path: Path, seed: int = 0) -> None:
     """A video of one deterministic episode.
 
     Raises:
@@ -113,7 +113,7 @@ def film(agent: ImaginationAgent, path: Path, seed: int = 0) -> None:
 
 
 def act(
-    agent: ImaginationAgent,
+    agent: Agent,
     env: Any,
     seed: int,
     steps: int,
@@ -130,16 +130,17 @@ def act(
         if frames:
             pictures.append(env.render_frame(FRAME, FRAME))
         action, carry = agent.policy(observation[None], carry)
-        if skill is None and carry.skill is not None and t % agent.config.skill.length == 0:
+        if skill is None and getattr(carry, "skill", None) is not None and t % agent.config.skill.length == 0:
             switches.append(t)
-        seen.append(features(carry.state)[0])
+        if isinstance(carry, Carry):
+            seen.append(features(carry.state)[0])
         observation, _, terminated, truncated, _ = env.step(action[0])
         poses.append(env.unwrapped.pose())
         if terminated or truncated:
             break
     if frames:
         pictures.append(env.render_frame(FRAME, FRAME))
-    return Held(skill, poses, torch.stack(seen), switches, pictures, info)
+    return Held(skill, poses, torch.stack(seen) if seen else torch.empty(0), switches, pictures, info)
 
 
 def distinctness(held: Sequence[Held]) -> dict[str, float | None]:
@@ -172,7 +173,7 @@ def _log_ratio(agent: ImaginationAgent, held: Sequence[Held]) -> float | None:
     return float((log_q - layers.normal_log_prob(skill, torch.zeros_like(skill)).sum(-1)).mean())
 
 
-def _environment(agent: ImaginationAgent) -> Any:
+def _environment(agent: Agent) -> Any:
     c = agent.config
     env = make_env(c)
     if not isinstance(env.unwrapped, DmcEnv):

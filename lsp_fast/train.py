@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lsp_fast import checkpoint, machine, relabel, resources
-from lsp_fast.agents import ImaginationAgent
+from lsp_fast import agents, checkpoint, machine, relabel, resources
 from lsp_fast.config import Config, check
 from lsp_fast.envs.driver import Driver
+from lsp_fast.envs.goals import goal_entries
 from lsp_fast.errors import ConfigError, LspFastError
 from lsp_fast.evaluate import Evaluator, dimensions, make_env
 from lsp_fast.logger import Means, RunLogger
 from lsp_fast.models.world_model import SequenceBatch
 from lsp_fast.noise import Noise, stream_seed
-from lsp_fast.ops.types import State
 from lsp_fast.plotting import learning_curves, read_scores
 from lsp_fast.replay import Batch, Replay
 from lsp_fast.runs import RunFolder
@@ -94,8 +93,10 @@ class Trainer:
                 f"collect.replay_capacity = {c.replay_capacity}: an episode of {config.task} takes {rows} rows, and "
                 "learning needs a whole one"
             )
-        self.agent = ImaginationAgent(observation, action_dim, config)
-        tracks = relabel.track_dim(config.task, c.action_repeat)
+        self.goals = goal_entries(environments[0])
+        self.agent = agents.make(observation, action_dim, config, self.goals)
+        # Beside a row lies what the agent wants to be kept; else what relabelling for another task would need.
+        tracks = self.agent.row_dim or relabel.track_dim(config.task, c.action_repeat)
         dtype = environments[0].observation_space.dtype or np.float32
         self.replay = Replay(c.replay_capacity, observation, action_dim, c.num_envs, dtype=dtype, track_dim=tracks)
         self.sampler = np.random.default_rng(stream_seed(config.seed, "replay"))
@@ -113,7 +114,10 @@ class Trainer:
             environments,
             stream_seed(config.seed, "train/0"),
             self.replay,
-            track=functools.partial(relabel.track_row, action_repeat=c.action_repeat) if tracks else None,
+            track=functools.partial(relabel.track_row, action_repeat=c.action_repeat)
+            if tracks and not self.agent.row_dim
+            else None,
+            beside_dim=self.agent.row_dim,
         )
         self.carry = self.agent.initial_carry(
             c.num_envs, explore=True, noise=Noise(stream_seed(config.seed, "collect/0"), self.agent.device)
@@ -162,14 +166,9 @@ class Trainer:
             "driver": {
                 "next_episode": driver["next_episode"],
                 "actions": [torch.from_numpy(actions) for actions in driver["actions"]],
+                "beside": [torch.from_numpy(rows) for rows in driver["beside"]],
             },
-            "carry": {
-                "state": tuple(self.carry.state),
-                "action": self.carry.action,
-                "skill": self.carry.skill,
-                "step": self.carry.step,
-                "noise": self.carry.noise.state_dict(),
-            },
+            "carry": self.carry.state_dict(),
             "sampler": json.dumps(self.sampler.bit_generator.state),
             "explorer": json.dumps(self.explorer.bit_generator.state),
             "agent_steps": self.agent_steps,
@@ -181,6 +180,7 @@ class Trainer:
             "due": {name: (due.every, due.done) for name, due in self.due.items()},
             "observation": self.agent.observation,
             "action_dim": self.agent.action_dim,
+            "goals": self.goals,
         }
 
     def _load(self, state: dict[str, Any]) -> None:
@@ -188,15 +188,7 @@ class Trainer:
         self.agent.load_state_dict(state["agent"])
         self.replay.load(self.replay_folder, json.loads(state["replay"]))
         self.driver.load(state["driver"])
-        carry, device = state["carry"], self.agent.device
-        self.carry.noise.load_state_dict(carry["noise"])
-        self.carry = replace(
-            self.carry,
-            state=State(*(x.to(device) for x in carry["state"])),
-            action=carry["action"].to(device),
-            skill=None if carry["skill"] is None else carry["skill"].to(device),
-            step=carry["step"],
-        )
+        self.carry = self.carry.loaded(state["carry"])
         self.sampler.bit_generator.state = json.loads(state["sampler"])
         self.explorer.bit_generator.state = json.loads(state["explorer"])
         self.env_steps, self.agent_steps = state["env_steps"], state["agent_steps"]
@@ -215,20 +207,22 @@ class Trainer:
         if self.prefilled or transfer.source:
             self.carry = agent.reset(self.carry, driver.is_first)
             actions, self.carry = agent.policy(driver.observations, self.carry)
+            beside = agent.row(self.carry)
         else:
+            beside = None
             shape = (len(driver.observations), agent.action_dim)
             actions = self.explorer.uniform(-1, 1, shape).astype(np.float32)
-        result = driver.step(actions, self.learn_due if self.prefilled and self.config.train.overlap else None)
+        meanwhile = self.learn_due if self.prefilled and self.config.train.overlap else None
+        result = driver.step(actions, meanwhile, beside)
         self.env_steps += result.env_steps
         self.agent_steps += len(actions)
         # Learning needs one whole episode, however long that takes.
         enough = transfer.relabel or self.env_steps >= self.config.collect.prefill
         if not self.prefilled and enough and self.replay.num_episodes:
             self.prefilled = self.env_steps
-            # What was taken over knows observations as its own normaliser shows them.
-            if self.config.model.normalize_observations and not transfer.source and not agent.world_model.pixels:
-                mean, std = self.replay.observation_statistics()
-                agent.world_model.fit_normalizer(torch.as_tensor(mean), torch.as_tensor(std))
+            # What was taken over knows observations, and goals, as its own scales show them.
+            if not transfer.source:
+                agent.fit(self.replay)
             # From random actions to the policy: it must know the episode that is under way from its beginning on,
             # which it does not, so it starts from the zero state here.
             self.carry = agent.reset(self.carry, np.ones(len(actions), bool))
@@ -255,8 +249,8 @@ class Trainer:
         """One update. Raises NotFinite where a loss or a gradient is not."""
         t, device = self.config.train, self.agent.device
         before = self.sampler.bit_generator.state
-        arrays = self.replay.sample(self.sampler, t.batch_size, t.batch_length)
-        batch = SequenceBatch(*self.upload(arrays))
+        arrays = self.agent.sample(self.replay, self.sampler)
+        batch = self.upload(arrays)
         pretraining = t.pretrain_world_model_only and self.updates < t.pretrain
         diagnose = (self.updates - t.pretrain) % t.health_every == 0
         metrics = self.agent.update(batch, behavior=not pretraining, diagnose=diagnose)
@@ -280,6 +274,7 @@ class Trainer:
         difference. Randomness comes from `seed` alone.
         """
         length, agent = min(self.config.train.batch_length, SHOWN), self.agent
+        assert isinstance(agent, agents.ImaginationAgent)
         arrays = self.replay.sample(np.random.default_rng(seed), SEQUENCES, length)
         noise = Noise(seed, agent.device).normal("open_loop", length, SEQUENCES, self.config.model.stoch)
         batch = SequenceBatch(*self.upload(arrays))
@@ -297,8 +292,10 @@ class Trainer:
         if not self.finite:
             raise NotFinite(f"a loss or gradient became NaN or infinite within the first {self.updates} updates.")
 
-    def _locate(self, sampler_state: Any, arrays: Batch) -> str:
+    def _locate(self, sampler_state: Any, arrays: Sequence[np.ndarray]) -> str:
         """Where in the replay the windows of a batch lie, and what in them is not finite."""
+        if not isinstance(arrays, Batch):
+            return "The replay takes finite rows only."
         rng = np.random.default_rng()
         rng.bit_generator.state = sampler_state
         episodes, offsets = self.replay.draw(rng, *arrays.reward.shape)
@@ -484,7 +481,7 @@ class _Run:
         result = self.evaluator.run_agent(trainer.agent, seed)
         row = {"eval/return": result.mean, "eval/return_std": float(np.std(result.returns))}
         self.log.write(trainer.env_steps, row if result.success is None else {**row, "eval/success": result.success})
-        if trainer.agent.world_model.pixels:
+        if trainer.agent.pixels:
             self.log.picture(trainer.env_steps, "open_loop", trainer.predicted_frames(seed))
 
     def write(self) -> None:

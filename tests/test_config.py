@@ -71,6 +71,20 @@ SPECIFICATION = {
     "predictor.layers": 2,
     "predictor.noise": 0.3,
     "predictor.learning_rate": 8e-5,
+    "hiro.units": 300,
+    "hiro.layers": 2,
+    "hiro.actor_learning_rate": 1e-4,
+    "hiro.critic_learning_rate": 1e-3,
+    "hiro.tau": 0.005,
+    "hiro.delay": 2,
+    "hiro.smoothing": 0.2,
+    "hiro.smoothing_clip": 0.5,
+    "hiro.candidates": 10,
+    "hiro.candidate_std": 0.5,
+    "hiro.reward_scale": 0.1,
+    "hiro.goal_noise": 0.1,
+    "hiro.goal_range": 2.0,
+    "hiro.skill_range": 2.0,
     "optimizer.eps": 1e-7,
     "optimizer.grad_clip": 100.0,
     # The options for small budgets are off.
@@ -91,6 +105,10 @@ CPU_DEPARTURES = {
     "model.normalize_observations", "train.pretrain_world_model_only", "actor.init_std", "actor.entropy", "skill.beta",
 }  # fmt: skip
 
+HIRO = {
+    "skill.source": "none", "skill.intrinsic": False, "train.train_every": 2, "train.pretrain": 0,
+    "train.batch_size": 100, "collect.replay_capacity": 200_000, "collect.exploration_noise": 0.1,
+}  # fmt: skip
 ALGORITHM_DEPARTURES = {
     "lsp": {},
     "no_mi": {"skill.intrinsic": False},
@@ -102,6 +120,8 @@ ALGORITHM_DEPARTURES = {
         "planner.elites": 100, "planner.iterations": 10, "planner.objective": "sum", "planner.std_floor": 0.0,
         "behavior.horizon": 12, "behavior.gamma": 1.0,
     },
+    "hiro": {"hiro.goals": "states"} | HIRO,
+    "hiro_mi": {"hiro.goals": "skills"} | HIRO,
 }  # fmt: skip
 
 
@@ -127,7 +147,7 @@ def test_rows_apply_and_survive_json(preset, algorithm):
     assert (config.preset, config.algorithm) == (preset, algorithm)
     changed = {name: new for name, (_, new) in differences(make_config(preset), config).items()}
     assert changed == ALGORITHM_DEPARTURES[algorithm] | ({} if algorithm == "lsp" else {"algorithm": algorithm})
-    assert config.skill_dim == (0 if algorithm in ("dreamer", "planet") else 3)
+    assert config.skill_dim == (0 if "skill.source" in changed and changed["skill.source"] == "none" else 3)
     assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
 
 

@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(source, smoke, 
 def test_every_algorithm_is_taken_over(smoke, tmp_path, algorithm):
     config = smoke(algorithm, task="quadruped_getup_walk", env_steps=1000, train__pretrain=1)
     train(config, tmp_path / "walk", progress=False)
-    frozen = {"transfer__freeze_policy": True}
+    frozen = {"transfer__freeze_policy": not algorithm.startswith("hiro")}
     assert transfer(tmp_path / "walk", tmp_path / "reach", TARGET, progress=False, **frozen).finished
 
 

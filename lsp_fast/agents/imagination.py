@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lsp_fast import backends
+from lsp_fast.agents.base import Agent, Optimizer
 from lsp_fast.behavior import behavior_losses
 from lsp_fast.config import Config
 from lsp_fast.cudagraph import Graphed
@@ -22,6 +23,7 @@ from lsp_fast.ops import layers
 from lsp_fast.ops.types import Normal, PlanKey, PlanNoise, PlanWeights, State, detach, features, map_state
 from lsp_fast.planning.health import planner_health
 from lsp_fast.planning.skills import draw_plan_noise, plan_skills, skill_distribution
+from lsp_fast.replay import Batch, Replay
 
 MODE_SAMPLES = 100  # the deterministic action is the densest of these [D]
 
@@ -42,46 +44,30 @@ class Carry:
     hold: bool = False
     """Keep `skill` to the end, instead of planning another one every K steps."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {
+            "state": tuple(self.state),
+            "action": self.action,
+            "skill": self.skill,
+            "step": self.step,
+            "noise": self.noise.state_dict(),
+        }
 
-class Optimizer:
-    """Adam over one module, with the gradient's norm clipped; it touches that module's parameters only."""
-
-    def __init__(self, module: nn.Module, learning_rate: float, config: Config, device: torch.device) -> None:
-        self.parameters = list(module.parameters())
-        self.grad_clip = config.optimizer.grad_clip
-        self.adam = torch.optim.Adam(
-            self.parameters, lr=learning_rate, eps=config.optimizer.eps, fused=True, capturable=device.type == "cuda"
+    def loaded(self, state: dict[str, Any]) -> Carry:
+        """This one as `state_dict` found it."""
+        self.noise.load_state_dict(state["noise"])
+        device = self.action.device
+        return replace(
+            self,
+            state=State(*(x.to(device) for x in state["state"])),
+            action=state["action"].to(device),
+            skill=None if state["skill"] is None else state["skill"].to(device),
+            step=state["step"],
         )
 
-    def step(self, loss: Tensor, retain_graph: bool = False) -> Tensor:
-        """Take one step down the loss and return the gradient's norm before clipping, 0-d."""
-        gradients = torch.autograd.grad(loss, self.parameters, retain_graph=retain_graph)
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.grad_clip)
-        self.adam.step()
-        return norm
 
-    def load_state_dict(self, state: dict) -> None:
-        """Restore Adam's moments, in place where there are some already: a captured graph goes on using them."""
-        held = {parameter: dict(moments) for parameter, moments in self.adam.state.items()}
-        capturable = [group["capturable"] for group in self.adam.param_groups]
-        self.adam.load_state_dict(state)
-        for group, value in zip(self.adam.param_groups, capturable, strict=True):
-            group["capturable"] = value  # the device's matter, not the checkpoint's
-        for parameter, moments in held.items():
-            restored = self.adam.state[parameter]
-            for name, tensor in moments.items():
-                # What Adam has not stepped yet has no moments: they are zero.
-                restored[name] = tensor.copy_(restored[name]) if name in restored else tensor.zero_()
-
-    def norm(self, objective: Tensor) -> Tensor:
-        """Norm of an objective's gradient, 0-d, without taking a step; the graph is kept."""
-        gradients = torch.autograd.grad(objective, self.parameters, retain_graph=True)
-        return nn.utils.get_total_norm(gradients)
-
-
-class ImaginationAgent:
+class ImaginationAgent(Agent):
     """World model, skill-conditioned policy, value, and the planner of skills; or world model and planner of actions.
 
     Args:
@@ -94,13 +80,8 @@ class ImaginationAgent:
     """
 
     def __init__(self, observation: int | Sequence[int], action_dim: int, config: Config) -> None:
-        self.config = c = config
-        self.device = backends.device(c.device)
-        self.backend = backends.get(c.backend, self.device)
-        self.observation: int | tuple[int, ...] = observation if isinstance(observation, int) else tuple(observation)
-        self.observation_shape = (observation,) if isinstance(observation, int) else tuple(observation)
-        self.action_dim = action_dim
-        self.noise = Noise(c.seed, self.device)
+        super().__init__(observation, action_dim, config)
+        c = config
         # Weights are drawn on the CPU, from a stream each, so that a seed gives the same ones on every device and
         # whichever modules there are.
         initial = Noise(c.seed)
@@ -131,12 +112,6 @@ class ImaginationAgent:
             )
         self.modules = nn.ModuleDict(modules).to(self.device)
         self.optimizers = {k: Optimizer(m, rates[k], c, self.device) for k, m in modules.items()}
-        if self.device.type == "cuda":
-            # Kernels run on the current device, whatever their tensors' is.
-            torch.cuda.set_device(self.device)
-            # A setting of the whole process; the Triton kernels go by it too.
-            torch.set_float32_matmul_precision("high" if c.train.matmul == "tf32" else "highest")
-        self.frozen = {"actor", "predictor"} if c.transfer.freeze_policy else set()
         graphs = c.train.cuda_graph
         self._plans = {
             sample: Graphed(functools.partial(self._plan, sample), "planning", enabled=graphs)
@@ -202,11 +177,8 @@ class ImaginationAgent:
         Raises:
             ValueError: an observation of another shape, or one that is not finite.
         """
-        dtype = torch.uint8 if self.world_model.pixels else torch.float32
-        obs = torch.as_tensor(observation, dtype=dtype, device=self.device)
         n = len(carry.step)
-        if obs.shape != (n, *self.observation_shape):
-            raise ValueError(f"observation must be {[n, *self.observation_shape]}, not {list(obs.shape)}")
+        obs = self.checked(observation, n)
         noise = carry.noise
         latent = noise.normal("act/latent", n, self.config.model.stoch)
         state = self.world_model.filter(carry.state, carry.action, obs, latent)
@@ -276,11 +248,21 @@ class ImaginationAgent:
 
     # Batch -> gradient
 
-    def update(self, batch: SequenceBatch, *, behavior: bool = True, diagnose: bool = False) -> dict[str, Tensor]:
+    def fit(self, replay: Replay) -> None:
+        """The observation's normaliser, where there is one."""
+        if self.config.model.normalize_observations and not self.pixels:
+            mean, std = replay.observation_statistics()
+            self.world_model.fit_normalizer(torch.as_tensor(mean), torch.as_tensor(std))
+
+    def sample(self, replay: Replay, rng: np.random.Generator) -> Batch:
+        """Sequences, [B, L, ...]."""
+        return replay.sample(rng, self.config.train.batch_size, self.config.train.batch_length)
+
+    def update(self, batch: Sequence[Tensor], *, behavior: bool = True, diagnose: bool = False) -> dict[str, Tensor]:
         """One training update of all modules from a batch of sequences.
 
         Args:
-            batch: [B, L, ...] on the agent's device.
+            batch: the fields of a `SequenceBatch`, [B, L, ...] on the agent's device.
             behavior: False trains the world model alone.
             diagnose: also measure the planner's health and each reward's share of the actor's gradient.
 
@@ -360,23 +342,6 @@ class ImaginationAgent:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.autocast)
-
-    # Checkpoints
-
-    def state_dict(self) -> dict:
-        """Weights, optimisers and noise: all that learning goes on from."""
-        return {
-            "modules": self.modules.state_dict(),
-            "optimizers": {k: o.adam.state_dict() for k, o in self.optimizers.items()},
-            "noise": self.noise.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict) -> None:
-        """Restore what `state_dict` gave, in place: parameters keep their storage."""
-        self.modules.load_state_dict(state["modules"])
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
-        self.noise.load_state_dict(state["noise"])
 
 
 def densest_action(policy: Normal, noise: Tensor) -> Tensor:

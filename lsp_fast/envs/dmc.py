@@ -96,6 +96,9 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
                 readable under this name.
             track: gives `info` more entries, at resets (of the state that the episode begins in) and steps.
             camera: number of the model's camera that `render_frame` looks through.
+
+        Attributes:
+            entries: the observation's, their widths by name, in their order.
         """
         if action_repeat < 1:
             raise ValueError(f"action_repeat must be at least 1, not {action_repeat}")
@@ -114,7 +117,8 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         # dm_env types its specs as nested anything; a suite task has a mapping here and one array there.
         entries: Any = environment.observation_spec()
         spec: Any = environment.action_spec()
-        size = sum(int(np.prod(entry.shape)) for entry in entries.values())
+        self.entries = {name: int(np.prod(entry.shape)) for name, entry in entries.items()}
+        size = sum(self.entries.values())
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, spec.shape, np.float32)
         low = np.broadcast_to(spec.minimum, spec.shape).astype(np.float64)

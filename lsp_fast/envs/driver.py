@@ -94,6 +94,7 @@ class Driver:
         *,
         threads: int | None = None,
         track: Callable[[dict[str, Any]], np.ndarray] | None = None,
+        beside_dim: int = 0,
     ) -> None:
         """
         Args:
@@ -104,6 +105,7 @@ class Driver:
             threads: that step the environments, the caller's among them; None takes one a processor. Never more than
                 environments, and one where an environment does not have `releases_gil = True`.
             track: what of an environment's `info` the replay is to keep beside a row.
+            beside_dim: or else how many numbers of the caller's own, which `step` is given.
 
         Raises:
             ValueError: no environment, their spaces differ, or less than one thread.
@@ -136,6 +138,8 @@ class Driver:
         self._actions: list[list[np.ndarray]] = [[] for _ in range(count)]
         self._success: list[bool | None] = [None] * count
         self._track = track
+        self._beside_dim = beside_dim
+        self._besides: list[list[np.ndarray]] = [[] for _ in range(count)]
 
     def reset(self) -> None:
         """Begin the next episode of every environment (the first ones, the first time); running ones are dropped."""
@@ -145,13 +149,19 @@ class Driver:
             self._begin(index)
         self._started = True
 
-    def step(self, actions: np.ndarray, meanwhile: Callable[[], object] | None = None) -> StepResult:
+    def step(
+        self,
+        actions: np.ndarray,
+        meanwhile: Callable[[], object] | None = None,
+        beside: np.ndarray | None = None,
+    ) -> StepResult:
         """Step every environment with its action; an episode that ends is followed by the next one's reset.
 
         Args:
             actions: [E, A], in each environment's action space.
             meanwhile: called while the environments step on a thread of their own. Nothing is recorded before it has
                 returned, so that it sees the replay as it was.
+            beside: [E, beside_dim], numbers that the replay is to keep with this step; zeros if None.
 
         Raises:
             ValueError: the actions have another shape.
@@ -171,7 +181,8 @@ class Driver:
         self.observations = np.empty_like(self.observations)
         self.is_first = np.zeros_like(self.is_first)
         for index, outcome in enumerate(self._step_beside(actions, meanwhile)):
-            observation, reward, terminal, limit, env_steps = self._record(index, actions[index], outcome)
+            own = None if beside is None else beside[index]
+            observation, reward, terminal, limit, env_steps = self._record(index, actions[index], outcome, own)
             rewards[index], next_observations[index] = reward, observation
             terminated[index], truncated[index] = terminal, limit
             total_env_steps += env_steps
@@ -186,10 +197,14 @@ class Driver:
         """What `load` goes on from: the number of each environment's next episode, and the actions of its running one.
 
         An episode follows from its seed and its actions, whatever the environment keeps inside; actions are [T, A].
+        What the caller gave to be kept beside them is there too, [T, beside_dim].
         """
         return {
             "next_episode": list(self._next_episode),
             "actions": [np.array(actions, np.float32).reshape(-1, *self._action_shape) for actions in self._actions],
+            "beside": [np.array(rows, np.float32).reshape(-1, self._beside_dim) for rows in self._besides]
+            if self._beside_dim
+            else [],
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -206,9 +221,10 @@ class Driver:
         self._next_episode = [int(number) - 1 for number in state["next_episode"]]
         self.reset()
         for index, actions in enumerate(state["actions"]):
-            for action in np.asarray(actions, np.float32):
+            for t, action in enumerate(np.asarray(actions, np.float32)):
+                own = np.asarray(state["beside"][index][t], np.float32) if self._beside_dim else None
                 outcome = self.envs[index].step(action)
-                observation, _, terminal, limit, _ = self._record(index, action, outcome)
+                observation, _, terminal, limit, _ = self._record(index, action, outcome, own)
                 if terminal or limit:
                     raise LspFastError("the running episode did not repeat itself; the task is not deterministic")
                 self.observations[index] = observation
@@ -257,19 +273,24 @@ class Driver:
             self._pool = os.getpid(), ThreadPoolExecutor(self._threads, "lsp-env")
         return self._pool[1]
 
-    def _record(self, index: int, action: np.ndarray, outcome: Outcome) -> tuple[np.ndarray, float, bool, bool, int]:
+    def _record(
+        self, index: int, action: np.ndarray, outcome: Outcome, own: np.ndarray | None
+    ) -> tuple[np.ndarray, float, bool, bool, int]:
         """Record one environment's step: observation, reward, terminated, truncated, environment steps."""
         observation, reward, terminal, limit, info = outcome
         env_steps = int(info.get("env_steps", 1))  # environments of other makers take one
         reward, terminal, limit = float(reward), bool(terminal), bool(limit)
         self._actions[index].append(action.copy())
+        beside = self._beside(info, own)
+        if self._beside_dim:
+            self._besides[index].append(beside[0])
         self._returns[index] += reward
         self._agent_steps[index] += 1
         self._env_steps[index] += env_steps
         if "success" in info:
             self._success[index] = bool(self._success[index] or info["success"])
         if self.replay is not None:
-            self.replay.add(index, observation, action, reward, terminal, False, terminal or limit, *self._beside(info))
+            self.replay.add(index, observation, action, reward, terminal, False, terminal or limit, *beside)
         return observation, reward, terminal, limit, env_steps
 
     def _begin(self, index: int) -> None:
@@ -279,14 +300,16 @@ class Driver:
         self.observations[index] = observation
         self.is_first[index] = True
         self._returns[index], self._agent_steps[index], self._env_steps[index] = 0.0, 0, 0
-        self._actions[index] = []
+        self._actions[index], self._besides[index] = [], []
         self._success[index] = bool(info["success"]) if "success" in info else None
         if self.replay is not None:
             still = np.zeros(self._action_shape, np.float32)
             self.replay.add(index, observation, still, 0.0, False, True, False, *self._beside(info))
 
-    def _beside(self, info: dict[str, Any]) -> tuple[np.ndarray, ...]:
+    def _beside(self, info: dict[str, Any], own: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
         """What the replay keeps beside a row, if anything."""
+        if self._beside_dim:
+            return (np.zeros(self._beside_dim, np.float32) if own is None else np.array(own, np.float32),)
         return () if self._track is None else (self._track(info),)
 
     def _summary(self, index: int) -> EpisodeSummary:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from lsp_fast.ops.types import Dense, GRUWeights, MLPWeights
 
@@ -18,6 +19,10 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
         nn.init.xavier_uniform_(self.weight, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] -> [..., outputs]"""
+        return F.linear(x, self.weight, self.bias)
 
     def weights(self) -> Dense:
         """The live parameters."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lsp_fast.config import ModelConfig, PredictorConfig, SkillConfig
 from lsp_fast.models.networks import MLP
 from lsp_fast.ops import layers
+from lsp_fast.ops.types import Normal
 
 MAX_STATES = 10  # states of a segment that the predictor sees (SPEC section 4)
 
@@ -71,11 +72,19 @@ class SkillPredictor(nn.Module):
         Returns:
             [N], differentiable in every argument.
         """
+        log_prob = layers.normal_log_prob(skill, *self._distribution(segment, first, noise)).sum(-1)
+        return log_prob.mean(0) if self.config.inputs == "per_step" else log_prob
+
+    def mean(self, segment: Tensor, first: Tensor, noise: Tensor) -> Tensor:
+        """The skill [N, Z] that a segment looks like; arguments are `log_prob`'s."""
+        mean = self._distribution(segment, first, noise).mean
+        return mean.mean(0) if self.config.inputs == "per_step" else mean
+
+    def _distribution(self, segment: Tensor, first: Tensor, noise: Tensor) -> Normal:
+        """[N, Z], or [k, N, Z] for `per_step`."""
         x = self.inputs(segment, first) + self.config.noise * noise
         mean, raw_log_std = layers.mlp(x, self.mlp.weights()).chunk(2, -1)
-        std = layers.soft_clamp_std(raw_log_std, *self.bounds)
-        log_prob = layers.normal_log_prob(skill, mean, std).sum(-1)
-        return log_prob.mean(0) if self.config.inputs == "per_step" else log_prob
+        return Normal(mean, layers.soft_clamp_std(raw_log_std, *self.bounds))
 
     def noise_shape(self, batch: int) -> tuple[int, ...]:
         """Shape of `log_prob`'s noise for N = batch."""

@@ -1,0 +1,149 @@
+"""What every agent is to the training loop, and what all of them share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lsp_fast import backends
+from lsp_fast.config import Config
+from lsp_fast.noise import Noise
+from lsp_fast.replay import Replay
+
+
+class Optimizer:
+    """Adam over one module, with the gradient's norm clipped; it touches that module's parameters only."""
+
+    def __init__(self, module: nn.Module, learning_rate: float, config: Config, device: torch.device) -> None:
+        self.parameters = list(module.parameters())
+        self.grad_clip = config.optimizer.grad_clip
+        self.adam = torch.optim.Adam(
+            self.parameters, lr=learning_rate, eps=config.optimizer.eps, fused=True, capturable=device.type == "cuda"
+        )
+
+    def step(self, loss: Tensor, retain_graph: bool = False) -> Tensor:
+        """Take one step down the loss and return the gradient's norm before clipping, 0-d."""
+        gradients = torch.autograd.grad(loss, self.parameters, retain_graph=retain_graph)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.grad_clip)
+        self.adam.step()
+        return norm
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore Adam's moments, in place where there are some already: a captured graph goes on using them."""
+        held = {parameter: dict(moments) for parameter, moments in self.adam.state.items()}
+        capturable = [group["capturable"] for group in self.adam.param_groups]
+        self.adam.load_state_dict(state)
+        for group, value in zip(self.adam.param_groups, capturable, strict=True):
+            group["capturable"] = value  # the device's matter, not the checkpoint's
+        for parameter, moments in held.items():
+            restored = self.adam.state[parameter]
+            for name, tensor in moments.items():
+                # What Adam has not stepped yet has no moments: they are zero.
+                restored[name] = tensor.copy_(restored[name]) if name in restored else tensor.zero_()
+
+    def norm(self, objective: Tensor) -> Tensor:
+        """Norm of an objective's gradient, 0-d, without taking a step; the graph is kept."""
+        gradients = torch.autograd.grad(objective, self.parameters, retain_graph=True)
+        return nn.utils.get_total_norm(gradients)
+
+
+class Agent(ABC):
+    """Acts on observations and learns from the replay.
+
+    Args:
+        observation: O; or the shape of frames.
+        action_dim: A.
+        config: checked; its device and backend may be `auto`.
+
+    Raises:
+        ConfigError, BackendUnavailable: the device or backend named is unknown or cannot be had.
+
+    Attributes:
+        modules: everything with weights, by name; a run that takes this one over loads them.
+        optimizers: by the name of the module that each changes.
+        frozen: names of modules that do not learn.
+        row_dim: numbers that `row` gives; the replay keeps them beside every step.
+    """
+
+    modules: nn.ModuleDict
+    optimizers: dict[str, Optimizer]
+    row_dim: int = 0
+
+    def __init__(self, observation: int | Sequence[int], action_dim: int, config: Config) -> None:
+        self.config = config
+        self.device = backends.device(config.device)
+        self.backend = backends.get(config.backend, self.device)
+        self.observation: int | tuple[int, ...] = observation if isinstance(observation, int) else tuple(observation)
+        self.observation_shape = (observation,) if isinstance(observation, int) else tuple(observation)
+        self.action_dim = action_dim
+        self.noise = Noise(config.seed, self.device)
+        self.frozen = {"actor", "predictor"} if config.transfer.freeze_policy else set()
+        if self.device.type == "cuda":
+            # Kernels run on the current device, whatever their tensors' is.
+            torch.cuda.set_device(self.device)
+            # A setting of the whole process; the Triton kernels go by it too.
+            torch.set_float32_matmul_precision("high" if config.train.matmul == "tf32" else "highest")
+
+    @property
+    def pixels(self) -> bool:
+        """Whether observations are frames."""
+        return len(self.observation_shape) > 1
+
+    def checked(self, observation: np.ndarray | Tensor, rows: int) -> Tensor:
+        """Observations [rows, ...] on the agent's device; of another shape they raise ValueError."""
+        dtype = torch.uint8 if self.pixels else torch.float32
+        obs = torch.as_tensor(observation, dtype=dtype, device=self.device)
+        if obs.shape != (rows, *self.observation_shape):
+            raise ValueError(f"observation must be {[rows, *self.observation_shape]}, not {list(obs.shape)}")
+        return obs
+
+    @abstractmethod
+    def initial_carry(self, batch: int, *, explore: bool = False, noise: Noise | None = None) -> Any:
+        """Memory for `batch` episodes that begin now."""
+
+    @abstractmethod
+    def reset(self, carry: Any, is_first: np.ndarray | Tensor) -> Any:
+        """Forget the episodes where `is_first` [N] is true."""
+
+    @abstractmethod
+    def policy(self, observation: np.ndarray | Tensor, carry: Any) -> tuple[np.ndarray, Any]:
+        """Actions [N, A] float32 in [-1, 1], and the carry of the next call."""
+
+    def row(self, carry: Any) -> np.ndarray | None:
+        """What the replay keeps of the step that `policy` has just decided, [N, row_dim]; None where it decided
+        nothing (random actions), or keeps nothing."""
+        return None
+
+    def fit(self, replay: Replay) -> None:
+        """Take scales from the prefill, before anything is learned."""
+        return
+
+    @abstractmethod
+    def sample(self, replay: Replay, rng: np.random.Generator) -> NamedTuple:
+        """Arrays of one update's batch."""
+
+    @abstractmethod
+    def update(self, batch: Sequence[Tensor], *, behavior: bool = True, diagnose: bool = False) -> dict[str, Tensor]:
+        """One training update from the batch that `sample` gave, on the device; metrics are 0-d tensors there."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimisers and noise: all that learning goes on from."""
+        return {
+            "modules": self.modules.state_dict(),
+            "optimizers": {k: o.adam.state_dict() for k, o in self.optimizers.items()},
+            "noise": self.noise.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave, in place: parameters keep their storage."""
+        self.modules.load_state_dict(state["modules"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.noise.load_state_dict(state["noise"])

@@ -22,6 +22,9 @@ def smoke():
     """make_config for a run of seconds: smoke(skill__beta=0.5)."""
 
     def make(algorithm="lsp", **overrides):
-        return make_config("smoke", algorithm, **{"device": "cpu", "backend": "reference", **overrides})
+        values = {"device": "cpu", "backend": "reference"}
+        if algorithm == "planet":  # its row comes after the preset's small planner
+            values |= {"planner__candidates": 20, "planner__elites": 5, "planner__iterations": 2}
+        return make_config("smoke", algorithm, **{**values, **overrides})
 
     return make

@@ -456,3 +456,30 @@ def test_what_a_task_tells_beside_is_kept_and_a_borrowed_folder_is_not_touched(t
         again.load(
             tmp_path / "b", {**own, "checksums": {k: v for k, v in own["checksums"].items() if "track" not in k}}
         )
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(1, 25), min_size=1, max_size=8), st.integers(1, 6), st.integers(0, 100))
+def test_segments_begin_at_multiples_and_stay_in_their_episode(lengths, steps, seed):
+    replay = Replay(max(sum(lengths) - 7, *(n + 1 for n in lengths)), 1, 1, track_dim=2)
+    for episode, length in enumerate(lengths):
+        for t in range(length + 1):
+            beside = np.array([episode, t], np.float32)
+            replay.add(0, [100 * episode + t], [0.0], float(t), False, t == 0, t == length, beside)
+    kept = [rows.track[0, 0] for rows in replay.episodes()]
+    assert [len(rows.reward) - 1 for rows in replay.episodes()] == lengths[-len(kept) :]
+    possible = {(e, b) for e in kept for b in range(0, lengths[int(e)] - steps + 1, steps)}
+    rng = np.random.default_rng(seed)
+    if not possible:
+        with pytest.raises(LspFastError, match=f"no episode of the replay has {steps} agent steps"):
+            replay.segments(rng, 3, steps)
+        return
+    found = replay.segments(rng, 300, steps)
+    assert found.observation.shape == (300, steps + 1, 1) and found.track.shape == (300, steps + 1, 2)
+    assert (found.track[:, :, 0] == found.track[:, :1, 0]).all()
+    np.testing.assert_array_equal(found.track[:, :, 1] - found.track[:, :1, 1], np.tile(np.arange(steps + 1), (300, 1)))
+    np.testing.assert_array_equal(found.observation[..., 0], 100 * found.track[..., 0] + found.track[..., 1])
+    drawn = [tuple(pair) for pair in found.track[:, 0].tolist()]
+    assert set(drawn) <= possible
+    if len(possible) <= 20:  # each of them equally likely
+        assert set(drawn) == possible

@@ -160,6 +160,27 @@ def test_state_goes_on_in_the_middle_of_an_episode():
         Driver([Counting()], seed=5).load(cut.state())
 
 
+def test_what_the_caller_gives_is_kept_beside_and_goes_on_with_the_episode():
+    log, other = Log(), Log()
+    driver = Driver([Counting(4), Counting(3)], 1, log, beside_dim=2)
+    driver.reset()
+    given = np.arange(20, dtype=np.float32).reshape(5, 2, 2)
+    for t in range(5):
+        driver.step(np.full((2, 1), 0.1 * t, np.float32), None, given[t] if t != 1 else None)
+        given[t] += 0.25  # the rows are copies
+    beside = [row[-1].tolist() for row in log.rows if row[0] == 1]
+    #          reset   t = 0   without one  t = 2   reset   t = 3     t = 4
+    assert beside == [[0, 0], [2, 3], [0, 0], [10, 11], [0, 0], [14, 15], [18, 19]]
+    state = driver.state()
+    assert [rows.tolist() for rows in state["beside"]] == [[[16, 17]], [[14, 15], [18, 19]]]
+    resumed = Driver([Counting(4), Counting(3)], 1, other, beside_dim=2)
+    resumed.load(state)
+    running = [row for row in log.rows if row[0] == 1][-3:]
+    for a, b in zip([row for row in other.rows if row[0] == 1], running, strict=True):
+        assert a[:-1] == b[:-1] and a[-1].tolist() == b[-1].tolist()
+    assert Driver([Counting()], 1).state()["beside"] == []
+
+
 def test_an_episode_that_does_not_repeat_itself_is_an_error():
     driver = Driver([Counting(3)], seed=5)
     driver.reset()

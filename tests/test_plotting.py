@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from lsp_fast.config import make_config, to_dict
 from lsp_fast.errors import LspFastError
-from lsp_fast.plotting import interquartile_mean, interval, learning_curves, mean_curve, plot, read_scores
+from lsp_fast.plotting import interquartile_mean, interval, learning_curves, mean_curve, plot, pool, read_scores
 
 
 def row(xs, ys, task="t", method="m", seed=0):
@@ -220,6 +220,9 @@ def test_one_seed_has_no_interval_and_null_scores_make_gaps():
     assert bounds is None
     mean, (low, high) = interquartile_mean(np.array([[[1.0, np.nan]], [[3.0, 4.0]]]))
     np.testing.assert_array_equal([mean, low, high], [[2.0, np.nan], [1.0, np.nan], [3.0, np.nan]])
+    # Nor is a null score among four or more cut off as if it were the largest.
+    mean, (low, high) = interquartile_mean(np.array([[[y, y]] for y in (1.0, 2.0, 3.0, 4.0)] + [[[5.0, np.nan]]]))
+    assert mean.tolist() == [3.0, NAN] and np.isnan([low[1], high[1]]).all() and low[0] < 3.0 < high[0]
     mean, bounds = interquartile_mean(np.full((2, 1, 1), np.nan))
     assert np.isnan([mean, *bounds]).all()
 
@@ -261,6 +264,16 @@ def test_all_tasks_get_a_line_for_each_method_and_the_last_panel(tmp_path, drawn
     again = plot(files[::-1], tmp_path / "b.png", [references])
     assert again.table == result.table and again.warnings == result.warnings
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_seeds_are_drawn_within_their_task():
+    # Every seed returns the same, so that other seeds would change nothing, however far apart the tasks are.
+    of, warnings = pool(
+        {t: [row([1, 2], [y, y], t, seed=seed) for seed in range(3)] for t, y in (("a", 100), ("b", 900))}
+    )
+    assert of and warnings == [] and (of.seeds, of.tasks, of.final) == (3, 2, 0.5)
+    assert of.final_interval == (0.5, 0.5)
+    np.testing.assert_array_equal([of.curve, *of.band], 0.5)
 
 
 def test_tasks_without_a_common_scale_are_left_out(tmp_path, drawn):

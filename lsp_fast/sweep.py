@@ -20,10 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import submitit
+from submitit.helpers import DelayedSubmission
 from tqdm import tqdm
 
-from lsp_fast import checkpoint
+from lsp_fast import checkpoint, envs
 from lsp_fast.config import Config, base_config, check, replace
+from lsp_fast.envs import gym
 from lsp_fast.errors import ConfigError, LspFastError
 from lsp_fast.plotting import plot
 from lsp_fast.runs import RunFolder
@@ -71,8 +74,9 @@ class Cell:
 
     def __call__(self) -> str:
         """Train. Returns `finished`, `interrupted` or `timed out`."""
-        # Ctrl-C at a terminal reaches the sweep alone, which then asks every run to end with a checkpoint.
-        os.setpgrp()
+        if os.environ.get("SUBMITIT_EXECUTOR") == "local":
+            # Ctrl-C at a terminal reaches the sweep alone, which then asks every run to end with a checkpoint.
+            os.setpgrp()
         config = self.config
         if self.source is not None:
             device = {name: getattr(config, name) for name in ("device", "backend", "threads")}
@@ -82,8 +86,6 @@ class Cell:
 
     def checkpoint(self) -> Any:
         """What submitit puts into the queue again where a cluster takes the machine away: the same, which goes on."""
-        from submitit.helpers import DelayedSubmission
-
         return DelayedSubmission(self)
 
 
@@ -110,7 +112,7 @@ def read(path: str | Path, out: str | Path, **values: Any) -> list[Cell]:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     try:
         return _cells(content, out, {name.replace("__", "."): value for name, value in values.items()})
-    except ConfigError as error:
+    except LspFastError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
@@ -133,8 +135,10 @@ def _cells(content: dict[str, Any], out: Path, given: Mapping[str, Any]) -> list
     for seed in seeds:
         for task in tasks:
             for method in methods:
-                values, on_target = dict(method), method.get("target", {})
-                values.pop("target", None)
+                values = dict(method)
+                on_target, only = values.pop("target", {}), values.pop("tasks", None)
+                if only is not None and task["task"] not in only:
+                    continue
                 if target is None and on_target:
                     raise ConfigError(f"{method['algorithm']} has values for a target, and there is no [target]")
                 config = base_config(preset, values.pop("algorithm"))
@@ -150,6 +154,9 @@ def _cells(content: dict[str, Any], out: Path, given: Mapping[str, Any]) -> list
                     name = _slug(f"{later.task}-from-{task['task']}-{later.method}-{seed}")
                     overrides = {k.replace(".", "__"): v for k, v in names.items()}
                     add(Cell(out / name, later, folder, overrides))
+    for task in sorted({cell.config.task for cell in cells.values()}):
+        if not task.startswith(gym.PREFIX) and task not in envs.task_names():
+            envs.make(task)  # says which are near
     return sorted(cells.values(), key=lambda cell: cell.source is not None)
 
 
@@ -243,7 +250,7 @@ def run(
     everything = [*report.finished, *waiting]
     executors = Executors(out, jobs, cluster, parameters or {})
     bar = tqdm(total=sum(cell.config.env_steps for cell in everything), unit="step", disable=not progress,
-               dynamic_ncols=True, smoothing=0.05)  # fmt: skip
+               dynamic_ncols=True, smoothing=0.05, mininterval=1)  # fmt: skip
     stopping = False
     with bar, _interrupts() as interrupted:
         while True:
@@ -317,8 +324,6 @@ class Executors:
             signal.signal(signal.SIGINT, before)
 
     def _executor(self, folder: Path) -> Any:
-        import submitit
-
         try:
             executor = submitit.AutoExecutor(folder, cluster=self.cluster)
             executor.update_parameters(name="lsp-fast", **self.parameters)

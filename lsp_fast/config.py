@@ -181,6 +181,9 @@ class PlannerConfig:
     """Bootstrap by the value that the actor learns with (on R + beta r^i), or by a second head on R alone [O]."""
     std_floor: float = 1e-6
     """Added to the elites' variance under the root [O]."""
+    warm_start: bool = False
+    """While acting, begin from the mean that the episode's last plan was acted on with, moved on by one entry, the last
+    one twice; the spread is 1 again. Plans in learning, and an episode's first, begin from N(0, I) [O]."""
     shared_noise: bool = False
     """A start state's candidates share the noise of their rollouts (common random numbers), so that what sets them
     apart is the plan alone; the paper's are independent."""
@@ -521,6 +524,10 @@ def check(config: Config) -> None:
         p.over == "skills" or (config.skill.source == "none" and p.objective == "sum"),
         "planner.over = 'actions' plans without skills and scores by rewards: set skill.source to none and "
         "planner.objective to sum",
+    )
+    need(
+        not p.warm_start or p.over == "actions" or config.skill.source == "planned",
+        "planner.warm_start = True: there are no plans; set skill.source to planned or planner.over to actions",
     )
     hiro = config.hiro.goals != "none"
     need(

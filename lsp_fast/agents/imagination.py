@@ -22,7 +22,7 @@ from lsp_fast.noise import Noise
 from lsp_fast.ops import layers
 from lsp_fast.ops.types import Normal, PlanKey, PlanNoise, PlanWeights, State, detach, features, map_state
 from lsp_fast.planning.health import planner_health
-from lsp_fast.planning.skills import draw_plan_noise, plan_skills, skill_distribution
+from lsp_fast.planning.skills import draw_plan_noise, moved_on, plan_skills, skill_distribution, standard_normal
 from lsp_fast.replay import Batch, Replay
 
 MODE_SAMPLES = 100  # the deterministic action is the densest of these [D]
@@ -43,6 +43,7 @@ class Carry:
     explore: bool
     hold: bool = False
     """Keep `skill` to the end, instead of planning another one every K steps."""
+    plan: Tensor | None = None  # [N, P, Z], mean of the last plan; None unless plans begin from it
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -52,6 +53,7 @@ class Carry:
             "skill": self.skill,
             "step": self.step,
             "noise": self.noise.state_dict(),
+            "plan": self.plan,
         }
 
     def loaded(self, state: dict[str, Any]) -> Carry:
@@ -64,6 +66,7 @@ class Carry:
             action=state["action"].to(device),
             skill=None if state["skill"] is None else state["skill"].to(device),
             step=state["step"],
+            plan=None if state.get("plan") is None else state["plan"].to(device),
         )
 
 
@@ -147,6 +150,9 @@ class ImaginationAgent(Agent):
             torch.zeros(batch, dtype=torch.int64),
             noise if noise is not None else Noise(self.config.seed, self.device),
             explore,
+            plan=torch.zeros(batch, *self.config.plan_shape(self.action_dim), device=self.device)
+            if self.config.planner.warm_start
+            else None,
         )
 
     def reset(self, carry: Carry, is_first: np.ndarray | Tensor) -> Carry:
@@ -160,6 +166,7 @@ class ImaginationAgent(Agent):
             state=map_state(lambda x: x * keep, carry.state),
             action=carry.action * keep,
             step=torch.where(mask, 0, carry.step),
+            plan=None if carry.plan is None else carry.plan * keep[:, None],
         )
 
     @torch.no_grad()
@@ -182,11 +189,11 @@ class ImaginationAgent(Agent):
         noise = carry.noise
         latent = noise.normal("act/latent", n, self.config.model.stoch)
         state = self.world_model.filter(carry.state, carry.action, obs, latent)
-        skill, policy = carry.skill, None
+        skill, plan = carry.skill, carry.plan
         if self.actor is None:
-            action = self._plan_first_action(state, noise)
+            action, plan = self._plan_first_action(state, carry)
         else:
-            skill = self._hold_or_plan(state, carry)
+            skill, plan = self._hold_or_plan(state, carry)
             policy = layers.actor(features(state), skill, self.actor.weights())
             if carry.explore:
                 action = layers.act(policy, noise.normal("act/action", n, self.action_dim))
@@ -197,19 +204,19 @@ class ImaginationAgent(Agent):
         if carry.explore:
             extra = noise.normal("act/exploration", n, self.action_dim)
             action = (action + self.config.collect.exploration_noise * extra).clamp(-1, 1)
-        return action.cpu().numpy(), replace(carry, state=state, action=action, skill=skill, step=carry.step + 1)
+        after = replace(carry, state=state, action=action, skill=skill, step=carry.step + 1, plan=plan)
+        return action.cpu().numpy(), after
 
-    def _hold_or_plan(self, state: State, carry: Carry) -> Tensor | None:
-        """The skill of every row: a new one where t % K == 0, else the one that is held."""
-        if carry.skill is None:
-            return None
-        if carry.hold:
-            return carry.skill
+    def _hold_or_plan(self, state: State, carry: Carry) -> tuple[Tensor | None, Tensor | None]:
+        """The skill of every row, a new one where t % K == 0, else the one that is held; and the plans' means."""
+        if carry.skill is None or carry.hold:
+            return carry.skill, carry.plan
         rows = (carry.step % self.config.skill.length == 0).nonzero()[:, 0].to(self.device)
         if len(rows) == 0:
-            return carry.skill
+            return carry.skill, carry.plan
+        start = map_state(lambda x: x[rows], state)
         plan = skill_distribution(
-            map_state(lambda x: x[rows], state),
+            start,
             self.plan_weights(),
             carry.noise,
             "act",
@@ -217,25 +224,33 @@ class ImaginationAgent(Agent):
             self.backend,
             explore=carry.explore,
             planner=self._plan_to_act,
+            prior=self._prior(start, None if carry.plan is None else carry.plan[rows]),
         )
         skill = plan.mean[:, 0]  # [rows, Z]; of a plan only the first skill is acted on
         if carry.explore or self.config.skill.source == "random":
             skill = skill + plan.std[:, 0] * carry.noise.normal("act/skill", *skill.shape)
-        return carry.skill.index_copy(0, rows, skill)
+        kept = None if carry.plan is None else carry.plan.index_copy(0, rows, plan.mean)
+        return carry.skill.index_copy(0, rows, skill), kept
 
-    def _plan_first_action(self, state: State, noise: Noise) -> Tensor:
-        """The mean of the first action of a plan from each state (SPEC section 5, planet): [N, A]."""
+    def _plan_first_action(self, state: State, carry: Carry) -> tuple[Tensor, Tensor | None]:
+        """The mean of the first action of a plan from each state (SPEC section 5, planet): [N, A], and the plan."""
         dims = (state.stoch.shape[-1], self.action_dim)
-        drawn = draw_plan_noise(noise, "act", self.config, len(state.stoch), dims, sample=False)
-        return self._plan_to_act(state, drawn).mean[:, 0]
+        drawn = draw_plan_noise(carry.noise, "act", self.config, len(state.stoch), dims, sample=False)
+        mean = self._plan_to_act(state, drawn, self._prior(state, carry.plan)).mean
+        return mean[:, 0], None if carry.plan is None else mean
 
-    def _plan_to_act(self, start: State, drawn: PlanNoise | PlanKey) -> Normal:
+    def _prior(self, start: State, last: Tensor | None) -> Normal:
+        """What a plan begins from: N(0, I), or the last plan's mean, moved on. Of an episode's first plan it is 0."""
+        prior = standard_normal(start, self.config, self.action_dim)
+        return prior if last is None else prior._replace(mean=moved_on(last))
+
+    def _plan_to_act(self, start: State, drawn: PlanNoise | PlanKey, prior: Normal) -> Normal:
         """Plan skills, on a GPU as a graph whose noise comes in from outside: it serves every stream and episode."""
         if isinstance(drawn, PlanKey):
-            return self._plans[drawn.sample](*start, drawn.key)
-        return self._plans[drawn.action is not None](*start, *(x for x in drawn if x is not None))
+            return self._plans[drawn.sample](*start, *prior, drawn.key)
+        return self._plans[drawn.action is not None](*start, *prior, *(x for x in drawn if x is not None))
 
-    def _plan(self, sample: bool, stoch: Tensor, deter: Tensor, *numbers: Tensor) -> Normal:
+    def _plan(self, sample: bool, stoch: Tensor, deter: Tensor, mean: Tensor, std: Tensor, *numbers: Tensor) -> Normal:
         """A plan's mean and std from tensors alone."""
         p = self.config.planner
         if len(numbers) == 1:
@@ -243,7 +258,8 @@ class ImaginationAgent(Agent):
             drawn = PlanKey(numbers[0], p.iterations, p.candidates, steps, sample, p.shared_noise)
         else:
             drawn = PlanNoise(numbers[0], numbers[1], numbers[2] if sample else None)
-        result = plan_skills(State(stoch, deter), self.plan_weights(), drawn, self.config, self.backend)
+        prior = Normal(mean, std)
+        result = plan_skills(State(stoch, deter), self.plan_weights(), drawn, self.config, self.backend, prior)
         return Normal(result.mean, result.std)
 
     # Batch -> gradient

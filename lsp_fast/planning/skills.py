@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from lsp_fast.backends import Backend
 from lsp_fast.config import Config
@@ -13,7 +14,7 @@ from lsp_fast.ops.types import Normal, PlanKey, PlanNoise, PlanRules, PlanWeight
 from lsp_fast.planning.cem import CEMResult
 from lsp_fast.planning.plan import plan
 
-Planner = Callable[[State, "PlanNoise | PlanKey"], Normal]
+Planner = Callable[[State, "PlanNoise | PlanKey", Normal], Normal]
 
 
 def draw_plan_noise(
@@ -49,16 +50,27 @@ def plan_rules(config: Config) -> PlanRules:
 
 
 def plan_skills(
-    start: State, weights: PlanWeights, noise: PlanNoise | PlanKey, config: Config, backend: Backend
+    start: State,
+    weights: PlanWeights,
+    noise: PlanNoise | PlanKey,
+    config: Config,
+    backend: Backend,
+    prior: Normal | None = None,
 ) -> CEMResult:
-    """CEM over skills (or actions) from every start state, from N(0, I) [O], without gradients.
+    """CEM over skills (or actions) from every start state, without gradients.
 
     Args:
         start: [N, ...]
         noise: as `draw_plan_noise` gives it.
+        prior: mean and std [N, P, Z] to begin from; by default N(0, I) [O].
     """
-    prior = standard_normal(start, config, weights.action_dim)
+    prior = prior or standard_normal(start, config, weights.action_dim)
     return plan(start, weights, noise, prior, plan_rules(config), backend)
+
+
+def moved_on(last: Tensor) -> Tensor:
+    """Means of the plans [N, P, Z] once their first entry has been acted on: the others, the last one twice."""
+    return torch.cat([last[:, 1:], last[:, -1:]], 1)
 
 
 def standard_normal(start: State, config: Config, action_dim: int) -> Normal:
@@ -77,6 +89,7 @@ def skill_distribution(
     *,
     explore: bool,
     planner: Planner | None = None,
+    prior: Normal | None = None,
 ) -> Normal:
     """The distribution that skills are drawn from in each start state (SPEC sections 4 and 5).
 
@@ -85,20 +98,22 @@ def skill_distribution(
         stream: prefix of the noise's names, the purpose of the plan.
         explore: in imagination and while collecting: plans are scored with sampled actions, and epsilon is added to the
             planned mean. In evaluation neither.
-        planner: plans from states and noise; by default `plan_skills` with these weights.
+        planner: plans from states, noise and what to begin from; by default `plan_skills` with these weights.
+        prior: mean and std that planning begins from; by default N(0, I).
 
     Returns:
         mean and std, [N, P, Z]; of N(0, I) for random skills.
     """
+    prior = prior or standard_normal(start, config, weights.action_dim)
     if config.skill.source == "random":
-        return standard_normal(start, config, weights.action_dim)
+        return prior
     dims = (start.stoch.shape[-1], weights.action_dim)
     drawn = draw_plan_noise(noise, stream, config, len(start.stoch), dims, sample=explore)
     if planner is None:
-        result = plan_skills(start, weights, drawn, config, backend)
+        result = plan_skills(start, weights, drawn, config, backend, prior)
         found = Normal(result.mean, result.std)
     else:
-        found = planner(start, drawn)
+        found = planner(start, drawn, prior)
     if not explore:
         return found
     s = config.skill

@@ -52,9 +52,10 @@ class Problem:
         return Problem(*(as_bf16(x) for x in (self.start, self.weights, self.noise, self.prior)), self.rules)
 
 
-def problem(preset: str, starts: int, **overrides: object) -> Problem:
-    """From `starts` states with sampled actions (learning), or from one with tanh(mean) (acting in evaluation)."""
-    c = make_config(preset, device="cpu", backend="reference", **overrides)
+def problem(preset: str, starts: int, algorithm: str = "lsp", **overrides: object) -> Problem:
+    """From `starts` states with sampled actions (learning), or from one with tanh(mean) (acting in evaluation); of
+    planet, which has no policy, of actions."""
+    c = make_config(preset, algorithm, device="cpu", backend="reference", **overrides)
     agent = ImaginationAgent(*DIMS, c)
     drawn = Noise(1)
     start = State(drawn.normal("s", starts, c.model.stoch), drawn.normal("h", starts, c.model.deter).tanh())
@@ -91,9 +92,9 @@ def works() -> Iterator[Work]:
         yield plans(preset, starts)
 
 
-def plans(preset: str, starts: int) -> Work:
+def plans(preset: str, starts: int, algorithm: str = "lsp") -> Work:
     """The noise is drawn beforehand, but for the variant that draws its own."""
-    p = problem(preset, starts)
+    p = problem(preset, starts, algorithm)
     cpp = backends.get("cpp")
     arguments = (p.start, p.weights, p.noise, p.prior)
     bf16 = p.rules._replace(precision="bf16")
@@ -111,16 +112,17 @@ def plans(preset: str, starts: int) -> Work:
         assert error < (0.02 if "bf16" in name else 1e-4), f"{name} is off by {error}"
     missing: dict[str, str] = {}
     for name, kind in PEERS.items():
-        found = peer(kind, preset, starts)
+        found = peer(kind, preset, starts, algorithm)
         if isinstance(found, Process):
             error = (torch.tensor(found.values) - first).abs().max() / scale
             assert error < (0.1 if "bf16" in name else 1e-4), f"{name} is off by {error}"
             variants[name] = found
         else:
             missing[name] = found
-    c = make_config(preset)
+    c, whose = make_config(preset, algorithm), "" if algorithm == "lsp" else f"{algorithm}, "
+    cem = c.planner
     return Work(
-        f"plan, {preset} preset, {starts} x {c.planner.candidates} x {c.behavior.horizon} x {c.planner.iterations}",
+        f"plan, {whose}{preset} preset, {starts} x {cem.candidates} x {c.behavior.horizon} x {cem.iterations}",
         "eager",
         variants,
         missing=missing,
@@ -128,9 +130,9 @@ def plans(preset: str, starts: int) -> Work:
     )
 
 
-def peer_function(kind: str, preset: str, starts: int):
+def peer_function(kind: str, preset: str, starts: int, algorithm: str = "lsp"):
     """What a process of its own runs for `kind`: returns the values [I, N, G] as a tensor or array."""
-    p = problem(preset, int(starts))
+    p = problem(preset, int(starts), algorithm)
     if kind.startswith("jax"):
         from peers import jax_plan
 

@@ -58,6 +58,7 @@ def build(problem, tuned: bool):
             noise.candidates,
             rules.num_elites,
             floor=rules.floor,
+            clip=rules.clip,
         )
         return result.values
 

@@ -1,19 +1,19 @@
-"""Does it learn? Trains tasks x algorithms x seeds, scores every run and draws the curves.
+"""Did they learn? Scores trained runs and draws their curves.
 
-    python benchmarks/learning.py --tasks cheetah_run --seeds 0 1 2 --out benchmarks/results/cheetah_run.json
+    lsp-fast sweep experiments/systems_cpu.toml --jobs 2
+    python benchmarks/learning.py runs/systems_cpu --out benchmarks/results/systems_cpu.json
 
-Runs go on in `--logdir` where they are unfinished and are only scored where they are finished. Each uses one thread, so
-that as many as there are cores stand side by side without waiting for each other.
+Every finished run in the folders plays whole episodes, deterministically and exploring, each run with one thread.
 """
 
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import json
+import multiprocessing
 import shlex
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,76 +21,59 @@ import torch
 from measure import machine
 
 from lsp_fast import evaluate
+from lsp_fast.config import base_config, differences
 from lsp_fast.logger import read_rows
 from lsp_fast.plotting import learning_curves
 
 
-def train(command: list[str], log: Path) -> None:
-    """Run one training to its end."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as file:
-        subprocess.run([sys.executable, "-m", "lsp_fast.cli", *command], check=True, stdout=file, stderr=file)
-
-
 def score(folder: Path, episodes: int) -> dict[str, Any]:
-    """Returns of the trained agent, deterministic and exploring, and its curve."""
+    """Returns of the trained agent, deterministic and exploring, its curve, and what is not its preset's."""
+    torch.set_num_threads(1)
     agent = evaluate.load(folder, device="cpu")
-    evaluator = evaluate.Evaluator(agent.config, episodes)
+    c = agent.config
+    evaluator = evaluate.Evaluator(c, episodes)
     [curve] = json.loads((folder / "scores.json").read_text())
     deterministic, exploring = (evaluator.run_agent(agent, seed=0, explore=e) for e in (False, True))
+    seconds = [row["seconds"] for row in read_rows(folder / "metrics.jsonl") if "seconds" in row]
+    changed = {name: new for name, (_, new) in differences(base_config(c.preset, c.algorithm), c).items()}
     return {
         **curve,
-        "seconds": round(
-            next(row["seconds"] for row in reversed(read_rows(folder / "metrics.jsonl")) if "seconds" in row)
-        ),
+        "seconds": round(seconds[-1]),
         "deterministic": deterministic.returns,
         "deterministic_mean": deterministic.mean,
         "exploring": exploring.returns,
         "exploring_mean": exploring.mean,
+        "preset": c.preset,
+        "algorithm": c.algorithm,
+        "changed": changed,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", default=["cheetah_run"])
-    parser.add_argument("--algorithms", nargs="+", default=["lsp"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--preset", default="cpu")
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, or that hold some")
     parser.add_argument("--episodes", type=int, default=10)
-    parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
-    parser.add_argument("--logdir", type=Path, default=Path("runs/learning"))
-    parser.add_argument("--score-only", action="store_true", help="score the runs as they are, do not train")
+    parser.add_argument("--jobs", type=int, default=2, help="runs scored side by side")
     parser.add_argument("--out", type=Path, required=True, help="JSON file; the curves go beside it as PNG")
-    options, more = parser.parse_known_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-
-    commands, folders = [], []
-    for seed in options.seeds:
-        for task in options.tasks:
-            for algorithm in options.algorithms:
-                folder = options.logdir / f"{task}-{algorithm}-{seed}"
-                row = ["--preset", options.preset, "--task", task, "--algorithm", algorithm, "--seed", str(seed)]
-                commands.append(["train", *row, "--threads", "1", "--device", "cpu", *more, "--logdir", str(folder)])
-                folders.append(folder)
-    if not options.score_only:
-        with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-            logs = [options.logdir / f"{folder.name}.log" for folder in folders]
-            list(pool.map(train, commands, logs))
+    folders = sorted({p.parent for path in options.runs for p in path.rglob("scores.json")})
+    if not folders:
+        parser.error("no runs with evaluations there")
 
     rows = []
-    for command, folder in zip(commands, folders, strict=True):
-        shown = shlex.join(["lsp-fast", *command[:-1], f"runs/{folder.name}"])
-        rows.append({**score(folder, options.episodes), "command": shown})
-        print(f"{folder.name:32} {rows[-1]['deterministic_mean']:7.1f} {rows[-1]['exploring_mean']:7.1f}", flush=True)
-    baselines = {
-        task: {
-            name: result.mean
-            for name, result in evaluate.baselines(evaluate.load(folder, device="cpu").config, options.episodes).items()
-        }
-        for task, folder in zip(options.tasks, folders[:: len(options.algorithms)], strict=False)
-    }
-    for task, scores in baselines.items():
-        print(task, {name: round(value, 1) for name, value in scores.items()})
+    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+        for row in pool.imap(partial(score, episodes=options.episodes), folders):
+            rows.append(row)
+            means = row["deterministic_mean"], row["exploring_mean"]
+            print(f"{row['task']:24} {row['method']:24} {row['seed']:4} {means[0]:7.1f} {means[1]:7.1f}", flush=True)
+    baselines = {}
+    for folder, row in zip(folders, rows, strict=True):
+        # The untrained agent of the task's first run.
+        if row["task"] not in baselines:
+            scored = evaluate.baselines(evaluate.load(folder, device="cpu").config, options.episodes)
+            baselines[row["task"]] = {name: result.mean for name, result in scored.items()}
+            print(row["task"], {name: round(value, 1) for name, value in baselines[row["task"]].items()})
     argv = ["python", "benchmarks/learning.py", *sys.argv[1:]]
     report = {"command": shlex.join(argv), **machine(), "baselines": baselines, "runs": rows}
     options.out.parent.mkdir(parents=True, exist_ok=True)

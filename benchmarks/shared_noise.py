@@ -1,9 +1,7 @@
 """Common random numbers in plans: what they do to the elites and to learning.
 
-    python benchmarks/learning.py --logdir runs/independent --out independent.json
-    python benchmarks/learning.py --logdir runs/shared --planner.shared-noise --out shared.json
-    python benchmarks/shared_noise.py independent.json shared.json --runs runs/independent runs/shared \\
-        --out benchmarks/results/shared_noise.json
+    lsp-fast sweep experiments/shared_noise_cpu.toml --jobs 2
+    python benchmarks/shared_noise.py runs/shared_noise_cpu --out benchmarks/results/shared_noise.json
 
 Every trained model plans from states of its own episodes, twice with fresh noise: how many elites do both draws agree
 on, with noise of each candidate's own and with noise that a state's candidates share? Chance is M / G.
@@ -20,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from learning import score
 from measure import machine
 
 from lsp_fast import envs, evaluate
@@ -58,18 +57,18 @@ def health(agent: ImaginationAgent, start: State) -> dict[str, dict[str, float]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scores", nargs=2, type=Path, help="learning.py's files: independent, shared")
-    parser.add_argument("--runs", nargs=2, type=Path, required=True, help="their folders of runs, in the same order")
+    parser.add_argument("runs", type=Path, help="the sweep's folder")
+    parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
     learned: dict[str, Any] = {}
     curves, table = [], []
-    for way, scores, runs in zip(WAYS, options.scores, options.runs, strict=True):
-        rows = json.loads(scores.read_text())["runs"]
-        learned[way] = rows
-        curves += [{**row, "method": f"{row['method']}, {way} noise"} for row in rows]
-        for folder in sorted(path for path in runs.iterdir() if path.is_dir()):
+    for way in WAYS:
+        folders = sorted(options.runs.glob(f"*-{way}-*"))
+        learned[way] = rows = [score(folder, options.episodes) for folder in folders]
+        curves += [{**row, "method": f"lsp, {way} noise"} for row in rows]
+        for folder in folders:
             agent = evaluate.load(folder, device="cpu")
             measured = health(agent, states_of(agent))
             table.append({"trained_with": way, "run": folder.name, "planned_with": measured})

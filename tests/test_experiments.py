@@ -41,7 +41,7 @@ def methods(name):
 def test_there_is_one_for_each_of_the_papers_figures():
     assert {path.stem for path in FILES} == {
         "fig4", "fig5_getup_walk_to_reach", "fig5_walk_to_reach_relabelled", "fig6b", "fig8_obstacles_to_cove", "fig9",
-        "systems_cpu",
+        "systems_cpu", "shared_noise_cpu",
     }  # fmt: skip
     cells = sweep.read(FOLDER / "fig4.toml", "runs")
     pixels = {cell.config.task for cell in cells if cell.config.obs == "pixels"}

@@ -107,7 +107,7 @@ def test_each_optimizer_changes_its_own_parameters_only(name):
 
 def test_beta_zero_equals_no_mi_to_the_bit():
     with_predictor, without = build("lsp", skill__beta=0.0), build("no_mi")
-    for batch in batches(without.config, 5):
+    for batch in batches(without.config, 20):
         with_predictor.update(batch)
         without.update(batch)
     for name in ("world_model", "actor", "value"):

@@ -159,7 +159,7 @@ def rewind(agent: ImaginationAgent, weights: Sequence[Tensor]) -> None:
 
 def in_float64(agent: ImaginationAgent, weights: Sequence[Tensor], noise: Noise) -> ImaginationAgent:
     """The same agent on the processor, which draws the same numbers, in double precision."""
-    config = make_config(agent.config.preset, device="cpu", backend="reference", seed=agent.config.seed)
+    config = replace(agent.config, {"device": "cpu", "backend": "reference", "planner.precision": "fp32"})
     double = ImaginationAgent(agent.observation, agent.action_dim, config)
     double.modules.double()
     with torch.no_grad():
@@ -264,13 +264,13 @@ class Plan(Work):
         start, g = State(*self.inputs[0]), self.config.planner.candidates
         n = min(CHECK_STARTS, len(start.stoch))
         drawn = self.noise(Noise(agent.noise.seed, self.device), len(start.stoch))
-        assert drawn.action is not None
-        few = PlanNoise(drawn.candidates[:, :n], drawn.stoch[:, :, : n * g], drawn.action[:, :, : n * g])
+        action = None if drawn.action is None else drawn.action[:, :, : n * g]
+        few = PlanNoise(drawn.candidates[:, :n], drawn.stoch[:, :, : n * g], action)
         agent64 = in_float64(agent, weights, agent.noise)
         return plan_skills(
             State(*(double(x[:n]) for x in start)),
             agent64.plan_weights(),
-            PlanNoise(*(double(x) for x in few if x is not None)),
+            PlanNoise(*(None if x is None else double(x) for x in few)),
             self.config,
             agent64.backend,
         )
@@ -279,6 +279,19 @@ class Plan(Work):
         n = len(want.mean)
         got = CEMResult(got.mean[:n], got.std[:n], got.values[:, :n], got.elites[:, :n])
         return compare_plans(got, want, name)[0]
+
+
+class PlanActions(Plan):
+    """PlaNet's way to act: CEM over the next actions from one state, at every step."""
+
+    name = "planet"
+
+    def __init__(self, config: Config, dims: tuple[int, int], device: torch.device) -> None:
+        few = {"planner__candidates": 20, "planner__elites": 5} if config.preset == "smoke" else {}
+        super().__init__(make_config(config.preset, "planet", device=config.device, **few), dims, device)
+
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        return self.states(1, generator)
 
 
 class Acted(NamedTuple):
@@ -459,7 +472,7 @@ class WorldModel(Update):
     behavior = False
 
 
-WORKS: dict[str, type[Work]] = {w.name: w for w in (Plan, Act, WorldModel, Update)}
+WORKS: dict[str, type[Work]] = {w.name: w for w in (Plan, Act, PlanActions, WorldModel, Update)}
 
 
 class Way(NamedTuple):
@@ -483,7 +496,7 @@ VARIANTS = {
     "graph, one kernel": Way("auto", graph=True),
     "JAX": Way("reference"),
 }
-ONLY = {"compile parts": ("update",), "graph, one kernel": ("act",), "JAX": ("plan", "act")}
+ONLY = {"compile parts": ("update",), "graph, one kernel": ("act",), "JAX": ("plan", "act", "planet")}
 
 
 # Building and timing

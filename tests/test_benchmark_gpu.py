@@ -64,7 +64,8 @@ def test_on_the_processor(tmp_path):
     }  # fmt: skip
     assert result["sizes"]["task_dims"] == [7, 3]
     names = [(r["work"], r["variant"]) for r in result["rows"]]
-    assert names == [("plan", "eager"), ("act", "eager"), ("act", "policy"), ("model", "eager"), ("update", "eager")]
+    expected = [("plan", "eager"), ("act", "eager"), ("act", "policy"), ("planet", "eager"), ("model", "eager")]
+    assert names == [*expected, ("update", "eager")]
     assert len(lines) == len(names)
     for r in result["rows"]:
         assert r["failure"] is None and len(r["samples_ms"]) >= 5 and r["ms"] > 0 and r["flop"] > 0
@@ -73,7 +74,7 @@ def test_on_the_processor(tmp_path):
     assert str(ROOT) not in json.dumps(result)
 
 
-@pytest.mark.parametrize("work", ["plan", "act", "model", "update"])
+@pytest.mark.parametrize("work", ["plan", "act", "planet", "model", "update"])
 @pytest.mark.parametrize("damage", ["nan", "wrong", "raises"])
 def test_what_fails_its_check_is_not_timed(gpu, monkeypatch, work, damage):
     def spoil(result):
@@ -113,7 +114,7 @@ def test_a_graph_that_repeats_its_noise_fails(gpu, monkeypatch):
         assert "check" in bench(gpu, work, ("graph",))[0]["graph"].failure
 
 
-@pytest.mark.parametrize("work", ["plan", "act"])
+@pytest.mark.parametrize("work", ["plan", "act", "planet"])
 def test_jax_plans_the_same(gpu, work, monkeypatch):
     pytest.importorskip("jax")
     monkeypatch.syspath_prepend(SCRIPT.parent)

@@ -8,7 +8,6 @@ from lsp_fast.checkpoint import KEEP
 from lsp_fast.config import Config
 from lsp_fast.machine import process_memory, size_text
 from lsp_fast.models.conv import ACTIVATIONS
-from lsp_fast.relabel import track_dim
 
 FLOAT = 4  # bytes
 ROW_OF_METRICS = 8_000
@@ -36,7 +35,14 @@ CONTEXT = 1_000_000_000
 
 
 def estimate(
-    config: Config, backend: str, observation_dim: int, action_dim: int, parameters: int, gpu: bool = False
+    config: Config,
+    backend: str,
+    observation_dim: int,
+    action_dim: int,
+    parameters: int,
+    gpu: bool = False,
+    *,
+    beside: int = 0,
 ) -> Needs:
     """What the whole run needs.
 
@@ -47,9 +53,9 @@ def estimate(
         action_dim: A.
         parameters: numbers in the weights of all modules.
         gpu: whether learning happens on one.
+        beside: numbers that the replay keeps beside a row.
     """
     m, b = config.model, config.behavior
-    beside = track_dim(config.task, config.collect.action_repeat)
     pixels = config.obs == "pixels"
     row = observation_dim * (1 if pixels else FLOAT) + FLOAT * (action_dim + 2 + beside) + 1
     agent_steps = config.env_steps // config.collect.action_repeat
@@ -78,6 +84,9 @@ def estimate(
     if backend == "triton" and config.planner.precision == "bf16":
         kept //= 2
     planning = FLOAT * planned * (b.horizon * (m.stoch + action_dim) + kept)
+    if config.hiro.goals != "none":  # nothing of the above: at most every goal that relabelling tries, in every state
+        tried = config.train.batch_size * config.hiro.candidates * config.skill.length
+        learning, behaving, planning = FLOAT * tried * 2 * config.hiro.units * config.hiro.layers, 0, 0
     working = max(learning, behaving, planning) * 3 // 2  # measured: what the allocator holds beyond it
     if not gpu:
         return Needs(process_memory() + model + replay_memory + working, disk)

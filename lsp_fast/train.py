@@ -553,7 +553,13 @@ def _check_resources(config: Config, trainer: Trainer, folder: RunFolder) -> str
     parameters = sum(parameter.numel() for parameter in agent.modules.parameters())
     on_gpu = agent.device.type == "cuda"
     needs = resources.estimate(
-        config, agent.backend.name, math.prod(agent.observation_shape), agent.action_dim, parameters, on_gpu
+        config,
+        agent.backend.name,
+        math.prod(agent.observation_shape),
+        agent.action_dim,
+        parameters,
+        on_gpu,
+        beside=trainer.replay.track_dim,
     )
     memory, disk = machine.memory_available(), machine.disk_free(folder.path)
     to_come = 0 if trainer.env_steps >= config.env_steps else needs.disk - machine.folder_size(folder.path)

@@ -21,11 +21,12 @@ def test_presets_and_algorithms_are_defaults_that_options_override():
 
 def test_commands(capsys):
     assert main([]) == 2 and main(["fly"]) == 2 and main(["--help"]) == 0
-    assert "train, transfer, evaluate, skills, plot, doctor" in capsys.readouterr().out
+    assert "train, transfer, sweep, evaluate, skills, plot, doctor" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("command", "option"), [("train", "--profile"), ("evaluate", "--logdir"), ("plot", "--reference"), ("doctor", "-h")]
+    ("command", "option"),
+    [("train", "--profile"), ("evaluate", "--logdir"), ("sweep", "--jobs"), ("plot", "--reference"), ("doctor", "-h")],
 )
 def test_help_lists_the_options(command, option, capsys):
     with pytest.raises(SystemExit) as exit_:

@@ -7,7 +7,7 @@ from lsp_fast import checkpoint, machine, resources
 from lsp_fast.agents import ImaginationAgent
 from lsp_fast.config import make_config
 from lsp_fast.models.conv import SHAPE
-from lsp_fast.train import train
+from lsp_fast.train import Trainer, train
 
 
 def estimate(config):
@@ -38,6 +38,19 @@ def test_a_checkpoint_and_the_replay_are_counted_whole(smoke):
 def test_planning_from_more_states_needs_more_memory():
     few, many = (estimate(make_config("paper", device="cpu", behavior__plan_states=n))[0] for n in (100, 2500))
     assert many.memory > few.memory + 500_000_000
+
+
+def test_the_goals_that_hiro_keeps_are_counted(smoke, tmp_path):
+    config = smoke("hiro", env_steps=2500, train__log_every=10, train__checkpoint_every=100)
+    trainer = Trainer(config, tmp_path / "replay")
+    parameters = sum(p.numel() for p in trainer.agent.modules.parameters())
+    with_goals, without = (
+        resources.estimate(config, "reference", 17, 6, parameters, beside=n) for n in (trainer.replay.track_dim, 0)
+    )
+    assert with_goals.disk - without.disk >= 1250 * 18 * 4
+    train(config, tmp_path / "run", progress=False)
+    taken = machine.folder_size(tmp_path / "run")
+    assert taken < with_goals.disk < 4 * taken + 2_000_000
 
 
 def test_frames_are_counted_in_bytes():

@@ -35,7 +35,8 @@ from lsp_fast.transfer import transfer_config
 
 POLL_SECONDS = 0.5
 LOGS, FIGURE = "logs", "learning_curves.png"
-UNLIMITED_MINUTES = 60 * 24 * 7  # submitit wants a number
+MINUTES = {"local": 60 * 24 * 7}
+"""A run's limit, for submitit wants one; on a cluster `timeout_min` says another."""
 
 
 @dataclass(frozen=True)
@@ -305,7 +306,7 @@ class Executors:
 
     def __init__(self, out: Path, jobs: int, cluster: str, parameters: Mapping[str, Any]) -> None:
         self.out, self.cluster = out, cluster
-        self.parameters = {"timeout_min": UNLIMITED_MINUTES, **parameters} if cluster == "local" else dict(parameters)
+        self.parameters = {"timeout_min": MINUTES.get(cluster, 60 * 24), **parameters}
         self.threads = max(1, (os.cpu_count() or 1) // jobs) if cluster == "local" else 0
         self._executor(out / LOGS)  # so that a mistake shows before anything is begun
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lsp_fast import backends
+from lsp_fast import backends, ops
 from lsp_fast.behavior import behavior_losses
 from lsp_fast.config import Config
 from lsp_fast.cudagraph import Graphed
@@ -97,6 +98,12 @@ class ImaginationAgent:
         self.config = c = config
         self.device = backends.device(c.device)
         self.backend = backends.get(c.backend, self.device)
+        if c.value.skill and c.skill.source == "planned" and self.backend.imagine_heads is not ops.imagine_heads:
+            warnings.warn(
+                f"value.skill: plans are rolled out by the reference, since backend {self.backend.name!r} knows values "
+                "of features alone",
+                stacklevel=2,
+            )
         self.observation: int | tuple[int, ...] = observation if isinstance(observation, int) else tuple(observation)
         self.observation_shape = (observation,) if isinstance(observation, int) else tuple(observation)
         self.action_dim = action_dim
@@ -105,6 +112,7 @@ class ImaginationAgent:
         # whichever modules there are.
         initial = Noise(c.seed)
         feature_dim = c.model.stoch + c.model.deter
+        seen = c.skill_dim if c.value.skill else 0
         self.world_model = WorldModel(
             self.observation, action_dim, c.model, c.behavior.gamma, initial.generator("init/world_model")
         )
@@ -114,7 +122,7 @@ class ImaginationAgent:
             modules["actor"] = self.actor = Actor(
                 feature_dim, c.skill_dim, action_dim, c.actor, initial.generator("init/actor")
             )
-            modules["value"] = self.value = Value(feature_dim, c.value, initial.generator("init/value"))
+            modules["value"] = self.value = Value(feature_dim, c.value, initial.generator("init/value"), seen)
         rates = {
             "world_model": c.model.learning_rate,
             "actor": c.actor.learning_rate,
@@ -124,8 +132,10 @@ class ImaginationAgent:
         }
         self.task_value = self.predictor = None
         if c.planner.value == "task" and c.skill.source == "planned":
-            modules["task_value"] = self.task_value = Value(feature_dim, c.value, initial.generator("init/task_value"))
-        if c.skill.intrinsic:
+            modules["task_value"] = self.task_value = Value(
+                feature_dim, c.value, initial.generator("init/task_value"), seen
+            )
+        if c.skill.intrinsic and c.skill.mi == "predict":
             modules["predictor"] = self.predictor = SkillPredictor(
                 feature_dim, c.skill, c.predictor, c.model, initial.generator("init/predictor")
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,18 @@ from lsp_fast.models.skill_predictor import SkillPredictor
 from lsp_fast.models.world_model import discounts
 from lsp_fast.noise import Noise
 from lsp_fast.ops import layers
-from lsp_fast.ops.types import ImagineNoise, MLPWeights, Normal, PlanWeights, State, features
+from lsp_fast.ops.imagine import held_skills
+from lsp_fast.ops.types import (
+    ActorWeights,
+    ImagineNoise,
+    MLPWeights,
+    Normal,
+    PlanWeights,
+    PriorWeights,
+    State,
+    features,
+    map_state,
+)
 
 
 class BehaviorLosses(NamedTuple):
@@ -63,6 +75,52 @@ def segment_log_probs(
     return torch.stack(log_probs)
 
 
+def composed_information(
+    before: State, after: Tensor, skills: Tensor, actor: ActorWeights, prior: PriorWeights
+) -> Tensor:
+    """What a transition tells about its skill, from the policy and the world model alone (SPEC section 4, compose):
+
+        r^i = log p(s' | s, a(z)) - log mean_j p(s' | s, a(z_j)),   a(z) = tanh(mean) of actor([s, h, z])
+
+    Args:
+        before: [M, ...], the states in which the skills act. Gradients do not flow from the actor's input into it [D].
+        after: [M, S], the stochastic part s' of the states that follow.
+        skills: [J, M, Z], the own one first.
+
+    Returns:
+        [M], at most log J, which is reached where no other skill explains s'; 0 where the policy ignores its skill.
+    """
+    count, rows, _ = skills.shape
+    every = map_state(lambda x: x.repeat(count, 1), before)  # [J M, ...]
+    # The own action is the skill's too, not the one that was realised: only skills are to set the scores apart.
+    action = layers.act(layers.actor(features(every).detach(), skills.flatten(0, 1), actor), None)
+    reached = layers.prior(layers.advance(every, action, prior), prior)
+    score = layers.normal_log_prob(after.repeat(count, 1), *reached).sum(-1).view(count, rows)
+    # x_0 - log mean exp x, as a log-softmax: it never exceeds 0, so that rounding cannot lift r^i above log J.
+    return torch.log_softmax(score, 0)[0] + math.log(count)
+
+
+def step_information(
+    start: State, states: State, held: Tensor, weights: PlanWeights, config: Config, noise: Noise, stream: str
+) -> Tensor:
+    """`composed_information` of every imagined step, each compared with skills of its own from N(0, I).
+
+    Args:
+        start: [N, ...]
+        states: [T, N, ...], the imagined ones.
+        held: [T, N, Z], the skills that acted in the states before them.
+
+    Returns:
+        [T, N]
+    """
+    assert weights.actor is not None
+    others = noise.normal(stream, config.skill.compose_skills - 1, *held.shape)
+    before = State(*(torch.cat([x[None], y[:-1]]).flatten(0, 1) for x, y in zip(start, states, strict=True)))
+    skills = torch.cat([held[None], others]).flatten(1, 2)  # [J, T N, Z]
+    information = composed_information(before, states.stoch.flatten(0, 1), skills, weights.actor, weights.prior)
+    return information.view(held.shape[:2])
+
+
 def behavior_losses(
     start: State,
     skills: Tensor | None,
@@ -84,7 +142,7 @@ def behavior_losses(
         weights: of prior, actor, reward and discount head (its `value` is the planner's and is not used here).
         learned_value: the value head the actor learns with.
         task_value: the planner's own value head, where it has one.
-        predictor: where the intrinsic reward is on.
+        predictor: where the intrinsic reward is on and `skill.mi` is predict.
     """
     b, n, steps = config.behavior, start.stoch.shape[0], config.imagined_steps
     stoch_dim = start.stoch.shape[1]
@@ -95,27 +153,36 @@ def behavior_losses(
     )
     rollout = backend.imagine(start, weights.prior, weights.actor, skills, config.skill.length, rollout_noise)
     feature, first = features(rollout.states), features(start)  # [T, N, F], [N, F]
+    # In the start and in every imagined state: [T + 1, N, Z].
+    held = None if skills is None else held_skills(skills, config.skill.length, steps + 1)
+    judged = feature
+    if config.value.skill:
+        assert held is not None
+        judged = torch.cat([feature, held[1:]], -1)  # [T, N, F + Z]
     task_reward = layers.scalar_head(feature, weights.reward)  # [T, N]
-    value = layers.scalar_head(feature, learned_value)
+    value = layers.scalar_head(judged, learned_value)
     discount = discounts(feature, b.gamma, weights.discount)
     # weight_t = product of the discounts before state t, the first state's being 1 [D].
     weight = torch.cat([torch.ones_like(discount[:1]), discount[:-2]]).cumprod(0).detach()  # [T - 1, N]
     metrics: dict[str, Tensor] = {}
 
     reward, bonus, predictor_loss = task_reward, None, None
-    if predictor is not None:
+    if config.skill.intrinsic and config.skill.mi == "compose":
+        assert held is not None
+        information = step_information(start, rollout.states, held[:-1], weights, config, noise, "behavior/compose")
+        bonus = config.skill.beta * information
+        metrics["mutual_information"] = information.mean()
+    elif predictor is not None:
         assert skills is not None and skill_policy is not None
         log_q = segment_log_probs(predictor, feature, first, skills, config, noise, "behavior/intrinsic")
         bonus = config.skill.beta * intrinsic_reward(log_q, config.skill.length, steps, config.skill.intrinsic_form)
-        reward = task_reward + bonus
         fit = segment_log_probs(predictor, feature.detach(), first, skills, config, noise, "behavior/predictor")
         predictor_loss = -fit.mean()
         log_p = layers.normal_log_prob(skills, *skill_policy).sum(-1)[: len(log_q)]  # [J, N]
-        metrics |= {
-            "log_q": log_q.mean(),
-            "log_q_minus_log_p": (log_q - log_p).mean(),
-            "intrinsic_reward_std": bonus.std(),
-        }
+        metrics |= {"log_q": log_q.mean(), "log_q_minus_log_p": (log_q - log_p).mean()}
+    if bonus is not None:
+        reward = task_reward + bonus
+        metrics["intrinsic_reward_std"] = bonus.std()
 
     def returns(reward: Tensor, value: Tensor) -> Tensor:
         return backend.lambda_return(reward[:-1], value[:-1], discount[:-1], value[-1], b.lam)  # [T - 1, N]
@@ -126,13 +193,13 @@ def behavior_losses(
     actor_loss = -(weight * (target + config.actor.entropy * entropy[:-1])).mean()
 
     def value_loss(head: MLPWeights, target: Tensor) -> Tensor:
-        predicted = layers.scalar_head(feature[:-1].detach(), head)
+        predicted = layers.scalar_head(judged[:-1].detach(), head)
         return -(weight * layers.normal_log_prob(target.detach(), predicted)).mean()
 
     task_value_loss = None
     if task_value is not None:
         with torch.no_grad():
-            task_target = returns(task_reward, layers.scalar_head(feature, task_value))
+            task_target = returns(task_reward, layers.scalar_head(judged, task_value))
         task_value_loss = value_loss(task_value, task_target)
 
     mean = rollout.policy.mean.detach()

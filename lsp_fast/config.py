@@ -120,10 +120,13 @@ class ActorConfig:
 
 @dataclass(frozen=True)
 class ValueConfig:
-    """Value head v(features), which does not see the skill [P] (SPEC section 3)."""
+    """Value head v(features), or v(features, skill) (SPEC section 3)."""
 
     units: int = 400
     layers: int = 3
+    skill: bool = False
+    """See the skill held in the state that is judged; the paper's does not. Plans are then rolled out by the
+    reference whatever the backend: native ones know values of features alone."""
     learning_rate: float = 8e-5
 
 
@@ -149,11 +152,17 @@ class SkillConfig:
     length: int = 10
     """Agent steps K that a skill is held [P]."""
     intrinsic: bool = True
-    """Learn the backward predictor and add beta * r^i to the reward."""
+    """Add beta * r^i to the reward."""
+    mi: Literal["predict", "compose"] = "predict"
+    """What r^i is: log q of a backward predictor, which is learned; or, without one, how much likelier the world model
+    finds the next state under the skill's own action than under those of skills from N(0, I) (paper A.6)."""
+    compose_skills: int = 16
+    """Skills whose actions `compose` compares, the own one among them: r^i is at most the logarithm of their number."""
     beta: float = 1.0
     intrinsic_form: Literal["spread", "end", "every"] = "spread"
     """Where a segment's log q goes [O]: an equal share on each of its K steps, all on the last, or all on each.
-    `spread` and `end` imagine one step more, so that the lambda-return's last step does not drop a share."""
+    `spread` and `end` imagine one step more, so that the lambda-return's last step does not drop a share; of `compose`,
+    which rewards every step by itself, the form decides only that."""
     noise: float = 0.1
     """Spread of the noise added to the planned mean when skills are drawn, not in evaluation [P]."""
     noise_kind: Literal["std", "variance"] = "std"
@@ -326,7 +335,8 @@ class Config:
     def imagined_steps(self) -> int:
         """States imagined in behaviour learning: H, or H + 1 where the intrinsic reward is laid on a segment's steps.
 
-        It depends on the form and not on whether the reward is on, so that beta = 0 equals `no_mi` to the bit.
+        It depends on the form and not on whether the reward is on, nor on what it is, so that beta = 0 equals `no_mi`
+        to the bit.
         """
         extra = self.skill.source != "none" and self.skill.intrinsic_form != "every"
         return self.behavior.horizon + int(extra)
@@ -542,9 +552,17 @@ def check(config: Config) -> None:
         "their own",
     )
     need(
-        not (config.skill.intrinsic and config.skill.length > b.horizon),
+        not (config.value.skill and config.skill.source == "none"),
+        "value.skill = True needs skills: set skill.source to planned or random",
+    )
+    need(
+        config.skill.compose_skills >= 2,
+        f"skill.compose_skills = {config.skill.compose_skills}: must be at least 2, the own skill and one to compare",
+    )
+    need(
+        not (config.skill.intrinsic and config.skill.mi == "predict" and config.skill.length > b.horizon),
         f"skill.length = {config.skill.length}: no segment fits into behavior.horizon = {b.horizon}, so that the "
-        "intrinsic reward would never be paid; shorten it or set skill.intrinsic to False",
+        "intrinsic reward would never be paid; shorten it, set skill.mi to compose or skill.intrinsic to False",
     )
     if problems:
         raise ConfigError("\n".join(problems))

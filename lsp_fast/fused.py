@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lsp_fast.kernels.imagine_heads import ImagineHeads
 from lsp_fast.ops.imagine import check_imagine, check_imagine_actions
-from lsp_fast.ops.types import ActorWeights, ImagineNoise, MLPWeights, PriorWeights, State
+from lsp_fast.ops.types import ActorWeights, ImagineNoise, MLPWeights, PriorWeights, State, feature_dim
 
 
 @torch.no_grad()
@@ -32,10 +32,16 @@ def pack_heads(
         imagine_heads(start, skills, skill_length, noise) -> [len(heads), H, N] float32.
 
     Raises:
-        ValueError: an unknown precision; from the function returned, shapes that do not fit.
+        ValueError: an unknown precision, a head on more than features; from the function returned, shapes that do
+            not fit.
     """
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"precision = {precision} is not one of fp32, bf16")
+    for head in heads:
+        if (width := head.input_dim) != feature_dim(prior):
+            raise ValueError(
+                f"a head of {width} inputs: the Triton kernels know heads on {feature_dim(prior)} features"
+            )
     if precision == "fp32" and torch.get_float32_matmul_precision() != "highest":
         precision = "tf32"
     packed = ImagineHeads(prior, actor, heads, precision, whole_rollout)

@@ -77,6 +77,9 @@ def estimate(
     learning = FLOAT * batch * (observing + 2 * recurrent + heads)
     starts = min(batch, b.plan_states or batch)
     imagining = 2 * config.actor.units * config.actor.layers + recurrent + heads
+    if config.skill.intrinsic and config.skill.mi == "compose":
+        # Every step is scored under each skill's action.
+        imagining += config.skill.compose_skills * (2 * config.actor.units * config.actor.layers + recurrent)
     behaving = FLOAT * starts * config.skill.per_plan * config.imagined_steps * imagining
     planned = starts * config.planner.candidates if config.skill.source == "planned" else 0
     widest = max(config.actor.units, config.value.units, m.reward_units, 3 * m.deter)

@@ -381,6 +381,23 @@ def predictor_log_prob(predictor, feats, feat0, z, input_noise=None):
     return normal_log_prob(z, mean, np.exp(0.5 * soft_clamp_logvar(raw))).sum(-1)
 
 
+def composed_information(rssm, actor, s, h, feat, s_next, skills, init_std=5.0, min_std=1e-4):
+    """r^i of mi = compose [N] (§4): log p(s'|s, a_own) - log mean_j p(s'|s, a_j), a_j = tanh(mean) under skill j.
+
+    s [N, S], h [N, D]: the states that the skills act in; feat [N, F]: the same as the actor sees them (apart, since no
+    gradient flows from its input); s_next [N, S]; skills [J, N, Z], the own one first.
+    """
+    rewards = []
+    for n in range(len(s)):
+        scores = []
+        for j in range(len(skills)):
+            mean, _ = actor_dist(actor, feat[n], skills[j, n], init_std, min_std)
+            prior = prior_step(rssm, s[n], h[n], np.tanh(mean), np.zeros_like(s[n]))
+            scores.append(normal_log_prob(s_next[n], prior["mean"], prior["std"]).sum())
+        rewards.append(scores[0] - (np.logaddexp.reduce(scores) - math.log(len(scores))))
+    return np.array(rewards)
+
+
 def intrinsic_reward(log_q, skill_length, horizon, form):
     """log q of each segment [segments, N] as rewards [T, N] at the imagined states (§4).
 

@@ -90,10 +90,14 @@ def lasting(agent):
     return [*agent.modules.parameters(), *agent.modules.buffers(), *tensors([list(s.values()) for s in adam])]
 
 
-@pytest.mark.parametrize("algorithm", ["lsp", "no_mi", "dreamer"])
+@pytest.mark.parametrize(
+    ("algorithm", "overrides"),
+    [("lsp", {}), ("no_mi", {}), ("dreamer", {}), ("lsp", {"skill__mi": "compose", "value__skill": True})],
+    ids=["lsp", "no_mi", "dreamer", "compose"],
+)
 @pytest.mark.parametrize("plan_states", [4, 0])
-def test_an_update_reads_nothing_on_the_host(algorithm, plan_states):
-    agent = make_agent(algorithm, backend="reference", behavior__plan_states=plan_states)
+def test_an_update_reads_nothing_on_the_host(algorithm, overrides, plan_states):
+    agent = make_agent(algorithm, backend="reference", behavior__plan_states=plan_states, **overrides)
     agent.update(make_batch(agent))  # what a capture warms up: streams of noise, Adam's state
     batch = make_batch(agent, 1)
     with CaptureSafe([*lasting(agent), *batch]) as found:

@@ -48,12 +48,15 @@ SPECIFICATION = {
     "value.units": 400,
     "value.layers": 3,
     "value.learning_rate": 8e-5,
+    "value.skill": False,
     "behavior.horizon": 10,
     "behavior.gamma": 0.99,
     "behavior.lam": 0.95,
     "behavior.plan_states": 0,
     "skill.source": "planned",
     "skill.intrinsic": True,
+    "skill.mi": "predict",
+    "skill.compose_skills": 16,
     "skill.dim": 3,
     "skill.length": 10,
     "skill.beta": 1.0,
@@ -195,6 +198,7 @@ def test_no_number_may_be_negative_or_nan(name):
         ("behavior.horizon", 1),
         ("planner.elites", 17),
         ("skill.length", 11),
+        ("skill.compose_skills", 1),
         ("model.decoder_min_std", 2.0),
         ("behavior.lam", 1.1),
     ],
@@ -202,6 +206,18 @@ def test_no_number_may_be_negative_or_nan(name):
 def test_values_that_do_not_fit_are_named(name, bad):
     with pytest.raises(ConfigError, match=name.replace(".", r"\.")):
         make_config(**{name.replace(".", "__"): bad})
+
+
+def test_a_skill_longer_than_the_horizon_needs_a_reward_that_does_not_wait_for_its_end():
+    config = make_config(skill__length=11, skill__mi="compose")
+    assert config.imagined_steps == make_config(algorithm="no_mi", skill__length=11).imagined_steps
+
+
+def test_a_value_of_skills_needs_skills():
+    for algorithm in ("dreamer", "planet"):
+        with pytest.raises(ConfigError, match=r"value\.skill = True needs skills: set skill\.source"):
+            make_config(algorithm=algorithm, value__skill=True)
+    assert make_config(algorithm="random_skills", value__skill=True).value.skill
 
 
 @pytest.mark.parametrize(

@@ -63,5 +63,8 @@ def test_every_metric_is_explained(smoke, tmp_path):
     told = (ROOT / "docs" / "metrics.md").read_text()
     config = smoke(env_steps=1100, model__discount_head=True, planner__value="task")
     rows = read_rows(train(config, tmp_path / "run", progress=False).folder / "metrics.jsonl")
+    composing = smoke(env_steps=1100, skill__mi="compose", value__skill=True)
+    rows += read_rows(train(composing, tmp_path / "composing", progress=False).folder / "metrics.jsonl")
+    assert "behavior/mutual_information" in rows[-1]
     for name in set().union(*rows):
         assert f"`{name}`" in told or name.endswith("grad_norm"), name

@@ -342,6 +342,27 @@ def test_predictor_sees_ten_of_thirty_states():
     np.testing.assert_array_equal(oracle.predictor_log_prob(predictor, feats, feat0, z), want)
 
 
+def test_composed_information_of_one_dimension():
+    # h' is 0 whatever is done, so that p(s'|.) is N(0, softplus(0) + 0.1): no skill tells anything.
+    zero = (np.zeros((1, 1)), np.zeros(1))
+    gru = (np.zeros((3, 1)), np.zeros((3, 1)), np.zeros(3), np.zeros(3))
+    rssm = {"img_in": (np.zeros((1, 2)), np.zeros(1)), "gru": gru, "img_out": zero}
+    rssm["img_dist"] = (np.zeros((2, 1)), np.zeros(2))
+    actor = ([(np.array([[0.0, 0.0, 1.0]]), np.zeros(1))], (np.array([[1.0], [0.0]]), np.zeros(2)))
+    args = (np.zeros((1, 1)), np.zeros((1, 1)), np.zeros((1, 2)), np.zeros((1, 1)))
+    skills = np.array([[[2.0]], [[0.5]]])
+    assert oracle.composed_information(rssm, actor, *args, skills) == pytest.approx(0)
+    # Let the action through: x = elu(a), h' = tanh(x) / 2, mean = elu(h').
+    rssm["img_in"] = (np.array([[0.0, 1.0]]), np.zeros(1))
+    gru[0][2] = 1.0
+    rssm["img_out"] = (np.ones((1, 1)), np.zeros(1))
+    rssm["img_dist"] = (np.array([[1.0], [0.0]]), np.zeros(2))
+    std = np.log(2) + 0.1
+    means = [np.tanh(np.tanh(5 * np.tanh(z / 5))) / 2 for z in (2.0, 0.5)]
+    p = [np.exp(-0.5 * (m / std) ** 2) for m in means]
+    assert oracle.composed_information(rssm, actor, *args, skills) == pytest.approx(np.log(p[0] / np.mean(p)))
+
+
 def test_intrinsic_reward_forms():
     log_q = np.array([[6.0], [-3.0]])
     reward = oracle.intrinsic_reward

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lsp_fast import ops
 from lsp_fast.agents.base import Agent, Optimizer
 from lsp_fast.behavior import behavior_losses
 from lsp_fast.config import Config
@@ -85,10 +87,17 @@ class ImaginationAgent(Agent):
     def __init__(self, observation: int | Sequence[int], action_dim: int, config: Config) -> None:
         super().__init__(observation, action_dim, config)
         c = config
+        if c.value.skill and c.skill.source == "planned" and self.backend.imagine_heads is not ops.imagine_heads:
+            warnings.warn(
+                f"value.skill: plans are rolled out by the reference, since backend {self.backend.name!r} knows values "
+                "of features alone",
+                stacklevel=2,
+            )
         # Weights are drawn on the CPU, from a stream each, so that a seed gives the same ones on every device and
         # whichever modules there are.
         initial = Noise(c.seed)
         feature_dim = c.model.stoch + c.model.deter
+        seen = c.skill_dim if c.value.skill else 0
         self.world_model = WorldModel(
             self.observation, action_dim, c.model, c.behavior.gamma, initial.generator("init/world_model")
         )
@@ -98,7 +107,7 @@ class ImaginationAgent(Agent):
             modules["actor"] = self.actor = Actor(
                 feature_dim, c.skill_dim, action_dim, c.actor, initial.generator("init/actor")
             )
-            modules["value"] = self.value = Value(feature_dim, c.value, initial.generator("init/value"))
+            modules["value"] = self.value = Value(feature_dim, c.value, initial.generator("init/value"), seen)
         rates = {
             "world_model": c.model.learning_rate,
             "actor": c.actor.learning_rate,
@@ -108,8 +117,10 @@ class ImaginationAgent(Agent):
         }
         self.task_value = self.predictor = None
         if c.planner.value == "task" and c.skill.source == "planned":
-            modules["task_value"] = self.task_value = Value(feature_dim, c.value, initial.generator("init/task_value"))
-        if c.skill.intrinsic:
+            modules["task_value"] = self.task_value = Value(
+                feature_dim, c.value, initial.generator("init/task_value"), seen
+            )
+        if c.skill.intrinsic and c.skill.mi == "predict":
             modules["predictor"] = self.predictor = SkillPredictor(
                 feature_dim, c.skill, c.predictor, c.model, initial.generator("init/predictor")
             )

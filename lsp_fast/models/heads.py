@@ -27,11 +27,15 @@ class Actor(nn.Module):
 
 
 class Value(nn.Module):
-    """State value v(features), the mean of a unit normal."""
+    """State value v(features), or v(features, skill), the mean of a unit normal.
 
-    def __init__(self, feature_dim: int, config: ValueConfig, generator: torch.Generator) -> None:
+    Args:
+        skill_dim: Z where it sees the skill, else 0.
+    """
+
+    def __init__(self, feature_dim: int, config: ValueConfig, generator: torch.Generator, skill_dim: int = 0) -> None:
         super().__init__()
-        self.mlp = MLP(feature_dim, config.units, config.layers, 1, generator)
+        self.mlp = MLP(feature_dim + skill_dim, config.units, config.layers, 1, generator)
 
     def weights(self) -> MLPWeights:
         """The live parameters."""

@@ -53,6 +53,15 @@ def imagine(
     )
 
 
+def held_skills(skills: Tensor, skill_length: int, steps: int) -> Tensor:
+    """The skill held in each state of a rollout, the start being the first: [P, N, Z] -> [steps, N, Z].
+
+    It is the one that `imagine` acts by in that state; the last one is held to the end.
+    """
+    # One by one: indexing with a list would copy the list to the device at every call.
+    return torch.stack([skills[min(t // skill_length, len(skills) - 1)] for t in range(steps)])
+
+
 def imagine_actions(start: State, prior: PriorWeights, actions: Tensor, stoch_noise: Tensor) -> State:
     """Imagine what given actions lead to, as `imagine` does what a policy's do.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lsp_fast.ops import layers
-from lsp_fast.ops.imagine import imagine, imagine_actions
+from lsp_fast.ops.imagine import held_skills, imagine, imagine_actions
 from lsp_fast.ops.types import ActorWeights, ImagineNoise, MLPWeights, PriorWeights, State, features
 
 
@@ -28,7 +28,8 @@ def imagine_heads(
     Args:
         start, prior, actor, skills, skill_length, noise: as `lsp_fast.ops.imagine` takes them; N start states. Without
             an actor `skills` [P, N, A] are the actions, each held `skill_length` steps, the last one to the end.
-        heads: MLPs of one output on features [s, h], such as reward and value.
+        heads: MLPs of one output on features [s, h], such as reward and value; or (in the reference alone) on
+            [s, h, z], with the skill held in the state: the one that acts in it, not the one that led to it.
         precision: `fp32` computes in the tensors' own dtype. `bf16` is PyTorch's: weights, states and noise are rounded
             to bfloat16 and all is computed in it. Native backends round what matrix products multiply, and keep sums,
             states and everything elementwise in fp32.
@@ -54,7 +55,17 @@ def imagine_heads(
     feature = features(states)  # [H, N, F]
     if not heads:
         return feature.new_zeros(0, *feature.shape[:2], dtype=dtype)
-    return torch.stack([layers.scalar_head(feature, head) for head in heads]).to(dtype)
+
+    def seen(head: MLPWeights) -> Tensor:
+        width = feature.shape[-1]
+        if head.input_dim == width:
+            return feature
+        if actor is None or skills is None or head.input_dim != width + skills.shape[-1]:
+            raise ValueError(f"a head of {head.input_dim} inputs sees neither {width} features nor a skill beside them")
+        held = held_skills(skills, skill_length, len(feature) + 1)[1:]  # [H, N, Z]; the start is not judged
+        return torch.cat([feature, held], -1)
+
+    return torch.stack([layers.scalar_head(seen(head), head) for head in heads]).to(dtype)
 
 
 def as_bf16(x: Any) -> Any:

@@ -21,6 +21,13 @@ class MLPWeights(NamedTuple):
     hidden: tuple[Dense, ...]
     out: Dense | None
 
+    @property
+    def input_dim(self) -> int:
+        """Width of what it reads."""
+        first = self.hidden[0] if self.hidden else self.out
+        assert first is not None
+        return first.weight.shape[1]
+
 
 class GRUWeights(NamedTuple):
     """torch.nn.GRUCell's parameters, gates in the order reset, update, new."""
@@ -88,7 +95,8 @@ class Rollout(NamedTuple):
 
 
 class PlanWeights(NamedTuple):
-    """All that scoring a plan needs. Without an actor plans are actions; without a value they are scored by rewards."""
+    """All that scoring a plan needs. Without an actor plans are actions; without a value they are scored by rewards.
+    The value's input is [features], or [features, skill]."""
 
     prior: PriorWeights
     actor: ActorWeights | None
@@ -105,6 +113,11 @@ class PlanWeights(NamedTuple):
     def action_dim(self) -> int:
         """A."""
         return self.prior.inp.weight.shape[1] - self.prior.out.weight.shape[0] // 2
+
+    @property
+    def value_sees_skill(self) -> bool:
+        """Whether the value judges a state together with the skill held in it."""
+        return self.value is not None and self.value.input_dim != feature_dim(self.prior)
 
 
 class PlanNoise(NamedTuple):
@@ -149,6 +162,11 @@ class PlanRules(NamedTuple):
     """Bound of every number of a candidate."""
     precision: str = "fp32"
     """What matrix products multiply, `fp32` or `bf16`."""
+
+
+def feature_dim(prior: PriorWeights) -> int:
+    """F = S + D."""
+    return prior.out.weight.shape[0] // 2 + prior.gru.weight_hh.shape[1]
 
 
 def features(state: State) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lsp_fast import ops
 from lsp_fast.backends import Backend
 from lsp_fast.ops.philox import plan_noise
 from lsp_fast.ops.types import ImagineNoise, Normal, PlanKey, PlanNoise, PlanRules, PlanWeights, State, map_state
@@ -36,14 +37,16 @@ def plan_values(
 
 
 def bind_heads(weights: PlanWeights, precision: str, backend: Backend) -> Callable[..., Tensor]:
-    """imagine_heads(start, skills, skill_length, noise) of these weights, packed once where the backend packs them."""
-    if backend.pack_heads is not None:
+    """imagine_heads(start, skills, skill_length, noise) of these weights, packed once where the backend packs them.
+
+    Only the reference knows a value that sees the skill, so it rolls out for every backend then.
+    """
+    if backend.pack_heads is not None and not weights.value_sees_skill:
         return backend.pack_heads(weights.prior, weights.actor, weights.heads, precision)
+    function = ops.imagine_heads if weights.value_sees_skill else backend.imagine_heads
 
     def imagine_heads(start: State, skills: Tensor, skill_length: int, noise: ImagineNoise) -> Tensor:
-        return backend.imagine_heads(
-            start, weights.prior, weights.actor, skills, skill_length, noise, weights.heads, precision
-        )
+        return function(start, weights.prior, weights.actor, skills, skill_length, noise, weights.heads, precision)
 
     return imagine_heads
 
@@ -94,7 +97,7 @@ def plan(
         noise: of I iterations; a key stands for the numbers that follow from it.
         prior: [N, P, Z], the distribution of the first iteration's candidates.
     """
-    if backend.plan is not None:
+    if backend.plan is not None and not weights.value_sees_skill:
         return CEMResult(*backend.plan(start, weights, noise, prior, rules))
     if isinstance(noise, PlanKey):
         (n, length, width), stoch = prior.mean.shape, start.stoch.shape[1]

@@ -8,7 +8,9 @@ import torch
 
 from agents.test_update import OBS, batches, build
 from lsp_fast.config import ALGORITHMS
+from lsp_fast.errors import BackendUnavailable
 from lsp_fast.noise import Noise
+from lsp_fast.ops import layers
 
 
 def acts(agent, steps, rows=1, explore=True, resets=()):
@@ -105,13 +107,17 @@ def test_each_optimizer_changes_its_own_parameters_only(name):
     assert changed == {name}
 
 
-def test_beta_zero_equals_no_mi_to_the_bit():
-    with_predictor, without = build("lsp", skill__beta=0.0), build("no_mi")
+@pytest.mark.parametrize("overrides", [{}, {"skill__length": 3}, {"value__skill": True}])
+@pytest.mark.parametrize("form", ["spread", "every"])
+@pytest.mark.parametrize("mi", ["predict", "compose"])
+def test_beta_zero_equals_no_mi_to_the_bit(mi, form, overrides):
+    overrides = {"skill__intrinsic_form": form, **overrides}
+    rewarded, without = build("lsp", skill__beta=0.0, skill__mi=mi, **overrides), build("no_mi", **overrides)
     for batch in batches(without.config, 20):
-        with_predictor.update(batch)
+        rewarded.update(batch)
         without.update(batch)
     for name in ("world_model", "actor", "value"):
-        pairs = zip(with_predictor.modules[name].parameters(), without.modules[name].parameters(), strict=True)
+        pairs = zip(rewarded.modules[name].parameters(), without.modules[name].parameters(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs), name
 
 
@@ -129,6 +135,10 @@ def test_beta_zero_equals_no_mi_to_the_bit():
         {"behavior__horizon": 25},
         {"behavior__plan_states": 0, "skill__per_plan": 1},
         {"skill__length": 4},
+        {"skill__mi": "compose"},
+        {"skill__mi": "compose", "skill__length": 15, "train__autocast": True},
+        {"value__skill": True},
+        {"value__skill": True, "planner__value": "task", "skill__length": 4, "planner__noise": "philox"},
     ],
 )
 def test_every_option_learns_something_else(overrides):
@@ -140,12 +150,13 @@ def test_every_option_learns_something_else(overrides):
     assert any(not torch.equal(a, b) for a, b in zip(agent.actor.parameters(), plain.actor.parameters(), strict=True))
 
 
-def test_restored_agents_go_on_to_the_bit():
-    agent, sequences = build(), list(batches(build().config, 4))
+@pytest.mark.parametrize("overrides", [{}, {"skill__mi": "compose", "value__skill": True}])
+def test_restored_agents_go_on_to_the_bit(overrides):
+    agent, sequences = build(**overrides), list(batches(build().config, 4))
     for batch in sequences[:2]:
         agent.update(batch)
     state = copy.deepcopy(agent.state_dict())
-    restored = build(seed=7)
+    restored = build(seed=7, **overrides)
     restored.load_state_dict(state)
     restored.noise.seed = agent.noise.seed
     pointers = [p.data_ptr() for p in restored.modules.parameters()]
@@ -155,6 +166,57 @@ def test_restored_agents_go_on_to_the_bit():
     assert pointers == [p.data_ptr() for p in restored.modules.parameters()]
     for a, b in zip(agent.modules.parameters(), restored.modules.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_composing_needs_no_predictor_and_reports_the_information():
+    agent = build(skill__mi="compose", skill__compose_skills=8)
+    assert "predictor" not in agent.modules and "predictor" not in agent.optimizers
+    for batch in batches(agent.config, 2):
+        metrics = agent.update(batch, diagnose=True)
+        assert metrics["behavior/mutual_information"] <= np.log(8)
+        assert metrics["behavior/intrinsic_grad_norm"] > 0
+        assert "behavior/log_q" not in metrics and "behavior/predictor_loss" not in metrics
+    assert acts(agent, 3)[0].shape == (3, 1, 2)
+
+
+@pytest.mark.parametrize("name", ["value", "task_value"])
+def test_a_value_that_sees_the_skill_learns_from_it(name):
+    agent = build(value__skill=True, planner__value="task")
+    feature_dim, skill_dim = agent.config.model.stoch + agent.config.model.deter, agent.config.skill.dim
+    head = agent.modules[name]
+    first = head.weights().hidden[0].weight
+    before = first.detach().clone()
+    for batch in batches(agent.config, 2):
+        assert agent.update(batch)["behavior/actor_grad_norm"] > 0
+    assert first.shape[1] == feature_dim + skill_dim
+    assert ((first - before)[:, feature_dim:] != 0).any(0).all()
+    judged = torch.zeros(2, feature_dim + skill_dim)
+    judged[1, -1] = 1.0
+    here, there = layers.scalar_head(judged, head.weights())
+    assert here != there
+
+
+def test_both_values_see_the_skill_alike():
+    agent = build("no_mi", value__skill=True, planner__value="task", skill__length=4)
+    agent.task_value.load_state_dict(agent.value.state_dict())
+    for batch in batches(agent.config, 2):  # without an intrinsic reward there is nothing to tell them apart
+        metrics = agent.update(batch)
+        assert metrics["behavior/task_value_loss"] == metrics["behavior/value_loss"]
+
+
+def test_a_native_backend_leaves_plans_to_the_reference_where_the_value_sees_the_skill():
+    overrides = {"value__skill": True, "skill__length": 3}
+    try:
+        with pytest.warns(UserWarning, match="plans are rolled out by the reference"):
+            native = build(backend="cpp", **overrides)
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+    reference = build(**overrides)
+    for batch in batches(native.config, 3):
+        ours, expected = native.update(batch, diagnose=True), reference.update(batch, diagnose=True)
+        for key, value in expected.items():
+            torch.testing.assert_close(ours[key], value, rtol=1e-4, atol=1e-5, msg=key)
+    np.testing.assert_allclose(acts(native, 5)[0], acts(reference, 5)[0], rtol=1e-4, atol=1e-4)
 
 
 def test_pretraining_the_world_model_leaves_behaviour_alone():

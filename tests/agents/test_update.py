@@ -106,7 +106,7 @@ def rssm_of(world_model):
 
 
 def oracle_update(before, after_model, batch, config):
-    """All four losses of one LSP update, from the specification. `after_model` has the world model already updated."""
+    """All losses of one LSP update, from the specification. `after_model` has the world model already updated."""
     c = config
     wm = before.agent["world_model"]
     b, length = batch.reward.shape
@@ -136,16 +136,18 @@ def oracle_update(before, after_model, batch, config):
     plan_latent = before.draw("behavior/plan_latent", iterations, horizon, n * g, c.model.stoch)
     plan_action = before.draw("behavior/plan_action", iterations, horizon, n * g, ACTION)
 
-    def rollout(s, h, skills, latent, noise):
-        stds = (c.actor.init_std, c.actor.min_std)
-        feats, _ = oracle.imagine(s, h, rssm, actor, skills, latent, noise, *stds)
-        return feats, oracle.mlp(reward_head, feats)[..., 0], oracle.mlp(value_head, feats)[..., 0]
+    stds = (c.actor.init_std, c.actor.min_std)
+
+    def rollout(s, h, plans, latent, noise):
+        held = oracle.hold_skills(plans, k, len(latent) + 1)  # in the start and in each state imagined
+        feats, _ = oracle.imagine(s, h, rssm, actor, held[:-1], latent, noise, *stds)
+        judged = np.concatenate([feats, held[1:]], -1) if c.value.skill else feats
+        return feats, oracle.mlp(reward_head, feats)[..., 0], oracle.mlp(value_head, judged)[..., 0]
 
     def score(state, plans, i):
         own = slice(state * g, (state + 1) * g)
         start = (np.repeat(x[state][None], g, 0) for x in (s, h))
-        skills = oracle.hold_skills(plans, k, horizon)
-        _, rewards, values = rollout(*start, skills, plan_latent[i][:, own], plan_action[i][:, own])
+        _, rewards, values = rollout(*start, plans, plan_latent[i][:, own], plan_action[i][:, own])
         return oracle.plan_values(rewards, values, c.behavior.gamma, c.behavior.lam, c.planner.objective)
 
     shape = (n, p, z)
@@ -158,23 +160,35 @@ def oracle_update(before, after_model, batch, config):
     steps = horizon + 1
     latent = before.draw("behavior/latent", steps, n, c.model.stoch)
     noise = before.draw("behavior/action", steps, n, ACTION)
-    feats, rewards, values = rollout(s, h, oracle.hold_skills(skills, k, steps), latent, noise)
-    predictor = oracle.arrays(after_model["predictor"].mlp.weights())
+    feats, rewards, values = rollout(s, h, skills, latent, noise)
     first = oracle.feature(s, h)
+    before_feats = np.concatenate([first[None], feats[:-1]])
+    held = oracle.hold_skills(skills, k, steps)
 
     def log_q(stream):
+        predictor = oracle.arrays(after_model["predictor"].mlp.weights())
         drawn = c.predictor.noise * before.draw(stream, n, (k + 1) * feats.shape[-1])
         return oracle.predictor_log_prob(predictor, feats[:k], first, skills[:, 0], drawn)[None]
 
-    bonus = oracle.intrinsic_reward(log_q("behavior/intrinsic"), k, horizon, c.skill.intrinsic_form)
+    def information():
+        others = before.draw("behavior/compose", c.skill.compose_skills - 1, steps, n, z)
+        rewards = []
+        for t in range(steps):
+            seen, s_next = before_feats[t], feats[t][:, : c.model.stoch]
+            state = seen[:, : c.model.stoch], seen[:, c.model.stoch :]
+            compared = np.concatenate([held[t][None], others[:, t]])
+            rewards.append(oracle.composed_information(rssm, actor, *state, seen, s_next, compared, *stds))
+        return np.stack(rewards)
+
+    predicts = c.skill.mi == "predict"
+    if predicts:
+        bonus = oracle.intrinsic_reward(log_q("behavior/intrinsic"), k, horizon, c.skill.intrinsic_form)
+    else:
+        bonus = information()
     discounts = np.full_like(rewards, c.behavior.gamma)
     result = oracle.behavior_losses(rewards + c.skill.beta * bonus, values, discounts, c.behavior.lam)
     # The entropy bonus belongs to the presets that use it: -log density of each action, weighted like its return.
-    before_feats = np.concatenate([first[None], feats[:-1]])
-    held = oracle.hold_skills(skills, k, steps)
-    policy = [
-        oracle.actor_dist(actor, before_feats[t], held[t], c.actor.init_std, c.actor.min_std) for t in range(steps)
-    ]
+    policy = [oracle.actor_dist(actor, before_feats[t], held[t], *stds) for t in range(steps)]
     entropy = np.stack(
         [-oracle.tanh_normal_log_prob(oracle.act(*policy[t], noise[t]), *policy[t]) for t in range(steps)]
     )
@@ -182,12 +196,20 @@ def oracle_update(before, after_model, batch, config):
         "world_model/loss": model["loss"],
         "behavior/actor_loss": result["actor_loss"] - c.actor.entropy * np.mean(result["weights"] * entropy[:-1]),
         "behavior/value_loss": result["value_loss"],
-        "behavior/predictor_loss": -np.mean(log_q("behavior/predictor")),
-    }
+    } | ({"behavior/predictor_loss": -np.mean(log_q("behavior/predictor"))} if predicts else {})
 
 
-def test_every_update_agrees_with_the_oracle():
-    agent = build()
+@pytest.mark.parametrize(
+    ("overrides", "count"),
+    [
+        ({}, 10),
+        ({"value__skill": True}, 4),
+        ({"skill__mi": "compose", "skill__compose_skills": 5, "value__skill": True, "skill__length": 4}, 4),
+    ],
+    ids=["lsp", "value of skills", "compose, value of skills, three skills a plan"],
+)
+def test_every_update_agrees_with_the_oracle(overrides, count):
+    agent = build(**overrides)
     after_model = {}
     step = agent.optimizers["world_model"].step
 
@@ -197,7 +219,7 @@ def test_every_update_agrees_with_the_oracle():
         return norm
 
     agent.optimizers["world_model"].step = spy
-    for i, batch in enumerate(batches(agent.config)):
+    for i, batch in enumerate(batches(agent.config, count)):
         before = Snapshot(agent)
         metrics = agent.update(batch)
         expected = oracle_update(before, after_model["modules"], batch, agent.config)

@@ -13,7 +13,7 @@ from lsp_fast.planning.skills import draw_plan_noise, plan_skills
 triton = backends.get("triton", "cpu")
 for overrides in (
     {"skill__length": 4}, {"planner__noise": "philox", "planner__shared_noise": True},
-    {"planner__objective": "sum", "model__discount_head": True}, {"planner__precision": "bf16"},
+    {"planner__objective": "sum", "model__discount_head": True}, {"planner__precision": "bf16"}, {"value__skill": True},
 ):
     config = make_config("smoke", device="cpu", **overrides)
     agent = ImaginationAgent(5, 2, config)
@@ -27,6 +27,14 @@ for overrides in (
         if config.planner.precision == "fp32":
             assert torch.equal(actual.elites, expected.elites)
             torch.testing.assert_close(actual[:2], expected[:2], rtol=1e-4, atol=1e-4)
+# The last value saw the skill: a plan is the reference's then, and the kernels refuse its head.
+weights = agent.plan_weights()
+try:
+    triton.pack_heads(weights.prior, weights.actor, weights.heads)
+except ValueError as error:
+    assert "a head of" in str(error)
+else:
+    raise AssertionError("a head on skills was packed")
 print("equal")
 """
 

@@ -335,6 +335,17 @@ def starting(states):
     return torch.zeros(states, 1, 3), torch.ones(states, 1, 3)
 
 
+@pytest.mark.parametrize("overrides", [{}, {"planner__precision": "bf16", "planner__noise": "philox"}])
+def test_values_that_see_the_skill_are_planned_by_the_reference(overrides):
+    start, weights, noise, config = build(value__skill=True, skill__length=3, **overrides)
+    assert weights.value_sees_skill
+    ours, expected = (plan_skills(start, weights, noise, config, backend) for backend in (CPP, REFERENCE))
+    torch.testing.assert_close(ours[:3], expected[:3])
+    assert torch.equal(ours.elites, expected.elites)
+    with pytest.raises(ValueError, match="head"):
+        native.plan(start, weights, noise, standard_normal(start, config, 2), plan_rules(config))
+
+
 # Actions as plans, no skills at all
 
 

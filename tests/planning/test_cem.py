@@ -16,8 +16,9 @@ from lsp_fast.models.world_model import WorldModel
 from lsp_fast.noise import Noise
 from lsp_fast.ops.types import PlanNoise, PlanWeights, State
 from lsp_fast.planning.cem import cem
+from lsp_fast.planning.health import planner_health
 from lsp_fast.planning.plan import plan_values
-from lsp_fast.planning.skills import plan_skills, skill_distribution
+from lsp_fast.planning.skills import draw_plan_noise, plan_skills, skill_distribution
 
 
 def problem(n=3, g=8, p=2, z=3, iterations=3, seed=0):
@@ -177,7 +178,7 @@ def small_system(config, actions=2, observations=5):
     model = WorldModel(observations, actions, config.model, config.behavior.gamma, generator)
     features = config.model.stoch + config.model.deter
     actor = Actor(features, config.skill_dim, actions, config.actor, generator)
-    value = Value(features, config.value, generator)
+    value = Value(features, config.value, generator, config.skill_dim if config.value.skill else 0)
     for module in (model, actor, value):
         module.double()
         for name, p in module.named_parameters():
@@ -195,8 +196,11 @@ def small_system(config, actions=2, observations=5):
 @pytest.mark.parametrize("sample", [True, False])
 @pytest.mark.parametrize("objective", ["lambda_return", "sum"])
 @pytest.mark.parametrize(("horizon", "length"), [(10, 10), (6, 2), (5, 3)])
-def test_plan_skills_equals_the_oracle_one_state_at_a_time(horizon, length, objective, sample):
-    config = small_config(behavior__horizon=horizon, skill__length=length, planner__objective=objective)
+@pytest.mark.parametrize("sees", [False, True], ids=["", "value of skills"])
+def test_plan_skills_equals_the_oracle_one_state_at_a_time(horizon, length, objective, sample, sees):
+    config = small_config(
+        behavior__horizon=horizon, skill__length=length, planner__objective=objective, value__skill=sees
+    )
     weights, rssm, (actor, reward, value) = small_system(config)
     c, b = config.planner, config.behavior
     n, g, plan = 3, c.candidates, config.skills_per_rollout
@@ -209,17 +213,19 @@ def test_plan_skills_equals_the_oracle_one_state_at_a_time(horizon, length, obje
 
     def score(state, plans, iteration):
         rows = range(state * g, (state + 1) * g)
+        held = oracle.hold_skills(plans, length, horizon + 1)  # in the start and in each state imagined
         feats, _ = oracle.imagine(
             np.repeat(s[state][None], g, 0),
             np.repeat(h[state][None], g, 0),
             rssm,
             actor,
-            oracle.hold_skills(plans, length, horizon),
+            held[:-1],
             stoch[iteration][:, rows],
             None if action is None else action[iteration][:, rows],
             init_std=config.actor.init_std,
         )
-        rewards, values = (oracle.mlp(head, feats)[..., 0] for head in (reward, value))
+        judged = np.concatenate([feats, held[1:]], -1) if sees else feats
+        rewards, values = oracle.mlp(reward, feats)[..., 0], oracle.mlp(value, judged)[..., 0]
         return oracle.plan_values(rewards, values, b.gamma, b.lam, objective)
 
     zeros = np.zeros((n, plan, config.skill.dim))
@@ -229,6 +235,7 @@ def test_plan_skills_equals_the_oracle_one_state_at_a_time(horizon, length, obje
     np.testing.assert_allclose(got.mean, want[0], rtol=1e-8, atol=1e-9)
     np.testing.assert_allclose(got.std, want[1], rtol=1e-8, atol=1e-9)
     assert not got.mean.requires_grad
+    assert weights.value_sees_skill == sees
 
 
 def start_of(config, n, dtype=torch.float32):
@@ -250,6 +257,26 @@ def map_tensors(function, x):
         mapped = [function(y) if not isinstance(y, tuple) else map_tensors(function, y) for y in x]
         return type(x)(*mapped) if hasattr(x, "_fields") else tuple(mapped)
     return function(x)
+
+
+def test_no_backend_is_asked_for_values_of_skills():
+    def refuse(*_, **__):
+        raise AssertionError("asked")
+
+    config = small_config(value__skill=True, skill__length=3)
+    weights, *_ = small_system(config)
+    native = REFERENCE._replace(plan=refuse, pack_heads=refuse, imagine_heads=refuse)
+    noise = [draw_plan_noise(Noise(0), "x", config, 3, (config.model.stoch, 2), sample=True) for _ in range(2)]
+    noise = [PlanNoise(*(x.double() for x in drawn)) for drawn in noise]
+    start = start_of(config, 3, torch.float64)
+    ours, expected = (
+        plan_skills(start, weights, drawn, config, backend)
+        for drawn, backend in zip(noise, (native, REFERENCE), strict=True)
+    )
+    assert torch.equal(ours.mean, expected.mean) and torch.equal(ours.values, expected.values)
+    single = map_tensors(lambda w: w.float() if isinstance(w, torch.Tensor) else w, weights)
+    health = [planner_health(start_of(config, 3), single, Noise(0), config, backend) for backend in (native, REFERENCE)]
+    assert health[0] == health[1]
 
 
 @pytest.mark.parametrize(("kind", "want"), [("std", 0.1), ("variance", math.sqrt(0.1))])

@@ -83,10 +83,13 @@ class Transfer:
     threads: int | None = None
 
     def run(self) -> int:
+        from lsp_fast.runs import RunFolder
         from lsp_fast.transfer import transfer_config
 
         named = "-frozen" * self.freeze_policy + "-relabel" * self.relabel
-        logdir = self.logdir or Path("runs") / f"{self.task}-from-{self.source.name}{named}-{self.seed or 0}"
+        if (logdir := self.logdir) is None:
+            seed = RunFolder(self.source).read_config().seed if self.seed is None else self.seed
+            logdir = Path("runs") / f"{self.task}-from-{self.source.name}{named}-{seed}"
         given = {
             "transfer__freeze_policy": self.freeze_policy,
             "transfer__relabel": self.relabel,

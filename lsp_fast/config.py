@@ -539,6 +539,10 @@ def check(config: Config) -> None:
         not p.warm_start or p.over == "actions" or config.skill.source == "planned",
         "planner.warm_start = True: there are no plans; set skill.source to planned or planner.over to actions",
     )
+    need(
+        bool(config.transfer.source) or not (config.transfer.freeze_policy or config.transfer.relabel),
+        "transfer.freeze_policy and transfer.relabel need a run to take over: use lsp-fast transfer",
+    )
     hiro = config.hiro.goals != "none"
     need(
         not hiro or (config.skill.source == "none" and p.over == "skills"),

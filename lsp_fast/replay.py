@@ -191,7 +191,7 @@ class Replay:
             # A single one would end up in every weight.
             raise LspFastError(
                 f"environment {env} gave a reward or observation that is not finite, {len(episode)} agent steps into "
-                f"its episode: reward {reward}, observation {observation.tolist()}, action {action.tolist()}"
+                f"its episode: reward {reward}, {_told('observation', observation)}, action {action.tolist()}"
             )
         episode.append((observation.reshape(-1), action, reward, terminated, is_first, track))
         if is_last:
@@ -462,6 +462,11 @@ class Replay:
         if rows < 0 or any(length < 1 for length in lengths) or sum(lengths) > rows:
             raise CheckpointError(f"the checkpoint's state of the replay in {folder} contradicts itself")
         return rows, lengths, checksums
+
+
+def _told(name: str, array: np.ndarray) -> str:
+    """An array in a message: its numbers, unless it is a picture."""
+    return f"{name} {array.tolist()}" if array.ndim == 1 else f"{name} of shape {array.shape}"
 
 
 def _row_bytes(array: np.ndarray, dtype: np.dtype) -> int:

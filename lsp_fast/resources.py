@@ -43,6 +43,7 @@ def estimate(
     gpu: bool = False,
     *,
     beside: int = 0,
+    held: int = 0,
 ) -> Needs:
     """What the whole run needs.
 
@@ -54,13 +55,14 @@ def estimate(
         parameters: numbers in the weights of all modules.
         gpu: whether learning happens on one.
         beside: numbers that the replay keeps beside a row.
+        held: rows that the replay begins with.
     """
     m, b = config.model, config.behavior
     pixels = config.obs == "pixels"
     row = observation_dim * (1 if pixels else FLOAT) + FLOAT * (action_dim + 2 + beside) + 1
     agent_steps = config.env_steps // config.collect.action_repeat
     episodes = 1 + config.env_steps // 1000  # an episode of n steps has n + 1 rows
-    rows = agent_steps + episodes
+    rows = agent_steps + episodes + held
     replay_memory = min(rows, config.collect.replay_capacity) * row * 3 // 2  # storage grows by copying
     model = 3 * FLOAT * parameters  # weights and Adam's two moments
     checkpoint = model + 200_000  # the streams of noise, the counters, the running episodes

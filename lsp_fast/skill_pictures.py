@@ -94,7 +94,10 @@ def show(agent: Agent, out: Path, *, count: int = 6, env_steps: int = 40, seed: 
     if missing is None:
         files += [out / "skills.png", out / "skills.gif"]
         _draw_frames(held, files[2], c.collect.action_repeat)
-        rows = [np.concatenate(frames, 1) for frames in zip(*(h.frames for h in held), strict=True)]
+        # One whose episode ended before the others' stands still.
+        longest = max(len(h.frames) for h in held)
+        shown = [h.frames + [h.frames[-1]] * (longest - len(h.frames)) for h in held]
+        rows = [np.concatenate(frames, 1) for frames in zip(*shown, strict=True)]
         _write_video(rows, files[3])
     return Shown(numbers, files, missing)
 
@@ -166,7 +169,7 @@ def _log_ratio(agent: ImaginationAgent, held: Sequence[Held]) -> float | None:
     segments = [h for h in held if len(h.features) > k]
     if agent.predictor is None or not segments:
         return None
-    feature = torch.stack([h.features for h in segments], 1)  # [T, N, F]
+    feature = torch.stack([h.features[: k + 1] for h in segments], 1)  # [K + 1, N, F]
     skill = torch.as_tensor(np.stack([h.skill for h in segments if h.skill is not None]), device=agent.device)
     noise = Noise(0, agent.device).normal("predictor", *agent.predictor.noise_shape(len(segments)))
     log_q = agent.predictor.log_prob(feature[1 : k + 1], feature[0], skill, noise)

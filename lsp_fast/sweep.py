@@ -151,7 +151,7 @@ def _cells(content: dict[str, Any], out: Path, given: Mapping[str, Any]) -> list
                 if target is not None:
                     names = {f"transfer.{k}" if k in TRANSFER else k: v
                              for k, v in {**_flat(target), **_flat(on_target), **given}.items()}  # fmt: skip
-                    later = replace(config, names)
+                    later = replace(config, {"transfer.source": str(folder), **names})
                     name = _slug(f"{later.task}-from-{task['task']}-{later.method}-{seed}")
                     overrides = {k.replace(".", "__"): v for k, v in names.items()}
                     add(Cell(out / name, later, folder, overrides))

@@ -148,7 +148,14 @@ class Trainer:
                 f"of {agent.observation} and {agent.action_dim}: nothing can be taken over"
             )
         with checkpoint.fitting(state):
-            agent.modules.load_state_dict(state["agent"]["modules"])
+            theirs, ours = state["agent"]["modules"], agent.modules.state_dict()
+            if other := [k for k in ours.keys() | theirs.keys()
+                         if k not in ours or k not in theirs or ours[k].shape != theirs[k].shape]:  # fmt: skip
+                raise ConfigError(
+                    f"the source's networks are not this run's ({min(other)}): what decides them, such as skill.length "
+                    "of 10 states or less, skill.mi or value.skill, must be as it was there"
+                )
+            agent.modules.load_state_dict(theirs)
         if t.relabel:
             repeat = self.config.collect.action_repeat
             rewards = relabel.relabeller(before.task, self.config.task, repeat)
@@ -212,6 +219,9 @@ class Trainer:
             beside = None
             shape = (len(driver.observations), agent.action_dim)
             actions = self.explorer.uniform(-1, 1, shape).astype(np.float32)
+        if not np.isfinite(actions).all():
+            # On a GPU nobody has looked yet; what went wrong says more than an action that is not a number.
+            self.check_finite()
         meanwhile = self.learn_due if self.prefilled and self.config.train.overlap else None
         result = driver.step(actions, meanwhile, beside)
         self.env_steps += result.env_steps
@@ -225,7 +235,9 @@ class Trainer:
                 agent.fit(self.replay)
             # From random actions to the policy: it must know the episode that is under way from its beginning on,
             # which it does not, so it starts from the zero state here.
-            self.carry = agent.reset(self.carry, np.ones(len(actions), bool))
+            # A policy that was taken over has been there all the time.
+            if not transfer.source:
+                self.carry = agent.reset(self.carry, np.ones(len(actions), bool))
         self.returns.extend(episode.episode_return for episode in result.finished)
         self.successes.extend(float(episode.success) for episode in result.finished if episode.success is not None)
 
@@ -273,7 +285,7 @@ class Trainer:
         Of each sequence: the truth, the model (of the first SEEN frames reconstructions, then predictions), and their
         difference. Randomness comes from `seed` alone.
         """
-        length, agent = min(self.config.train.batch_length, SHOWN), self.agent
+        length, agent = max(2, min(self.config.train.batch_length, SHOWN)), self.agent
         assert isinstance(agent, agents.ImaginationAgent)
         arrays = self.replay.sample(np.random.default_rng(seed), SEQUENCES, length)
         noise = Noise(seed, agent.device).normal("open_loop", length, SEQUENCES, self.config.model.stoch)
@@ -397,6 +409,9 @@ class _Run:
         """Learn what is owed, evaluate, log, checkpoint, collect; until the end or a signal."""
         config, trainer, log, due = self.config, self.trainer, self.log, self.trainer.due
         finished = False
+        if self.saved is None and config.transfer.source:
+            # The source may go on and drop the checkpoint that this run begins from.
+            self.save()
         with stop_on_signal() as stop, self.bar as bar:
             while True:
                 # What is owed comes first: a run that was stopped between two updates goes on between them.
@@ -478,6 +493,7 @@ class _Run:
 
     def score(self) -> None:
         trainer, seed = self.trainer, stream_seed(self.config.seed, f"evaluate/{self.trainer.env_steps}")
+        self.caught(trainer.check_finite)
         result = self.evaluator.run_agent(trainer.agent, seed)
         row = {"eval/return": result.mean, "eval/return_std": float(np.std(result.returns))}
         self.log.write(trainer.env_steps, row if result.success is None else {**row, "eval/success": result.success})
@@ -560,6 +576,7 @@ def _check_resources(config: Config, trainer: Trainer, folder: RunFolder) -> str
         parameters,
         on_gpu,
         beside=trainer.replay.track_dim,
+        held=0 if trainer.env_steps else trainer.replay.num_rows,
     )
     memory, disk = machine.memory_available(), machine.disk_free(folder.path)
     to_come = 0 if trainer.env_steps >= config.env_steps else needs.disk - machine.folder_size(folder.path)

@@ -28,18 +28,21 @@ def transfer_config(source: str | Path, logdir: str | Path, task: str, **overrid
     folder, new = RunFolder(source), RunFolder(logdir)
     if folder.path.resolve() == new.path.resolve():
         raise ConfigError(f"{source} is the source itself; choose another --logdir")
-    config = folder.read_config()
-    begun = new.read_config().transfer if new.config.exists() else None
-    if begun is not None and begun.source == str(folder.path):
-        env_steps = begun.source_env_steps
+    given = {"task": task, **{k.replace("__", "."): v for k, v in overrides.items()}}
+    begun = new.read_config() if new.config.exists() else None
+    if begun is not None and begun.transfer.source and Path(begun.transfer.source).resolve() == folder.path.resolve():
+        # As it was begun, whatever has become of the source since.
+        config = replace(begun, given)
     else:
+        config = folder.read_config()
         # The newest that can be read, as a resumed run would take it.
         state = checkpoint.load_latest(folder.checkpoints)
         if state is None:
             raise CheckpointError(f"{source} has no checkpoint yet; let the run go on until it has written one")
-        env_steps = state["env_steps"]
-    changed = {"task": task, "transfer.source": str(folder.path), "transfer.source_env_steps": env_steps}
-    config = replace(config, {**changed, **{k.replace("__", "."): v for k, v in overrides.items()}})
+        # What the source itself was transferred from, and how, is its own matter.
+        fresh = {"transfer.freeze_policy": False, "transfer.relabel": False}
+        taken = {"transfer.source": str(folder.path), "transfer.source_env_steps": state["env_steps"]}
+        config = replace(config, {**fresh, **taken, **given})
     check(config)
     return config
 

@@ -128,6 +128,13 @@ ALGORITHM_DEPARTURES = {
 }  # fmt: skip
 
 
+def test_what_is_taken_over_needs_a_run_to_take_over():
+    for value in ("relabel", "freeze_policy"):
+        with pytest.raises(ConfigError, match="need a run to take over"):
+            make_config("smoke", **{f"transfer__{value}": True})
+        make_config("smoke", **{f"transfer__{value}": True}, transfer__source="runs/x")
+
+
 def value_of(config, name):
     for part in name.split("."):
         config = getattr(config, part)

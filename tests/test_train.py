@@ -14,7 +14,7 @@ from lsp_fast.evaluate import load
 from lsp_fast.logger import read_rows
 from lsp_fast.replay import Replay
 from lsp_fast.runs import RunFolder
-from lsp_fast.train import Due, Trainer, train
+from lsp_fast.train import Due, NotFinite, Trainer, train
 
 
 @pytest.fixture(scope="module")
@@ -262,6 +262,23 @@ def test_weights_that_break_are_not_saved(smoke, tmp_path, monkeypatch):
         train(smoke(train__pretrain_world_model_only=False), tmp_path / "run", progress=False)
     [kept] = checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")
     assert all(value.isfinite().all() for value in weights(kept).values())
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_weights_that_a_gpu_broke_are_named_before_they_act(smoke, tmp_path, monkeypatch, overlap):
+    learn = Trainer.learn
+
+    def broken(self):
+        if self.updates == 4:
+            next(self.agent.modules["actor"].parameters()).data[:] = torch.nan
+        try:
+            learn(self)
+        except NotFinite:  # nobody looks there
+            self.updates += 1
+
+    monkeypatch.setattr(Trainer, "learn", broken)
+    with pytest.raises(LspFastError, match="became NaN or infinite within the first"):
+        train(smoke(train__overlap=overlap), tmp_path / "run", progress=False)
 
 
 def test_a_checkpoint_waits_for_what_a_gpu_found(smoke, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from lsp_fast import checkpoint, cli
 from lsp_fast.config import ALGORITHMS
 from lsp_fast.errors import CheckpointError, ConfigError
 from lsp_fast.logger import read_rows
+from lsp_fast.relabel import relabeller
 from lsp_fast.replay import Replay
 from lsp_fast.runs import RunFolder
 from lsp_fast.train import Trainer, train
@@ -94,6 +95,11 @@ def test_relabelled_experience_comes_first(source, smoke, tmp_path):
     assert np.array_equal(replay._rows.observation[: old.num_rows], old._rows.observation[: old.num_rows])
     new, was = replay._rows.reward[: old.num_rows], old._rows.reward[: old.num_rows]
     assert not np.allclose(new, was) and new.min() >= 0 and new.max() <= 2
+    expected = Replay(10_000, 87, 12, track_dim=23)
+    expected.load(source / "replay", json.loads(checkpoint.load(newest(source))["replay"]), borrow=True)
+    [episode] = list(expected.episodes())
+    wanted = relabeller("quadruped_getup_walk", TARGET, 2)(episode)
+    assert np.array_equal(new[: len(wanted)], wanted) and len(np.unique(wanted)) > 10
 
 
 @pytest.mark.parametrize("relabel", [True, False])
@@ -115,6 +121,38 @@ def test_a_stopped_transfer_goes_on_to_the_same_end(source, tmp_path, monkeypatc
     a, b = modules(result.checkpoint), modules(whole.checkpoint)
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert told(tmp_path / "run") == told(tmp_path / "whole")
+
+
+def test_a_transfer_stays_what_it_was_begun_as_whatever_becomes_of_its_source(smoke, tmp_path, monkeypatch):
+    walk, reach = tmp_path / "walk", tmp_path / "reach"
+    start = {"task": "quadruped_getup_walk", "train__checkpoint_every": 50}
+    train(smoke(env_steps=1000, **start), walk, progress=False)
+    collect = Trainer.collect
+
+    def killed(self):
+        if self.env_steps == 300:
+            raise KeyboardInterrupt
+        collect(self)
+
+    monkeypatch.setattr(Trainer, "collect", killed)
+    with pytest.raises(KeyboardInterrupt):  # before the prefill has ended
+        transfer(walk, reach, TARGET, progress=False, transfer__freeze_policy=True)
+    monkeypatch.undo()
+    train(smoke(env_steps=1200, **start), walk, progress=False)
+    assert not (walk / "checkpoints" / "000001000.pt").exists()
+    monkeypatch.chdir(tmp_path)
+    result = transfer("walk", reach, TARGET, progress=False)
+    config = RunFolder(reach).read_config()
+    assert result.finished and result.env_steps == 1000 and config.transfer.source_env_steps == 1000
+    assert config.transfer.freeze_policy
+    # And one from it is a transfer of its own.
+    assert not transfer_config(reach, tmp_path / "more", TARGET).transfer.freeze_policy
+
+
+def test_networks_of_another_size_are_named(source, tmp_path):
+    with pytest.raises(ConfigError, match=r"not this run's \(predictor.*skill\.length"):
+        transfer(source, tmp_path / "x", TARGET, progress=False, skill__length=5)
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_longer_skill_is_loaded(source, tmp_path):

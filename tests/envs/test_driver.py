@@ -313,3 +313,44 @@ def test_bad_arguments():
     driver.reset()
     with pytest.raises(ValueError, match="shape"):
         driver.step(np.zeros((2, 1)))
+
+
+class Telling(Counting):
+    """Reaches its goal at the first step alone, and tells its count."""
+
+    def step(self, action):
+        *rest, info = super().step(action)
+        return *rest, {**info, "success": self.count == 1, "told": self.count}
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed)
+        return observation, {**info, "success": False, "told": 0}
+
+
+def test_what_is_told_beside_is_the_steps_own_and_a_goal_once_reached_counts():
+    log = Log()
+    driver = Driver([Telling()], 1, log, track=lambda info: np.array([info["told"]], np.float32))
+    driver.reset()
+    finished = [episode for _ in range(3) for episode in driver.step(np.zeros((1, 1), np.float32)).finished]
+    assert [row[-1].tolist() for row in log.rows] == [[0], [1], [2], [3], [0]]
+    assert [episode.success for episode in finished] == [True]
+
+
+def test_what_goes_on_meanwhile_goes_on_while_the_environments_step():
+    asked, rows = threading.Event(), []
+
+    class Waiting(Counting):
+        def step(self, action):
+            assert asked.wait(20)  # for what can only happen at the same time
+            return super().step(action)
+
+    log = Log()
+    driver = Driver([Waiting()], 1, log)
+    driver.reset()
+
+    def meanwhile():
+        rows.append(len(log.rows))
+        asked.set()
+
+    driver.step(np.zeros((1, 1), np.float32), meanwhile)
+    assert rows == [1] and len(log.rows) == 2  # nothing was recorded before it returned

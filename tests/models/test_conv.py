@@ -9,6 +9,8 @@ from lsp_fast.config import make_config
 from lsp_fast.errors import ConfigError
 from lsp_fast.models import conv
 from lsp_fast.models.world_model import SequenceBatch, WorldModel
+from lsp_fast.ops import layers
+from lsp_fast.ops.types import State, features
 
 
 @pytest.fixture
@@ -95,3 +97,34 @@ def test_predictions_know_frames_up_to_where_they_have_seen_them(model):
     assert torch.equal(model.open_loop(b._replace(observation=later), z, 2), before)
     changed = model.open_loop(b._replace(observation=earlier), z, 2)
     assert torch.equal(changed[0], before[0]) and not torch.equal(changed[1:], before[1:])
+
+
+def test_the_networks_are_torchs_own(model):
+    frames = torch.rand(2, *conv.SHAPE)
+    x = frames.permute(0, 3, 1, 2)
+    for layer in model.encoder.layers:
+        x = torch.relu(torch.nn.functional.conv2d(x, layer.weight, layer.bias, stride=2))
+    torch.testing.assert_close(model.encoder(frames), x.flatten(1))
+    feature = torch.randn(2, model.config.stoch + model.config.deter)
+    x = torch.nn.functional.linear(feature, model.decoder.inp.weight, model.decoder.inp.bias)[..., None, None]
+    for i, layer in enumerate(model.decoder.layers):
+        x = torch.nn.functional.conv_transpose2d(torch.relu(x) if i > 0 else x, layer.weight, layer.bias, stride=2)
+    torch.testing.assert_close(model.frames(feature), x.permute(0, 2, 3, 1))
+
+
+@torch.no_grad()
+def test_open_loop_follows_its_own_actions(model):
+    data, drawn = batch(length=5), noise(model, 5)
+    seen = model.open_loop(data, drawn, 2)
+    state = model.rssm.initial(2)
+    zero = torch.zeros(2, 2)
+    for t in range(5):
+        action = zero if t == 0 else data.action[:, t]
+        if t < 2:
+            frame = data.observation[:, t]
+            state = model.filter(state, action, frame, drawn[t])
+        else:
+            prior = layers.prior(h := layers.advance(state, action, model.rssm.prior_weights()),
+                                 model.rssm.prior_weights())  # fmt: skip
+            state = State(prior.mean + prior.std * drawn[t], h)
+        torch.testing.assert_close(seen[t], model.frames(features(state)), rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Writes the README's tables of speed from benchmarks/results/*.json: `python benchmarks/readme.py`."""
+"""Writes the README's tables of speed from benchmarks/results/cpu_*.json and planet_*.json: `python benchmarks/readme.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-RESULTS = [ROOT / "benchmarks" / "results" / f"cpu_{name}.json" for name in ("1_thread", "2_threads")]
+RESULTS = [
+    ROOT / "benchmarks" / "results" / f"{what}_{threads}.json"
+    for what in ("cpu", "planet")
+    for threads in ("1_thread", "2_threads")
+]
 BEGIN, END = "<!-- written by benchmarks/readme.py -->\n", "<!-- end -->\n"
 
 Row = dict[str, Any]

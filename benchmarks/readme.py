@@ -1,4 +1,4 @@
-"""Writes the README's tables of speed from benchmarks/results/cpu_*.json and planet_*.json: `python benchmarks/readme.py`."""
+"""Writes the README's tables of speed from results/cpu_*.json and planet_*.json: `python benchmarks/readme.py`."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt setup.py CMakeLists.txt $(NATIVE) | .venv/bin/python
 	$(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	$(PIP) install -c constraints.txt -e '.[dev]'
-	@$(BIN)/python -c 'from lsp_fast import native; native.load()' || \
+	@$(BIN)/python -c 'from lsp_fast.backends import cpp; cpp.load()' || \
 		echo "WARNING: the native extension is not there (see above); training goes on with the reference backend." >&2
 	@touch $@
 

@@ -1,7 +1,7 @@
 """Builds `lsp_fast._native` from csrc/ with CMake. Everything that is not about the extension stands in pyproject.toml.
 
 The package works without the extension, so an install never fails for want of a compiler: it warns, and leaves what
-the tools said in `lsp_fast/_native_build.log`, which `lsp_fast.native` quotes when the extension is asked for.
+the tools said in `lsp_fast/_native_build.log`, which `lsp_fast.backends.cpp` quotes when the extension is asked for.
 """
 
 import os

@@ -8,7 +8,7 @@ import numpy as np
 from measure import Work
 
 from lsp_fast.envs import dmc
-from lsp_fast.envs.driver import Driver, episode_seed
+from lsp_fast.experience.driver import Driver, episode_seed
 
 REPEAT = 2
 CONTROL_STEPS = 1000

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import torch
 from measure import Work
 
-from lsp_fast import native, ops
+from lsp_fast import ops
 from lsp_fast.agents import ImaginationAgent
+from lsp_fast.backends import cpp
 from lsp_fast.config import make_config
 from lsp_fast.ops.types import ImagineNoise, State
 
@@ -27,9 +28,9 @@ def rollouts(preset: str, starts: int) -> Work:
     start = State(torch.randn(rows, c.model.stoch), torch.randn(rows, c.model.deter).tanh())
     noise = ImagineNoise(torch.randn(steps, rows, c.model.stoch), torch.randn(steps, rows, 6))
     arguments = (start, w.prior, w.actor, torch.randn(1, rows, 3), c.skill.length, noise, (w.reward, w.value))
-    torch.testing.assert_close(native.imagine_heads(*arguments), ops.imagine_heads(*arguments), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(cpp.imagine_heads(*arguments), ops.imagine_heads(*arguments), rtol=1e-3, atol=1e-4)
     return Work(
         f"imagine_heads, {preset} preset, {starts} x {c.planner.candidates} x {steps}",
         "eager",
-        {"eager": lambda: ops.imagine_heads(*arguments), "C++": lambda: native.imagine_heads(*arguments)},
+        {"eager": lambda: ops.imagine_heads(*arguments), "C++": lambda: cpp.imagine_heads(*arguments)},
     )

@@ -10,7 +10,8 @@ import torch
 from measure import Work
 from torch import Tensor
 
-from lsp_fast import native, ops
+from lsp_fast import ops
+from lsp_fast.backends import cpp
 from lsp_fast.ops import philox
 
 LAM = 0.95
@@ -20,7 +21,7 @@ def works() -> Iterator[Work]:
     """Returns of an update's 40,000 candidate plans, with and without their gradients; the elites of 2500 states."""
     steps, columns = 10, 40_000
     inputs = [torch.randn(steps, columns) for _ in range(3)] + [torch.randn(columns)]
-    yield work("lambda_return", ops.lambda_return, native.lambda_return, (*inputs, LAM), f"[{steps}, {columns}]")
+    yield work("lambda_return", ops.lambda_return, cpp.lambda_return, (*inputs, LAM), f"[{steps}, {columns}]")
 
     tracked, grad = [x.clone().requires_grad_() for x in inputs], torch.randn(steps, columns)
 
@@ -30,7 +31,7 @@ def works() -> Iterator[Work]:
 
         return run
 
-    both = (with_gradients(f) for f in (ops.lambda_return, native.lambda_return))
+    both = (with_gradients(f) for f in (ops.lambda_return, cpp.lambda_return))
     compiled = with_gradients(torch.compile(ops.lambda_return, dynamic=False))
     name = f"[{steps}, {columns}]"
     yield work("lambda_return, forward and backward", *both, (*tracked, LAM), name, compiled)
@@ -39,17 +40,17 @@ def works() -> Iterator[Work]:
     shape = (states, 1, dim)
     plans = torch.randn(states, candidates, 1, dim)
     arguments = (torch.randn(states, candidates), plans, elites, torch.randn(shape), torch.rand(shape))
-    yield work("select_elites", ops.select_elites, native.select_elites, arguments, f"[{states}, {candidates}, {dim}]")
+    yield work("select_elites", ops.select_elites, cpp.select_elites, arguments, f"[{states}, {candidates}, {dim}]")
 
     key, generator = torch.tensor([1, 2]), torch.Generator()
-    expected, got = (f(key, 0, 0, 2, 100, 10) for f in (philox.normals, native.normals))
+    expected, got = (f(key, 0, 0, 2, 100, 10) for f in (philox.normals, cpp.normals))
     assert torch.equal(got, expected)
     yield Work(
         "a million normal numbers",
         "torch.randn",
         {
             "torch.randn": lambda: torch.randn(10, 5000, 20, generator=generator),
-            "C++ Philox": lambda: native.normals(key, 0, 0, 10, 5000, 20),
+            "C++ Philox": lambda: cpp.normals(key, 0, 0, 10, 5000, 20),
         },
     )
 

@@ -25,9 +25,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # what is timed is this tree, installed or not
 
+from lsp_fast.backends.cudagraph import WARMUP
 from lsp_fast.config import PRESETS, Config, make_config
-from lsp_fast.cudagraph import WARMUP
-from lsp_fast.train import Trainer
+from lsp_fast.training.loop import Trainer
 
 
 def prepared(config: Config, folder: Path) -> Trainer:

@@ -34,8 +34,8 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # what is timed is this tree, installed or not
 
 from lsp_fast.agents.imagination import ImaginationAgent
+from lsp_fast.backends.cudagraph import capture
 from lsp_fast.config import Config, make_config, replace
-from lsp_fast.cudagraph import capture
 from lsp_fast.models.world_model import SequenceBatch
 from lsp_fast.noise import Noise
 from lsp_fast.ops import layers
@@ -587,11 +587,11 @@ class Bench:
         if name == "JAX":
             return jax_plan(work, agent)
         if name == "graph, one kernel":
-            from lsp_fast import fused
+            from lsp_fast.backends import triton
 
             if agent.backend.name != "triton":
                 raise CheckError("not run: there are no Triton kernels here")
-            agent.backend = agent.backend._replace(pack_heads=functools.partial(fused.pack_heads, whole_rollout=True))
+            agent.backend = agent.backend._replace(pack_heads=functools.partial(triton.pack_heads, whole_rollout=True))
         function, way = work.function(agent), VARIANTS[name]
         if name == "eager":
             return function

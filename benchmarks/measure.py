@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from lsp_fast import native
+from lsp_fast.backends import cpp
 
 HERE = Path(__file__).parent
 
@@ -76,7 +76,7 @@ def compare(work: Work, *, samples: int = 7, min_seconds: float = 0.05) -> list[
     for _ in range(samples):
         for precision, values in peaks.items():
             if work.operations is not None:
-                values.append(native.load().peak(precision, torch.get_num_threads()))
+                values.append(cpp.load().peak(precision, torch.get_num_threads()))
         for name, variant in work.variants.items():
             times[name].append(1e3 * seconds_of(variant, repeats[name]) / repeats[name] / work.calls)
     medians = {name: statistics.median(values) for name, values in times.items()}

@@ -10,8 +10,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lsp_fast.relabel import relabeller, track_dim
-from lsp_fast.replay import Rows
+from lsp_fast.experience.relabel import relabeller, track_dim
+from lsp_fast.experience.replay import Rows
 
 SOURCE, ROWS, REPEAT = "quadruped_upright_walk", 1_000_000, 2
 

@@ -27,7 +27,7 @@ from lsp_fast.config import replace
 from lsp_fast.noise import Noise
 from lsp_fast.ops.types import State
 from lsp_fast.planning.health import planner_health
-from lsp_fast.plotting import learning_curves
+from lsp_fast.reports.plot import learning_curves
 
 WAYS = ("independent", "shared")
 

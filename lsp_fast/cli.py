@@ -28,7 +28,7 @@ class Train:
 
     def run(self) -> int:
         check(self.config)
-        from lsp_fast.train import train
+        from lsp_fast.training.loop import train
 
         c = self.config
         logdir = self.logdir or Path("runs") / re.sub(r"[^\w.-]", "-", f"{c.task}-{c.algorithm}-{c.seed}")
@@ -83,8 +83,8 @@ class Transfer:
     threads: int | None = None
 
     def run(self) -> int:
-        from lsp_fast.runs import RunFolder
-        from lsp_fast.transfer import transfer_config
+        from lsp_fast.storage.run_folder import RunFolder
+        from lsp_fast.training.transfer import transfer_config
 
         named = "-frozen" * self.freeze_policy + "-relabel" * self.relabel
         if (logdir := self.logdir) is None:
@@ -122,7 +122,7 @@ class Sweep:
     """Only list the runs and how far they have come."""
 
     def run(self) -> int:
-        from lsp_fast import sweep
+        from lsp_fast.training import sweep
 
         if self.jobs < 1:
             raise LspFastError(f"jobs = {self.jobs}: must be at least 1")
@@ -188,9 +188,9 @@ class Evaluate:
         for name, score in scores.items():
             print(f"{name:20} {score}")
         if self.video is not None:
-            from lsp_fast import skill_pictures
+            from lsp_fast.reports import skills
 
-            skill_pictures.film(agent, self.video, self.seed)
+            skills.film(agent, self.video, self.seed)
             print(f"{'video':20} {self.video}")
         return 0
 
@@ -213,11 +213,12 @@ class Skills:
     backend: Literal["auto", "reference", "cpp", "triton"] = "auto"
 
     def run(self) -> int:
-        from lsp_fast import evaluate, skill_pictures
+        from lsp_fast import evaluate
+        from lsp_fast.reports import skills
 
         agent = evaluate.load(self.logdir, device=self.device, backend=self.backend)
         out = self.out or self.logdir / "skills"
-        print(skill_pictures.show(agent, out, count=self.count, env_steps=self.env_steps, seed=self.seed))
+        print(skills.show(agent, out, count=self.count, env_steps=self.env_steps, seed=self.seed))
         return 0
 
 
@@ -233,7 +234,7 @@ class Plot:
     """Files of published scores: lists of rows of task, method, seed, xs and ys."""
 
     def run(self) -> int:
-        from lsp_fast.plotting import plot
+        from lsp_fast.reports.plot import plot
 
         result = plot(self.logdirs, self.out, self.reference)
         for warning in result.warnings:
@@ -247,7 +248,7 @@ class Doctor:
     """Say what there is to train with on this machine, and what is missing; status 0 if training can run."""
 
     def run(self) -> int:
-        from lsp_fast import doctor
+        from lsp_fast.reports import doctor
 
         report = doctor.report()
         print(report)

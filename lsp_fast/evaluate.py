@@ -9,13 +9,14 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
-from lsp_fast import agents, checkpoint, envs
+from lsp_fast import agents, envs
 from lsp_fast.agents import Agent
 from lsp_fast.config import Config
-from lsp_fast.envs.driver import Driver, EpisodeSummary
 from lsp_fast.envs.goals import goal_entries
+from lsp_fast.experience.driver import Driver, EpisodeSummary
 from lsp_fast.noise import Noise, stream_seed
-from lsp_fast.runs import read_run
+from lsp_fast.storage import checkpoint
+from lsp_fast.storage.run_folder import read_run
 
 Policy = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(observations [N, O], is_first [N]) -> actions [N, A]"""

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from lsp_fast import checkpoint
 from lsp_fast.cli import main
 from lsp_fast.config import make_config
-from lsp_fast.runs import RunFolder
-from lsp_fast.train import train
+from lsp_fast.storage import checkpoint
+from lsp_fast.storage.run_folder import RunFolder
+from lsp_fast.training.loop import train
 
 TRAIN = "train --preset smoke --backend reference --logdir"
 NEW = f"{TRAIN} new --device cpu"

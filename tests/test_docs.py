@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lsp_fast.cli import COMMANDS, parse
-from lsp_fast.logger import read_rows
-from lsp_fast.train import train
+from lsp_fast.storage.logger import read_rows
+from lsp_fast.training.loop import train
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").glob("*.md")])

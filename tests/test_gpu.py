@@ -9,12 +9,12 @@ import torch
 
 from lsp_fast import backends, ops
 from lsp_fast.agents import ImaginationAgent
+from lsp_fast.backends.cudagraph import WARMUP, capture
 from lsp_fast.config import ALGORITHMS, make_config
-from lsp_fast.cudagraph import WARMUP, capture
 from lsp_fast.models.conv import SHAPE
 from lsp_fast.models.world_model import SequenceBatch
 from lsp_fast.ops import philox
-from lsp_fast.train import train
+from lsp_fast.training.loop import train
 
 pytestmark = pytest.mark.gpu
 

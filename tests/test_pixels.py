@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from lsp_fast import checkpoint, envs
+from lsp_fast import envs
 from lsp_fast.envs.dmc import DmcEnv
 from lsp_fast.errors import CheckpointError, ConfigError
 from lsp_fast.evaluate import load
-from lsp_fast.logger import read_rows
-from lsp_fast.train import Trainer, train
+from lsp_fast.storage import checkpoint
+from lsp_fast.storage.logger import read_rows
+from lsp_fast.training.loop import Trainer, train
 
 
 class Painted(gymnasium.ObservationWrapper):

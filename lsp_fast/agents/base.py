@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lsp_fast import backends
 from lsp_fast.config import Config
+from lsp_fast.experience.replay import Replay
 from lsp_fast.noise import Noise
-from lsp_fast.replay import Replay
 
 
 class Optimizer:

@@ -18,9 +18,9 @@ from lsp_fast.agents import td3
 from lsp_fast.agents.base import Agent, Optimizer
 from lsp_fast.agents.td3 import TD3
 from lsp_fast.config import Config
+from lsp_fast.experience.replay import Replay, Rows
 from lsp_fast.models.skill_predictor import SkillPredictor
 from lsp_fast.noise import Noise
-from lsp_fast.replay import Replay, Rows
 
 MIN_RANGE = 1e-3
 """Half-range of a goal's entry that the prefill never moved."""

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from lsp_fast import ops
 from lsp_fast.agents.base import Agent, Optimizer
-from lsp_fast.behavior import behavior_losses
+from lsp_fast.backends.cudagraph import Graphed
 from lsp_fast.config import Config
-from lsp_fast.cudagraph import Graphed
+from lsp_fast.experience.replay import Batch, Replay
+from lsp_fast.learning.behavior import behavior_losses
 from lsp_fast.models.heads import Actor, Value
 from lsp_fast.models.skill_predictor import SkillPredictor
 from lsp_fast.models.world_model import SequenceBatch, WorldModel
@@ -25,7 +26,6 @@ from lsp_fast.ops import layers
 from lsp_fast.ops.types import Normal, PlanKey, PlanNoise, PlanWeights, State, detach, features, map_state
 from lsp_fast.planning.health import planner_health
 from lsp_fast.planning.skills import draw_plan_noise, moved_on, plan_skills, skill_distribution, standard_normal
-from lsp_fast.replay import Batch, Replay
 
 MODE_SAMPLES = 100  # the deterministic action is the densest of these [D]
 

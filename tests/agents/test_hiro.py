@@ -10,7 +10,7 @@ from agents.test_update import ACTION, OBS, batches, build
 from lsp_fast.agents import td3
 from lsp_fast.agents.hiro import goal_reward, most_likely
 from lsp_fast.errors import ConfigError
-from lsp_fast.replay import Replay
+from lsp_fast.experience.replay import Replay
 
 C = 10  # agent steps that a goal is held
 NAMES = ["hiro", "hiro_mi"]

@@ -12,7 +12,7 @@ from lsp_fast.models.world_model import SequenceBatch
 from lsp_fast.noise import Noise
 from lsp_fast.ops.types import State
 from lsp_fast.planning.skills import draw_plan_noise, plan_rules, plan_skills
-from lsp_fast.train import train
+from lsp_fast.training.loop import train
 
 OBS, ACT = 5, 2
 
@@ -112,8 +112,8 @@ def test_native_plans_are_the_references():
 
 
 def test_a_run_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
-    from lsp_fast import checkpoint
-    from lsp_fast.train import Trainer
+    from lsp_fast.storage import checkpoint
+    from lsp_fast.training.loop import Trainer
 
     config = make_config(
         "smoke", "planet", device="cpu", planner__candidates=20, planner__elites=5, planner__iterations=2

@@ -11,7 +11,7 @@ from lsp_fast.errors import ConfigError
 from lsp_fast.ops.types import Normal
 from lsp_fast.planning import skills
 from lsp_fast.planning.skills import moved_on
-from lsp_fast.train import train
+from lsp_fast.training.loop import train
 
 SMALL = {"planner__candidates": 20, "planner__elites": 5, "planner__iterations": 2}
 

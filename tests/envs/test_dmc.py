@@ -280,7 +280,8 @@ def test_import_is_cheap_and_mujoco_gl_is_the_users():
         "import sys, os, lsp_fast.envs; print([m for m in ('torch', 'dm_control', 'gymnasium') if m in sys.modules])"
     )
     assert run_python(loaded) == "[]"
-    no_torch = "import sys, lsp_fast.envs.driver, lsp_fast.replay as r; from lsp_fast import envs; envs.task_names(); "
+    no_torch = "import sys, lsp_fast.experience.driver, lsp_fast.experience.replay; from lsp_fast import envs\n"
+    no_torch += "envs.task_names(); "
     assert run_python(no_torch + "print('torch' in sys.modules)") == "False"
     choice = "import os; from lsp_fast import envs; envs.task_names(); print(os.environ['MUJOCO_GL'])"
     assert run_python(choice) == "disable"

@@ -10,11 +10,12 @@ import gymnasium
 import numpy as np
 import pytest
 
-from lsp_fast import doctor, envs
+from lsp_fast import envs
 from lsp_fast.envs import dmc, gl
-from lsp_fast.envs.driver import Driver
 from lsp_fast.envs.pixels import PixelEnv
 from lsp_fast.errors import LspFastError
+from lsp_fast.experience.driver import Driver
+from lsp_fast.reports import doctor
 
 TASKS = ["cheetah_run", "quadruped_walk", "quadruped_cove", "finger_spin"]
 

@@ -10,8 +10,8 @@ import pytest
 from lsp_fast import envs
 from lsp_fast.envs import dmc, quadruped
 from lsp_fast.envs.direct import DirectEnv
-from lsp_fast.envs.driver import Driver, episode_seed
 from lsp_fast.envs.quadruped import TASKS
+from lsp_fast.experience.driver import Driver, episode_seed
 
 SEEDS = 200
 UPRIGHT = ["quadruped_upright_walk", "quadruped_reach", "quadruped_obstacles", "quadruped_cove"]

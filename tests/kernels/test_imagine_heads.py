@@ -5,7 +5,8 @@ import pytest
 PROGRAM = """
 import rollouts
 import torch
-from lsp_fast import fused, ops
+from lsp_fast import ops
+from lsp_fast.backends import triton
 
 poison = torch.empty
 torch.empty = lambda *shape, **options: poison(*shape, **options).fill_(torch.nan)
@@ -20,7 +21,7 @@ for sizes in {cases}:
     floats = rollouts.to_float(arguments)
     start, prior, actor, skills, length, noise, heads = floats
     if not heads:
-        assert fused.imagine_heads(*floats).shape == (0, len(noise.stoch), len(start.stoch))
+        assert triton.imagine_heads(*floats).shape == (0, len(noise.stoch), len(start.stoch))
         continue
     exact = ops.imagine_heads(*arguments)
     # bf16 is rounded in fp32 here, which gives what the GPU's products do.
@@ -28,18 +29,18 @@ for sizes in {cases}:
         # tf32 is PyTorch's setting; the processor's own products do not know it.
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
         precision = "bf16" if precision == "bf16" else "fp32"
-        got = fused.imagine_heads(*floats, precision)
+        got = triton.imagine_heads(*floats, precision)
         assert got.is_contiguous() and got.dtype == torch.float32
         bound = max(2 * error(ops.imagine_heads(*floats, precision), exact), least)
         assert error(got, exact) <= bound, (sizes, precision, error(got, exact), bound)
         if actor is not None and len(start.stoch) <= 16:
-            whole = fused.pack_heads(prior, actor, heads, precision, True)(start, skills, length, noise)
+            whole = triton.pack_heads(prior, actor, heads, precision, True)(start, skills, length, noise)
             assert error(whole, exact) <= bound, (sizes, precision, "whole", error(whole, exact), bound)
     torch.set_float32_matmul_precision("highest")
     # What is not finite stays in its own row.
     if len(start.stoch) > 2:
         start.stoch[1, 0] = torch.nan
-        got = fused.imagine_heads(*floats)
+        got = triton.imagine_heads(*floats)
         rest = [0, *range(2, len(start.stoch))]
         assert got[..., 1].isnan().all() and error(got[..., rest], exact[..., rest]) < 1e-5
 print("equal")

@@ -7,12 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rollouts import build, to_float
 
-from lsp_fast import native, ops
+from lsp_fast import ops
+from lsp_fast.backends import cpp
 from lsp_fast.errors import BackendUnavailable
 from lsp_fast.ops.types import ImagineNoise, MLPWeights, State
 
 try:
-    native.load()
+    cpp.load()
 except BackendUnavailable as error:
     pytest.skip(str(error), allow_module_level=True)
 
@@ -26,7 +27,7 @@ def runs(isa):
 
 
 def call(*arguments, isa="auto"):
-    return native.imagine_heads(*to_float(arguments), isa=isa)
+    return cpp.imagine_heads(*to_float(arguments), isa=isa)
 
 
 ISAS = [isa for isa in ("avx512", "avx2", "portable") if runs(isa)]
@@ -112,7 +113,7 @@ def test_wrong_shapes_and_names_are_refused():
     with pytest.raises(ValueError, match="isa"):
         call(*build(), isa="sse9")
     with pytest.raises(ValueError, match="float32"):
-        native.imagine_heads(*build())
+        cpp.imagine_heads(*build())
 
 
 def test_weights_that_are_no_tuples_are_refused():
@@ -120,6 +121,6 @@ def test_weights_that_are_no_tuples_are_refused():
     start, prior, actor, skills, length, noise, heads = to_float(build())
     odd = actor._replace(mlp=MLPWeights(torch.zeros(3, 3), actor.mlp.out))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="actor must be a tuple"):
-        native.imagine_heads(start, prior, odd, skills, length, noise, heads)
+        cpp.imagine_heads(start, prior, odd, skills, length, noise, heads)
     with pytest.raises(ValueError, match="gru must be a tuple"):
-        native.imagine_heads(start, prior._replace(gru=torch.zeros(4)), actor, skills, length, noise, heads)
+        cpp.imagine_heads(start, prior._replace(gru=torch.zeros(4)), actor, skills, length, noise, heads)

@@ -4,7 +4,8 @@ import oracle
 import pytest
 import torch
 
-from lsp_fast import backends, native, ops
+from lsp_fast import backends, ops
+from lsp_fast.backends import cpp
 
 SHAPES = [(1,), (1, 1), (2, 5), (9, 513), (10, 1024), (3, 1500), (4, 3, 7), (3, 0), (5, 2, 0)]
 
@@ -27,7 +28,7 @@ def poisoned_memory(monkeypatch):
 @pytest.mark.parametrize("lam", [0.0, 0.95, 1.0])
 def test_returns_are_the_references_to_the_bit(shape, dtype, lam):
     inputs = draw(shape, dtype)
-    assert torch.equal(native.lambda_return(*inputs, lam), ops.lambda_return(*inputs, lam))
+    assert torch.equal(cpp.lambda_return(*inputs, lam), ops.lambda_return(*inputs, lam))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -37,19 +38,19 @@ def test_gradients_are_the_references_to_the_bit(shape, lam):
         inputs = [x.requires_grad_() for x in draw(shape, dtype)]
         grad = torch.randn(shape, dtype=dtype)
         wanted = torch.autograd.grad(ops.lambda_return(*inputs, lam), inputs, grad, materialize_grads=True)
-        actual = torch.autograd.grad(native.lambda_return(*inputs, lam), inputs, grad)
+        actual = torch.autograd.grad(cpp.lambda_return(*inputs, lam), inputs, grad)
         assert all(torch.equal(a, b) for a, b in zip(actual, wanted, strict=True))
 
 
 def test_gradients_against_finite_differences():
     inputs = [x.requires_grad_() for x in draw((4, 3), torch.float64)]
-    assert torch.autograd.gradcheck(lambda *x: native.lambda_return(*x, 0.9), inputs)
+    assert torch.autograd.gradcheck(lambda *x: cpp.lambda_return(*x, 0.9), inputs)
 
 
 def test_float32_is_as_near_to_the_oracle_as_the_reference():
     inputs = draw((15, 200))
     exact = torch.from_numpy(oracle.lambda_return(*(x.double().numpy() for x in inputs), 0.95))
-    ours, theirs = ((f(*inputs, 0.95).double() - exact).abs().max() for f in (native.lambda_return, ops.lambda_return))
+    ours, theirs = ((f(*inputs, 0.95).double() - exact).abs().max() for f in (cpp.lambda_return, ops.lambda_return))
     assert ours <= theirs
 
 
@@ -57,11 +58,11 @@ def test_only_what_is_asked_for_is_differentiated():
     for asked in range(4):
         inputs = draw((3, 5))
         inputs[asked].requires_grad_()
-        (grad,) = torch.autograd.grad(native.lambda_return(*inputs, 0.9).sum(), inputs[asked])
+        (grad,) = torch.autograd.grad(cpp.lambda_return(*inputs, 0.9).sum(), inputs[asked])
         (wanted,) = torch.autograd.grad(ops.lambda_return(*inputs, 0.9).sum(), inputs[asked], materialize_grads=True)
         torch.testing.assert_close(grad, wanted)
     with torch.no_grad():
-        assert not native.lambda_return(*inputs, 0.9).requires_grad
+        assert not cpp.lambda_return(*inputs, 0.9).requires_grad
 
 
 def test_strided_and_expanded_inputs():
@@ -70,7 +71,7 @@ def test_strided_and_expanded_inputs():
     inputs = [rewards[..., 0], values[..., 1], discounts, bootstrap[..., 0]]
     for x in (inputs[0], inputs[1], inputs[3]):
         x.requires_grad_()
-    expected, actual = ops.lambda_return(*inputs, 0.95), native.lambda_return(*inputs, 0.95)
+    expected, actual = ops.lambda_return(*inputs, 0.95), cpp.lambda_return(*inputs, 0.95)
     assert torch.equal(actual, expected)
     tracked = [inputs[0], inputs[1], inputs[3]]
     grads = (torch.autograd.grad(x.sum(), tracked, materialize_grads=True) for x in (actual, expected))
@@ -83,7 +84,7 @@ def test_strided_and_expanded_inputs():
 def test_what_is_not_finite_spreads_as_in_the_reference(bad, where):
     inputs = draw((5, 3))
     inputs[where][..., 1] = bad
-    actual, expected = native.lambda_return(*inputs, 0.95), ops.lambda_return(*inputs, 0.95)
+    actual, expected = cpp.lambda_return(*inputs, 0.95), ops.lambda_return(*inputs, 0.95)
     torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
     assert actual[:, [0, 2]].isfinite().all()
 
@@ -99,12 +100,12 @@ def test_what_is_not_finite_spreads_as_in_the_reference(bad, where):
 )
 def test_what_does_not_fit_is_named(spoil, named):
     with pytest.raises(ValueError, match=named):
-        native.lambda_return(*spoil(draw((4, 3))), 0.95)
+        cpp.lambda_return(*spoil(draw((4, 3))), 0.95)
 
 
 def test_the_extension_itself_checks_what_it_reads_and_writes():
     rewards, values, discounts, bootstrap = (x.numpy() for x in draw((4, 3)))
-    module = native.load()
+    module = cpp.load()
     fixed = rewards.copy()
     fixed.setflags(write=False)
     for returns in (rewards[:3].copy(), rewards.T.copy().T, rewards.astype("f8"), fixed, rewards.tolist()):
@@ -119,19 +120,19 @@ def test_the_extension_itself_checks_what_it_reads_and_writes():
 
 def test_columns_do_not_mix():
     inputs = draw((6, 1000))
-    whole = native.lambda_return(*inputs, 0.95)
+    whole = cpp.lambda_return(*inputs, 0.95)
     for column in (0, 511, 512, 999):
-        assert torch.equal(native.lambda_return(*(x[..., column] for x in inputs), 0.95), whole[:, column])
+        assert torch.equal(cpp.lambda_return(*(x[..., column] for x in inputs), 0.95), whole[:, column])
 
 
 def test_the_backend_uses_it():
-    assert backends.get("cpp").lambda_return is native.lambda_return
+    assert backends.get("cpp").lambda_return is cpp.lambda_return
 
 
 def test_mixed_types_are_computed_in_the_widest_and_at_least_in_fp32():
     inputs = [torch.rand(4, 3).to(dtype).requires_grad_() for dtype in (torch.float32, torch.bfloat16, torch.float32)]
     inputs.append(torch.rand(3).bfloat16().requires_grad_())
-    actual, expected = native.lambda_return(*inputs, 0.9), ops.lambda_return(*(x.float() for x in inputs), 0.9)
+    actual, expected = cpp.lambda_return(*inputs, 0.9), ops.lambda_return(*(x.float() for x in inputs), 0.9)
     assert actual.dtype == torch.float32 and torch.equal(actual, expected)
     for x, gradient in zip(inputs, torch.autograd.grad(actual.sum(), inputs), strict=True):
         assert gradient.dtype == x.dtype

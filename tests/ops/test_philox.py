@@ -6,13 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsp_fast import native
+from lsp_fast.backends import cpp
 from lsp_fast.errors import BackendUnavailable
 from lsp_fast.ops import philox
 from lsp_fast.ops.types import PlanKey
 
 try:
-    ISAS = native.instruction_sets()
+    ISAS = cpp.instruction_sets()
 except BackendUnavailable:
     ISAS = ()
 
@@ -126,7 +126,7 @@ def test_the_same_bits_everywhere(key, stream, first_step, steps, rows, columns)
     assert expected.shape == (steps, rows, columns) and expected.dtype == torch.float32
     np.testing.assert_array_equal(expected, numpy_normals(key, *arguments[1:]))
     for isa in ISAS:
-        assert torch.equal(native.normals(*arguments, isa=isa), expected), isa
+        assert torch.equal(cpp.normals(*arguments, isa=isa), expected), isa
 
 
 def test_a_plans_noise_has_the_contracts_shapes():
@@ -149,4 +149,4 @@ def test_what_does_not_fit_is_named(change, named):
     for at, value in change.items():
         arguments[at] = value
     with pytest.raises(ValueError, match=named):
-        native.normals(*arguments)
+        cpp.normals(*arguments)

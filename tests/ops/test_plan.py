@@ -15,9 +15,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsp_fast import backends, native
+from lsp_fast import backends
 from lsp_fast.agents import ImaginationAgent
-from lsp_fast.backends import REFERENCE
+from lsp_fast.backends import REFERENCE, cpp
 from lsp_fast.config import make_config
 from lsp_fast.errors import BackendUnavailable
 from lsp_fast.noise import Noise
@@ -28,7 +28,7 @@ from lsp_fast.planning.plan import score_plans
 from lsp_fast.planning.skills import draw_plan_noise, plan_rules, plan_skills, standard_normal
 
 try:
-    native.load()
+    cpp.load()
 except BackendUnavailable as error:
     pytest.skip(str(error), allow_module_level=True)
 
@@ -160,10 +160,10 @@ def test_results_do_not_depend_on_threads():
 def plan(start, weights, noise, config, **options):
     shape = len(start.stoch), config.skills_per_rollout, config.skill.dim
     prior = Normal(torch.zeros(shape), torch.ones(shape))
-    return CEMResult(*native.plan(start, weights, noise, prior, plan_rules(config), **options))
+    return CEMResult(*cpp.plan(start, weights, noise, prior, plan_rules(config), **options))
 
 
-@pytest.mark.parametrize("isa", native.instruction_sets())
+@pytest.mark.parametrize("isa", cpp.instruction_sets())
 @pytest.mark.parametrize("preset", ["smoke", "cpu", "paper"])
 def test_values_and_certain_elites_equal_float64(isa, preset):
     start, weights, noise, config = build(8, preset=preset)
@@ -175,7 +175,7 @@ def test_values_and_certain_elites_equal_float64(isa, preset):
         one = noise._replace(candidates=noise.candidates[i : i + 1], stoch=noise.stoch[i : i + 1])
         one = one._replace(action=noise.action[i : i + 1])
         p, prior = config.planner, Normal(means[-1], stds[-1])
-        mean, std, values, elites = native.plan(start, weights, one, prior, plan_rules(config), isa=isa)
+        mean, std, values, elites = cpp.plan(start, weights, one, prior, plan_rules(config), isa=isa)
         assert torch.equal(values[0], ours.values[i]) and torch.equal(elites[0], ours.elites[i])
         exact = exact_values(start, weights, one, config, means[-1], stds[-1])
         tolerance = 2e-6 * exact.abs().max()
@@ -248,7 +248,7 @@ def test_numbers_out_of_range_are_named(num_elites, length, isa):
     start, weights, noise, _ = build()
     prior = Normal(torch.zeros(3, 1, 3), torch.ones(3, 1, 3))
     with pytest.raises(ValueError, match=r"num_elites|skill_length|isa"):
-        native.plan(start, weights, noise, prior, PlanRules(num_elites, length, 0.99, 0.95), isa=isa)
+        cpp.plan(start, weights, noise, prior, PlanRules(num_elites, length, 0.99, 0.95), isa=isa)
 
 
 @pytest.fixture
@@ -316,7 +316,7 @@ def test_bf16_errs_at_most_twice_as_much_as_pytorchs():
         exact = exact_values(start, weights, noise, config, torch.zeros(12, 1, 3), torch.ones(12, 1, 3))
         bf16 = make_config(preset, planner__precision="bf16", planner__iterations=1)
         eager = plan_skills(start, weights, noise, bf16, REFERENCE).values[0]
-        for isa in native.instruction_sets():
+        for isa in cpp.instruction_sets():
             error = plan(start, weights, noise, bf16, isa=isa).values[0] - exact
             assert error.norm() <= 2 * (eager - exact).norm(), (preset, isa)
             assert error.norm() > 0
@@ -343,7 +343,7 @@ def test_values_that_see_the_skill_are_planned_by_the_reference(overrides):
     torch.testing.assert_close(ours[:3], expected[:3])
     assert torch.equal(ours.elites, expected.elites)
     with pytest.raises(ValueError, match="head"):
-        native.plan(start, weights, noise, standard_normal(start, config, 2), plan_rules(config))
+        cpp.plan(start, weights, noise, standard_normal(start, config, 2), plan_rules(config))
 
 
 # Actions as plans, no skills at all
@@ -428,7 +428,7 @@ def test_actions_of_another_width_are_refused(width):
     start, weights, noise, _, rules = action_problem()
     prior = Normal(torch.zeros(2, 6, width), torch.ones(2, 6, width))
     with pytest.raises(ValueError, match="actions of 2"):
-        native.plan(start, weights, noise, prior, rules)
+        cpp.plan(start, weights, noise, prior, rules)
 
 
 # Whatever the numbers
@@ -503,7 +503,7 @@ def test_other_python_threads_run_meanwhile():
     while counted[0] == 0:
         time.sleep(0)
     at_once = counted[0]
-    native_call = native.load().plan
+    native_call = cpp.load().plan
     arguments = native_arguments(problem)
     native_call(*arguments)
     meanwhile = counted[0] - at_once
@@ -513,7 +513,7 @@ def test_other_python_threads_run_meanwhile():
 
 
 def native_arguments(problem):
-    """What lsp_fast.native.plan hands to C++."""
+    """What lsp_fast.backends.cpp.plan hands to C++."""
     captured = []
     start, weights, noise, config = problem
 
@@ -523,11 +523,11 @@ def native_arguments(problem):
             captured.extend(arguments)
             return tuple(torch.zeros(1).numpy() for _ in range(4))
 
-    original, native.load = native.load, lambda: Module
+    original, cpp.load = cpp.load, lambda: Module
     try:
         plan(start, weights, noise, config)
     finally:
-        native.load = original
+        cpp.load = original
     return captured
 
 
@@ -577,7 +577,7 @@ def test_a_key_of_more_numbers_than_counters_reach_is_refused():
     for iterations, candidates, steps in ((4, 6, 2**62), (4, 6, 2**31), (2**62, 6, 2), (1, 2**33, 2)):
         key = PlanKey(torch.tensor([1, 2]), iterations, candidates, steps, True, False)
         with pytest.raises(ValueError, match=r"2\*\*32"):
-            native.plan(start, weights, key, *arguments)
+            cpp.plan(start, weights, key, *arguments)
 
 
 def test_a_plan_on_another_thread_does_not_keep_the_process_from_ending():

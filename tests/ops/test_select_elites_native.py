@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lsp_fast import native
+from lsp_fast.backends import cpp
 from lsp_fast.errors import BackendUnavailable
 
 TOLERANCE = {np.float32: 1e-6, np.float64: 1e-13}
@@ -16,7 +16,7 @@ TOLERANCE = {np.float32: 1e-6, np.float64: 1e-13}
 
 @pytest.fixture(scope="module", autouse=True)
 def extension():
-    return native.load()
+    return cpp.load()
 
 
 def loop(values, plans, num_elites, mean, std, floor=1e-6):
@@ -44,7 +44,7 @@ def problem(shape, dtype, seed=0):
 
 def check(values, plans, num_elites, mean, std, **kwargs):
     wanted = loop(values, plans, num_elites, mean, std, **kwargs)
-    got = native.select_elites(
+    got = cpp.select_elites(
         *map(torch.from_numpy, (values, plans)), num_elites, *map(torch.from_numpy, (mean, std)), **kwargs
     )
     tolerance = TOLERANCE[values.dtype.type]
@@ -127,28 +127,26 @@ def test_variance_survives_a_large_mean():
 
 def test_strided_tensors_are_taken_and_gradients_refused():
     values, plans, mean, std = map(torch.from_numpy, problem((3, 8, 2, 4), np.float64))
-    wanted = native.select_elites(values, plans, 3, mean, std)
+    wanted = cpp.select_elites(values, plans, 3, mean, std)
     strided = plans.transpose(0, 3).contiguous().transpose(0, 3)
     assert not strided.is_contiguous()
-    got = native.select_elites(values, strided, 3, mean, std)
+    got = cpp.select_elites(values, strided, 3, mean, std)
     assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
     strided.requires_grad_()
     with pytest.raises(ValueError, match="plans requires a gradient"):
-        native.select_elites(values, strided, 3, mean, std)
+        cpp.select_elites(values, strided, 3, mean, std)
     with torch.no_grad():
-        assert torch.equal(native.select_elites(values, strided, 3, mean, std)[0], wanted[0])
+        assert torch.equal(cpp.select_elites(values, strided, 3, mean, std)[0], wanted[0])
     # The extension itself copies strides away, too.
     arrays = [t.detach().numpy() for t in (values, strided, mean, std)]
-    raw = native.load().select_elites(*arrays[:2], 3, *arrays[2:])
+    raw = cpp.load().select_elites(*arrays[:2], 3, *arrays[2:])
     assert all(np.array_equal(a, b.numpy()) for a, b in zip(raw, wanted, strict=True))
 
 
 def test_inputs_are_not_written():
     arrays = problem((3, 8, 2, 4), np.float32)
     copies = [a.copy() for a in arrays]
-    new_mean, new_std, _ = native.select_elites(
-        *map(torch.from_numpy, arrays[:2]), 3, *map(torch.from_numpy, arrays[2:])
-    )
+    new_mean, new_std, _ = cpp.select_elites(*map(torch.from_numpy, arrays[:2]), 3, *map(torch.from_numpy, arrays[2:]))
     new_mean.zero_(), new_std.zero_()
     assert all(np.array_equal(a, b) for a, b in zip(arrays, copies, strict=True))
 
@@ -180,7 +178,7 @@ def test_what_does_not_fit_is_a_value_error(name, bad):
     named = "plans" if (name, bad) == ("values", (3, 0)) else name
     shape = arguments[named].shape if named != "num_elites" else bad
     with pytest.raises(ValueError, match=named) as error:
-        native.load().select_elites(**arguments)
+        cpp.load().select_elites(**arguments)
     assert str(shape) in str(error.value)
 
 
@@ -190,36 +188,36 @@ def test_dtypes():
 
     for name in ("plans", "mean", "std"):
         with pytest.raises(ValueError, match=rf"{name} \(float64"):
-            native.load().select_elites(**arguments(**{name: np.float64}))
+            cpp.load().select_elites(**arguments(**{name: np.float64}))
     with pytest.raises(ValueError, match=r"values \(int64"):
-        native.load().select_elites(**arguments(values=np.int64))
+        cpp.load().select_elites(**arguments(values=np.int64))
     with pytest.raises(ValueError, match=r"^values"):
-        native.load().select_elites(**(arguments() | {"values": object()}))
+        cpp.load().select_elites(**(arguments() | {"values": object()}))
     tensors = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in arguments().items()}
     with pytest.raises(ValueError, match=r"plans \(torch.bfloat16"):
-        native.select_elites(**(tensors | {"plans": tensors["plans"].bfloat16()}))
+        cpp.select_elites(**(tensors | {"plans": tensors["plans"].bfloat16()}))
     with pytest.raises(ValueError, match="values"):
-        native.select_elites(**(tensors | {"values": tensors["values"].to("meta")}))
+        cpp.select_elites(**(tensors | {"values": tensors["values"].to("meta")}))
 
 
 def test_a_missing_extension_says_why(tmp_path, monkeypatch):
     log = tmp_path / "_native_build.log"
     log.write_text("first line\n" + "filler\n" * 50 + "the compiler's last word\n")
-    monkeypatch.setattr(native, "BUILD_LOG", log)
+    monkeypatch.setattr(cpp, "BUILD_LOG", log)
     monkeypatch.setitem(sys.modules, "lsp_fast._native", None)  # the import system then raises ImportError
-    native.load.cache_clear()
+    cpp.load.cache_clear()
     try:
         with pytest.raises(BackendUnavailable, match="the compiler's last word") as error:
-            native.load()
+            cpp.load()
         assert isinstance(error.value.__cause__, ImportError)
         assert "_native" in str(error.value) and "first line" not in str(error.value)
         log.unlink()
         with pytest.raises(BackendUnavailable, match="No build log"):
-            native.load()
+            cpp.load()
     finally:
-        native.load.cache_clear()
+        cpp.load.cache_clear()
 
 
 def test_importing_the_wrapper_does_not_load_the_extension():
-    code = "import sys, lsp_fast.native; sys.exit('lsp_fast._native' in sys.modules)"
+    code = "import sys, lsp_fast.backends.cpp; sys.exit('lsp_fast._native' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

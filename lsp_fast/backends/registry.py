@@ -1,0 +1,141 @@
+"""Implementations of the hot operations, chosen once while an agent is built.
+
+A backend is a named tuple of plain functions with the signatures and rules of `lsp_fast.ops`. One that is asked for by
+name and cannot be had raises BackendUnavailable with the original error; `auto` falls back and says so.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lsp_fast import ops
+from lsp_fast.backends import cpp
+from lsp_fast.errors import BackendUnavailable, ConfigError
+from lsp_fast.ops.lambda_return import from_kernels
+from lsp_fast.ops.philox import normals
+from lsp_fast.ops.select_elites import check_select_elites
+from lsp_fast.ops.types import Rollout
+
+
+class Backend(NamedTuple):
+    """The hot operations; `lsp_fast.ops` holds each one's contract."""
+
+    name: str
+    lambda_return: Callable[..., Tensor]
+    select_elites: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    imagine: Callable[..., Rollout]
+    imagine_heads: Callable[..., Tensor]
+    normals: Callable[..., Tensor]
+    plan: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
+    """A whole plan at once, as `lsp_fast.backends.cpp.plan`; None composes it of the others."""
+    pack_heads: Callable[..., Callable[..., Tensor]] | None = None
+    """`imagine_heads` of packed weights for many calls, as `lsp_fast.backends.triton.pack_heads`; None: nothing."""
+
+
+REFERENCE = Backend("reference", ops.lambda_return, ops.select_elites, ops.imagine, ops.imagine_heads, normals)
+
+
+def _cpp(device: torch.device) -> Backend:
+    if device.type != "cpu":
+        raise BackendUnavailable(f"backend 'cpp' runs on the processor, not on {device}; use --device cpu")
+    cpp.load()
+    return REFERENCE._replace(
+        name="cpp",
+        lambda_return=cpp.lambda_return,
+        select_elites=cpp.select_elites,
+        imagine_heads=cpp.imagine_heads,
+        normals=cpp.normals,
+        plan=cpp.plan,
+    )
+
+
+def _triton(device: torch.device) -> Backend:
+    try:
+        from lsp_fast.backends import triton
+        from lsp_fast.kernels import imagine_heads, lambda_return, philox, select_elites
+    except ImportError as error:
+        raise BackendUnavailable(f"backend 'triton' needs the triton package: {error}") from error
+    if device.type != "cuda" and not imagine_heads.INTERPRETED:
+        raise BackendUnavailable(
+            f"backend 'triton' runs on a GPU, not on {device}; use --device cuda (or, to try kernels slowly on a "
+            "processor, set TRITON_INTERPRET=1)"
+        )
+    if device.type == "cuda" and (capability := torch.cuda.get_device_capability(device)) < (8, 0):
+        raise BackendUnavailable(
+            f"backend 'triton' needs a GPU of compute capability 8.0 (A100, RTX 30) or newer, this one has "
+            f"{capability[0]}.{capability[1]}; use --backend reference"
+        )
+
+    def checked(values: Tensor, plans: Tensor, num_elites: int, mean: Tensor, std: Tensor, floor: float = 1e-6):
+        check_select_elites(values, plans, num_elites, mean, std)
+        return select_elites.select_elites(values, plans, num_elites, mean, std, floor)
+
+    return REFERENCE._replace(
+        name="triton",
+        lambda_return=from_kernels(lambda_return.forward, lambda_return.backward),
+        select_elites=checked,
+        imagine_heads=triton.imagine_heads,
+        normals=philox.normals,
+        pack_heads=triton.pack_heads,
+    )
+
+
+_BUILDERS: dict[str, Callable[[torch.device], Backend]] = {
+    "reference": lambda device: REFERENCE,
+    "cpp": _cpp,
+    "triton": _triton,
+}
+
+
+def get(name: str, device: torch.device | str = "cpu") -> Backend:
+    """The backend of that name for tensors on `device`.
+
+    Raises:
+        ConfigError: no backend has that name.
+        BackendUnavailable: it cannot be had here; `auto` never raises.
+    """
+    device = torch.device(device)
+    if name == "auto":
+        return _auto(device)
+    if name not in _BUILDERS:
+        raise ConfigError(f"unknown backend {name!r}; there are auto, {', '.join(_BUILDERS)}")
+    return _BUILDERS[name](device)
+
+
+@functools.cache
+def _auto(device: torch.device) -> Backend:
+    try:
+        return _BUILDERS["triton" if device.type == "cuda" else "cpp"](device)
+    except BackendUnavailable as error:
+        # Cached, so that it is said once.
+        warnings.warn(f"falling back to the reference backend: {error}", stacklevel=3)
+        return REFERENCE
+
+
+def device(name: str) -> torch.device:
+    """The device of that name; `auto` is cuda where PyTorch sees a GPU, else cpu.
+
+    Raises:
+        ConfigError: neither auto, cpu, nor cuda with an optional number.
+        BackendUnavailable: a GPU that PyTorch does not see.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(name)
+    except RuntimeError:
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise ConfigError(f"unknown device {name!r}; there are auto, cpu, cuda, cuda:0, ...")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise BackendUnavailable(
+            f"device {name!r} cannot be had: PyTorch {torch.__version__} sees {torch.cuda.device_count()} GPUs; use "
+            "--device cpu, or install a PyTorch built for your GPU's driver"
+        )
+    return found

@@ -1,0 +1,49 @@
+"""Every choice of a run: `values` holds them, `rows` presets and algorithms, `check` what can run; `make` builds."""
+
+from lsp_fast.config.check import check
+from lsp_fast.config.make import base_config, differences, flat, from_dict, make_config, replace
+from lsp_fast.config.rows import ALGORITHMS, PRESETS
+from lsp_fast.config.values import (
+    ActorConfig,
+    BehaviorConfig,
+    CollectConfig,
+    Config,
+    HiroConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PlannerConfig,
+    PredictorConfig,
+    SkillConfig,
+    TrainConfig,
+    TransferConfig,
+    ValueConfig,
+    method_name,
+    to_dict,
+)
+
+__all__ = [
+    "ALGORITHMS",
+    "PRESETS",
+    "ActorConfig",
+    "BehaviorConfig",
+    "CollectConfig",
+    "Config",
+    "HiroConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PlannerConfig",
+    "PredictorConfig",
+    "SkillConfig",
+    "TrainConfig",
+    "TransferConfig",
+    "ValueConfig",
+    "base_config",
+    "check",
+    "differences",
+    "flat",
+    "from_dict",
+    "make_config",
+    "method_name",
+    "replace",
+    "to_dict",
+]

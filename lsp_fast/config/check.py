@@ -1,0 +1,105 @@
+"""Whether a configuration can run, before anything is built."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from lsp_fast.config.values import Config
+from lsp_fast.errors import ConfigError
+
+
+def check(config: Config) -> None:
+    """Raise ConfigError, with every problem on a line of its own, unless the configuration can run."""
+    problems: list[str] = []
+
+    def need(ok: bool, text: str) -> None:
+        if not ok:
+            problems.append(text)
+
+    def walk(node: Any, prefix: str = "") -> None:
+        hints = get_type_hints(type(node))
+        for f in dataclasses.fields(node):
+            value, name, hint = getattr(node, f.name), prefix + f.name, hints[f.name]
+            if get_origin(hint) is Literal:
+                need(value in get_args(hint), f"{name} = {value!r}: must be one of {', '.join(get_args(hint))}")
+            elif not (type(value) is hint or (hint is float and type(value) is int)):
+                problems.append(f"{name} = {value!r}: must be of type {hint.__name__}")
+            elif dataclasses.is_dataclass(value):
+                walk(value, name + ".")
+            elif isinstance(value, float) and not math.isfinite(value):
+                problems.append(f"{name} = {value}: must be finite")
+            elif isinstance(value, (int, float)) and not isinstance(value, bool):
+                low = 0 if name in _MAY_BE_ZERO else (1 if isinstance(value, int) else None)
+                if low is not None:
+                    need(value >= low, f"{name} = {value}: must be at least {low}")
+                else:
+                    need(value > 0, f"{name} = {value}: must be positive")
+
+    walk(config)
+    if problems:  # what follows compares values
+        raise ConfigError("\n".join(problems))
+    need(config.seed < 2**31, f"seed = {config.seed}: must lie in 0 .. 2**31 - 1")
+    p, b = config.planner, config.behavior
+    need(p.elites <= p.candidates, f"planner.elites = {p.elites}: must not exceed planner.candidates = {p.candidates}")
+    need(b.gamma <= 1, f"behavior.gamma = {b.gamma}: must not exceed 1")
+    need(b.lam <= 1, f"behavior.lam = {b.lam}: must not exceed 1")
+    need(b.horizon >= 2, f"behavior.horizon = {b.horizon}: a lambda-return needs at least 2 imagined steps")
+    m = config.model
+    need(
+        m.decoder_min_std < m.decoder_max_std,
+        f"model.decoder_min_std = {m.decoder_min_std}: must be below model.decoder_max_std = {m.decoder_max_std}",
+    )
+    need(
+        not (config.skill.intrinsic and config.skill.source == "none"),
+        "skill.intrinsic = True needs skills: set skill.source to planned or random",
+    )
+    need(
+        p.over == "skills" or (config.skill.source == "none" and p.objective == "sum"),
+        "planner.over = 'actions' plans without skills and scores by rewards: set skill.source to none and "
+        "planner.objective to sum",
+    )
+    need(
+        not p.warm_start or p.over == "actions" or config.skill.source == "planned",
+        "planner.warm_start = True: there are no plans; set skill.source to planned or planner.over to actions",
+    )
+    need(
+        bool(config.transfer.source) or not (config.transfer.freeze_policy or config.transfer.relabel),
+        "transfer.freeze_policy and transfer.relabel need a run to take over: use lsp-fast transfer",
+    )
+    hiro = config.hiro.goals != "none"
+    need(
+        not hiro or (config.skill.source == "none" and p.over == "skills"),
+        f"hiro.goals = {config.hiro.goals!r}: HIRO has no plans; set skill.source to none and planner.over to skills",
+    )
+    need(not (hiro and config.obs == "pixels"), "obs = 'pixels': HIRO learns from features only")
+    need(config.hiro.candidates >= 2, f"hiro.candidates = {config.hiro.candidates}: must be at least 2")
+    need(
+        not (hiro and (config.transfer.freeze_policy or config.transfer.relabel)),
+        "transfer.freeze_policy and transfer.relabel are not for HIRO: both its levels learn, and from experience of "
+        "their own",
+    )
+    need(
+        not (config.value.skill and config.skill.source == "none"),
+        "value.skill = True needs skills: set skill.source to planned or random",
+    )
+    need(
+        config.skill.compose_skills >= 2,
+        f"skill.compose_skills = {config.skill.compose_skills}: must be at least 2, the own skill and one to compare",
+    )
+    need(
+        not (config.skill.intrinsic and config.skill.mi == "predict" and config.skill.length > b.horizon),
+        f"skill.length = {config.skill.length}: no segment fits into behavior.horizon = {b.horizon}, so that the "
+        "intrinsic reward would never be paid; shorten it, set skill.mi to compose or skill.intrinsic to False",
+    )
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+_MAY_BE_ZERO = {
+    "seed", "threads", "collect.exploration_noise", "train.pretrain", "model.free_nats", "actor.entropy",
+    "behavior.plan_states", "behavior.lam", "behavior.gamma", "skill.beta", "skill.noise", "planner.std_floor",
+    "predictor.noise", "actor.min_std", "model.min_std", "max_minutes",
+    "transfer.source_env_steps",
+}  # fmt: skip

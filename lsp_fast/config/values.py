@@ -1,0 +1,351 @@
+"""Every choice of the system as frozen dataclasses: the paper's values are the defaults.
+
+A preset (`paper`, `gpu`, `cpu`, `smoke`) and an algorithm (`lsp`, `no_mi`, ...) are rows of overrides over the same
+fields; `make_config` applies preset, then algorithm, then what the caller names. [P] is stated in the paper, [D] comes
+from Dreamer, [O] is left open by both: docs/configuration.md lists those, and what the `cpu` preset changes and why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+AlgorithmName = Literal["lsp", "no_mi", "random_skills", "rand_skills_init", "dreamer", "planet", "hiro", "hiro_mi"]
+PresetName = Literal["paper", "gpu", "cpu", "smoke"]
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """How experience is gathered (SPEC section 1)."""
+
+    action_repeat: int = 2
+    """Environment steps per agent step, rewards summed [D]."""
+    num_envs: int = 1
+    """Environments stepped together in one process; `paper` uses one."""
+    prefill: int = 5000
+    """Environment steps of uniformly random actions before learning [P]; lasts until one episode is complete."""
+    exploration_noise: float = 0.3
+    """Standard deviation of the normal noise added to the sampled action while collecting, then clipped [D]."""
+    replay_capacity: int = 1_000_000
+    """Agent steps kept; the oldest whole episodes are dropped beyond that."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Cadences of learning, evaluation and logging (SPEC section 1)."""
+
+    train_every: int = 5
+    """Environment steps per training update of all modules [P]."""
+    pretrain: int = 100
+    """Updates made right after the prefill [D]."""
+    pretrain_world_model_only: bool = False
+    """Small-budget option: the pretrain updates train the world model alone."""
+    batch_size: int = 50
+    """Sequences in a batch, B [P]."""
+    batch_length: int = 50
+    """Agent steps in a sequence, L [P]."""
+    eval_every: int = 10_000
+    """Environment steps between evaluations [P]."""
+    eval_episodes: int = 5
+    """Episodes of an evaluation; their mean return is the score [P]."""
+    log_every: int = 1000
+    """Environment steps between rows of metrics."""
+    health_every: int = 250
+    """Updates between checks of the planner's health (they cost about two more plans)."""
+    checkpoint_every: int = 10_000
+    """Environment steps between checkpoints; one is always written at the end."""
+    overlap: bool = False
+    """Step the environments on a thread of their own while learning goes on: updates that are due are made after the
+    next actions have been chosen, which therefore come from weights up to `train_every` environment steps older."""
+    cuda_graph: bool = True
+    """On a GPU, replay plans and updates as CUDA graphs; where that fails, say why once and go on without."""
+    matmul: Literal["fp32", "tf32"] = "fp32"
+    """What matrix products in fp32 multiply on a GPU: fp32, or its upper 19 bits (tf32)."""
+    autocast: bool = False
+    """Small-budget option: learn under PyTorch's bf16 autocast (weights, gradients' sums and Adam stay in fp32)."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """World model (SPEC section 2): Dreamer's RSSM [D] with LSP's feature encoder and decoder [P]."""
+
+    stoch: int = 30
+    deter: int = 200
+    hidden: int = 200
+    encoder_units: int = 256
+    encoder_layers: int = 2
+    """The embedding is the last layer."""
+    decoder_units: int = 256
+    decoder_layers: int = 2
+    reward_units: int = 400
+    reward_layers: int = 2
+    min_std: float = 0.1
+    """Added to the softplus of the latent's standard deviation."""
+    decoder_min_std: float = 0.1
+    decoder_max_std: float = 1.5
+    """Fixed bounds of the decoder's soft-clamped standard deviation, as in PETS."""
+    free_nats: float = 3.0
+    discount_head: bool = False
+    """Predict termination; off as in [D]. When off, every imagined step is discounted by gamma."""
+    discount_scale: float = 10.0
+    """Weight of the discount head's log-likelihood [D]."""
+    learning_rate: float = 6e-4
+    normalize_observations: bool = False
+    """Small-budget option: standardise observations by the prefill's mean and standard deviation. Frames, which lie in
+    one range anyway, are left alone."""
+
+
+@dataclass(frozen=True)
+class ActorConfig:
+    """Low-level policy q(a | features, skill) (SPEC section 3)."""
+
+    units: int = 400
+    layers: int = 4
+    mean_scale: float = 5.0
+    init_std: float = 5.0
+    """Standard deviation before the tanh at a zero output [D]; 1 saturates less on small budgets."""
+    min_std: float = 1e-4
+    entropy: float = 0.0
+    """Small-budget option: weight of the policy's entropy (nats, of the tanh-normal) in the actor's objective."""
+    eval_action: Literal["mode_of_samples", "tanh_mean"] = "mode_of_samples"
+    """Deterministic action: the densest of 100 samples [D], or tanh(mean), which plans in evaluation always take."""
+    learning_rate: float = 8e-5
+
+
+@dataclass(frozen=True)
+class ValueConfig:
+    """Value head v(features), or v(features, skill) (SPEC section 3)."""
+
+    units: int = 400
+    layers: int = 3
+    skill: bool = False
+    """See the skill held in the state that is judged; the paper's does not. Plans are then rolled out by the
+    reference whatever the backend: native ones know values of features alone."""
+    learning_rate: float = 8e-5
+
+
+@dataclass(frozen=True)
+class BehaviorConfig:
+    """Learning in imagination (SPEC sections 3 and 4)."""
+
+    horizon: int = 10
+    """Imagined agent steps H, of a plan and of behaviour learning alike [P]; Dreamer: 15 [D]."""
+    gamma: float = 0.99
+    lam: float = 0.95
+    plan_states: int = 0
+    """Start states drawn from a batch's B x L posterior states; 0 takes all [O]."""
+
+
+@dataclass(frozen=True)
+class SkillConfig:
+    """Skills, where they come from and how they are rewarded (SPEC section 4)."""
+
+    source: Literal["none", "random", "planned"] = "planned"
+    dim: int = 3
+    """[P]"""
+    length: int = 10
+    """Agent steps K that a skill is held [P]."""
+    intrinsic: bool = True
+    """Add beta * r^i to the reward."""
+    mi: Literal["predict", "compose"] = "predict"
+    """What r^i is: log q of a backward predictor, which is learned; or, without one, how much likelier the world model
+    finds the next state under the skill's own action than under those of skills from N(0, I) (paper A.6)."""
+    compose_skills: int = 16
+    """Skills whose actions `compose` compares, the own one among them: r^i is at most the logarithm of their number."""
+    beta: float = 1.0
+    intrinsic_form: Literal["spread", "end", "every"] = "spread"
+    """Where a segment's log q goes [O]: an equal share on each of its K steps, all on the last, or all on each.
+    `spread` and `end` imagine one step more, so that the lambda-return's last step does not drop a share; of `compose`,
+    which rewards every step by itself, the form decides only that."""
+    noise: float = 0.1
+    """Spread of the noise added to the planned mean when skills are drawn, not in evaluation [P]."""
+    noise_kind: Literal["std", "variance"] = "std"
+    """Whether `noise` is a standard deviation or a variance [O]."""
+    per_plan: int = 1
+    """Small-budget option: skills drawn from each CEM result, each rolled out."""
+
+
+@dataclass(frozen=True)
+class PlannerConfig:
+    """The cross-entropy method (SPEC sections 4 and 5)."""
+
+    over: Literal["skills", "actions"] = "skills"
+    """What is planned. Actions are planned anew at every step, bounded by 1, and scored by predicted rewards alone:
+    there is no policy and no value then."""
+    candidates: int = 16
+    """G [P]"""
+    elites: int = 4
+    """M [P]"""
+    iterations: int = 4
+    """[P]"""
+    objective: Literal["lambda_return", "sum"] = "lambda_return"
+    """A candidate's score [O]: the lambda-return at the first imagined state, or sum gamma^t r + gamma^H v."""
+    value: Literal["shared", "task"] = "shared"
+    """Bootstrap by the value that the actor learns with (on R + beta r^i), or by a second head on R alone [O]."""
+    std_floor: float = 1e-6
+    """Added to the elites' variance under the root [O]."""
+    warm_start: bool = False
+    """While acting, begin from the mean that the episode's last plan was acted on with, moved on by one entry, the last
+    one twice; the spread is 1 again. Plans in learning, and an episode's first, begin from N(0, I) [O]."""
+    shared_noise: bool = False
+    """A start state's candidates share the noise of their rollouts (common random numbers), so that what sets them
+    apart is the plan alone; the paper's are independent."""
+    noise: Literal["tensors", "philox"] = "tensors"
+    """Where a plan's noise comes from: PyTorch's generator, as tensors; or a key of Philox4x32-10, whose numbers a
+    native plan computes where it uses them (other numbers, and no memory for them)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """What a plan's matrix products multiply; learning stays in fp32."""
+
+
+@dataclass(frozen=True)
+class PredictorConfig:
+    """Backward predictor q(z | s_1 .. s_K, s_0) (SPEC section 4)."""
+
+    units: int = 256
+    layers: int = 2
+    inputs: Literal["segment", "ends", "per_step"] = "segment"
+    """What it sees [O]: all (at most 10, evenly spaced) states of the segment, the last, or each on its own
+    (log q is then the mean over the states); always beside the first state."""
+    noise: float = 0.3
+    """Standard deviation of the normal noise on its input [O], without which skills collapse (paper A.7)."""
+    learning_rate: float = 8e-5
+
+
+@dataclass(frozen=True)
+class HiroConfig:
+    """HIRO (SPEC section 5): TD3 on two levels, without a world model. A goal is held `skill.length` agent steps."""
+
+    goals: Literal["none", "states", "skills"] = "none"
+    """What the high level proposes: changes of the observed positions and velocities, or skills of `skill.dim` numbers,
+    for which the low level earns the task's reward and `skill.beta` times what the backward predictor tells of them
+    [P]. With none there is no HIRO."""
+    units: int = 300
+    layers: int = 2
+    actor_learning_rate: float = 1e-4
+    critic_learning_rate: float = 1e-3
+    tau: float = 0.005
+    """Share of the way that the slow copies go at every step of the actor."""
+    delay: int = 2
+    """Steps of the critics per step of the actor."""
+    smoothing: float = 0.2
+    """Standard deviation of the noise on the target's action; it and its bound are in units of the action's range."""
+    smoothing_clip: float = 0.5
+    candidates: int = 10
+    """Goals that relabelling chooses among: draws around what was reached, that itself, and the goal that was set."""
+    candidate_std: float = 0.5
+    """Of the draws, in half-ranges of goals."""
+    reward_scale: float = 0.1
+    """The high level's reward per summed reward of the task."""
+    goal_noise: float = 0.1
+    """Standard deviation of the noise on goals while collecting, in half-ranges [O]."""
+    goal_range: float = 2.0
+    """Half-range of goals: so many standard deviations of how far the prefill gets in a goal's time [O]."""
+    skill_range: float = 2.0
+    """Half-range of skills [O]."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Shared by all optimisers (Adam) [D]."""
+
+    eps: float = 1e-7
+    grad_clip: float = 100.0
+
+
+@dataclass(frozen=True)
+class TransferConfig:
+    """What a run takes over from another one before it begins (SPEC section 5); `lsp-fast transfer` fills it in."""
+
+    source: str = ""
+    """The other run's folder; empty: nothing."""
+    source_env_steps: int = 0
+    """Of the checkpoint there."""
+    freeze_policy: bool = False
+    """Actor and predictor stay as they were; everything else learns."""
+    relabel: bool = False
+    """Begin with the other run's replay, its rewards replaced by those of this task."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run. `task`, `algorithm` and `seed` name it; the rest says how."""
+
+    task: str = "cheetah_run"
+    """A dm_control suite task as domain_task, one of the arena's, or `gym:` and a gymnasium environment's name."""
+    obs: Literal["features", "pixels"] = "features"
+    """What is observed: the task's own numbers, or frames of 64x64 pixels, which need OpenGL."""
+    fast_render: bool = False
+    """Draw frames with small shadows and without smoothing edges: several times faster, and a little different."""
+    algorithm: AlgorithmName = "lsp"
+    preset: PresetName = "paper"
+    seed: int = 0
+    label: str = ""
+    """What curves of this run are called; empty: its algorithm."""
+    env_steps: int = 1_000_000
+    """Environment steps of the whole run, prefill included."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto takes a GPU if PyTorch sees one."""
+    backend: Literal["auto", "reference", "cpp", "triton"] = "auto"
+    """Implementation of the hot operations; auto falls back and says so."""
+    threads: int = 0
+    """Processor threads of PyTorch; 0 leaves its own choice."""
+    max_minutes: float = 0.0
+    """End the run with a checkpoint after so many minutes of this start; the same command goes on. 0: no limit."""
+    collect: CollectConfig = field(default_factory=CollectConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    actor: ActorConfig = field(default_factory=ActorConfig)
+    value: ValueConfig = field(default_factory=ValueConfig)
+    behavior: BehaviorConfig = field(default_factory=BehaviorConfig)
+    skill: SkillConfig = field(default_factory=SkillConfig)
+    planner: PlannerConfig = field(default_factory=PlannerConfig)
+    predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    hiro: HiroConfig = field(default_factory=HiroConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
+
+    @property
+    def skill_dim(self) -> int:
+        """Width of the skill that the actor sees; 0 without skills."""
+        return 0 if self.skill.source == "none" else self.skill.dim
+
+    @property
+    def method(self) -> str:
+        """What curves of this run are called."""
+        return method_name(to_dict(self))
+
+    def plan_shape(self, action_dim: int) -> tuple[int, int]:
+        """Length and width of a plan: n skills, or H actions."""
+        if self.planner.over == "actions":
+            return self.behavior.horizon, action_dim
+        return self.skills_per_rollout, self.skill.dim
+
+    @property
+    def skills_per_rollout(self) -> int:
+        """Skills n = ceil(H / K) that one plan holds."""
+        return math.ceil(self.behavior.horizon / self.skill.length)
+
+    @property
+    def imagined_steps(self) -> int:
+        """States imagined in behaviour learning: H, or H + 1 where the intrinsic reward is laid on a segment's steps.
+
+        It depends on the form and not on whether the reward is on, nor on what it is, so that beta = 0 equals `no_mi`
+        to the bit.
+        """
+        extra = self.skill.source != "none" and self.skill.intrinsic_form != "every"
+        return self.behavior.horizon + int(extra)
+
+
+def method_name(values: Mapping[str, Any]) -> str:
+    """What curves of a run are called, from its `config.json`: its label or algorithm, and how it was transferred."""
+    transfer = values.get("transfer", {})
+    fixed, relabelled = bool(transfer.get("freeze_policy")), bool(transfer.get("relabel"))
+    return (values.get("label") or values["algorithm"]) + ", fixed policy" * fixed + ", relabelled" * relabelled
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The configuration as plain nested dictionaries, for JSON."""
+    return dataclasses.asdict(config)

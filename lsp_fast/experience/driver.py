@@ -1,0 +1,318 @@
+"""Several environments in one process, stepped together (SPEC sections 1 and 2)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any, NamedTuple, Protocol, SupportsFloat, cast
+
+import gymnasium
+import numpy as np
+
+from lsp_fast.errors import LspFastError
+
+Outcome = tuple[np.ndarray, SupportsFloat, bool, bool, dict[str, Any]]
+"""What an environment's `step` returns."""
+
+
+class InParts(Protocol):
+    """An environment whose `step` comes in three parts, of which the second does not hold the interpreter's lock."""
+
+    def begin(self, action: np.ndarray) -> None: ...
+    def run(self) -> None: ...
+    def finish(self) -> Outcome: ...
+
+
+class Recorder(Protocol):
+    """Where a driver writes its rows; `lsp_fast.experience.replay.Replay` is one."""
+
+    def add(
+        self,
+        env: int,
+        observation: np.ndarray,
+        action: np.ndarray,
+        reward: float,
+        terminated: bool,
+        is_first: bool,
+        is_last: bool,
+        track: np.ndarray | None = None,
+    ) -> None: ...
+
+
+class EpisodeSummary(NamedTuple):
+    """One finished episode."""
+
+    env: int
+    episode_return: float
+    agent_steps: int
+    env_steps: int
+    success: bool | None = None
+    """Whether the task's goal was reached at any step; None where the task has none."""
+
+
+class StepResult(NamedTuple):
+    """What one step of all E environments brought."""
+
+    rewards: np.ndarray  # [E] float32
+    next_observations: (
+        np.ndarray
+    )  # [E, O] float32 or [E, 64, 64, 3] uint8; at an episode's end its true last observation
+    terminated: np.ndarray  # [E] bool
+    truncated: np.ndarray  # [E] bool
+    env_steps: int  # control steps taken by all environments together
+    finished: list[EpisodeSummary]
+
+
+def episode_seed(seed: int, env: int, episode: int) -> int:
+    """The seed of one episode, below 2**32. It depends on nothing but the three numbers."""
+    return int(np.random.SeedSequence(seed, spawn_key=(env, episode)).generate_state(1, np.uint32)[0])
+
+
+class Driver:
+    """Steps environments together, begins their episodes, and writes what happens to a replay.
+
+    Environment e behaves the same alone or among others: its n-th episode is seeded by (seed, e, n) alone.
+
+    Environments that have `releases_gil = True`, and so the parts of `InParts`, are stepped by several threads. Nothing
+    but the time depends on it: what all bring is recorded afterwards, in the order of the environments.
+
+    Attributes:
+        observations: [E, O] float32 or, of pixels, [E, 64, 64, 3] uint8: what the next action of each environment
+            answers. A new array at every step, so that it may be kept.
+        is_first: [E] bool, true where that observation begins an episode.
+    """
+
+    observations: np.ndarray
+    is_first: np.ndarray
+
+    def __init__(
+        self,
+        envs: Sequence[gymnasium.Env],
+        seed: int,
+        replay: Recorder | None = None,
+        *,
+        threads: int | None = None,
+        track: Callable[[dict[str, Any]], np.ndarray] | None = None,
+        beside_dim: int = 0,
+    ) -> None:
+        """
+        Args:
+            envs: environments with equal spaces; the driver owns their episodes from now on.
+            seed: not negative.
+            replay: receives a row per observation: at a reset the first observation with zero action and reward, then
+                each observation with the action that led to it (SPEC section 2).
+            threads: that step the environments, the caller's among them; None takes one a processor. Never more than
+                environments, and one where an environment does not have `releases_gil = True`.
+            track: what of an environment's `info` the replay is to keep beside a row.
+            beside_dim: or else how many numbers of the caller's own, which `step` is given.
+
+        Raises:
+            ValueError: no environment, their spaces differ, or less than one thread.
+        """
+        if not envs:
+            raise ValueError("a driver needs at least one environment")
+        if threads is None:
+            threads = os.cpu_count() or 1
+        elif threads < 1:
+            raise ValueError(f"threads must be at least 1, not {threads}")
+        self.envs = tuple(envs)
+        for env in self.envs[1:]:
+            if (env.observation_space, env.action_space) != (envs[0].observation_space, envs[0].action_space):
+                raise ValueError("the environments of one driver must have equal spaces")
+        self.seed = seed
+        self.replay = replay
+        self._action_shape: tuple[int, ...] = envs[0].action_space.shape or ()
+        observation_shape: tuple[int, ...] = envs[0].observation_space.shape or ()
+        count = len(self.envs)
+        free = all(getattr(env, "releases_gil", False) for env in self.envs)
+        self._threads = min(threads, count) if free else 1
+        self._pool: tuple[int, ThreadPoolExecutor] | None = None  # with the process it lives in
+        self.observations = np.zeros((count, *observation_shape), envs[0].observation_space.dtype)
+        self.is_first = np.zeros(count, bool)
+        self._next_episode = [0] * count
+        self._started = False
+        self._returns = [0.0] * count
+        self._agent_steps = [0] * count
+        self._env_steps = [0] * count
+        self._actions: list[list[np.ndarray]] = [[] for _ in range(count)]
+        self._success: list[bool | None] = [None] * count
+        self._track = track
+        self._beside_dim = beside_dim
+        self._besides: list[list[np.ndarray]] = [[] for _ in range(count)]
+
+    def reset(self) -> None:
+        """Begin the next episode of every environment (the first ones, the first time); running ones are dropped."""
+        self.observations = np.empty_like(self.observations)
+        self.is_first = np.zeros_like(self.is_first)
+        for index in range(len(self.envs)):
+            self._begin(index)
+        self._started = True
+
+    def step(
+        self,
+        actions: np.ndarray,
+        meanwhile: Callable[[], object] | None = None,
+        beside: np.ndarray | None = None,
+    ) -> StepResult:
+        """Step every environment with its action; an episode that ends is followed by the next one's reset.
+
+        Args:
+            actions: [E, A], in each environment's action space.
+            meanwhile: called while the environments step on a thread of their own. Nothing is recorded before it has
+                returned, so that it sees the replay as it was.
+            beside: [E, beside_dim], numbers that the replay is to keep with this step; zeros if None.
+
+        Raises:
+            ValueError: the actions have another shape.
+            RuntimeError: before `reset`.
+        """
+        if not self._started:
+            raise RuntimeError("call reset() before step()")
+        count = len(self.envs)
+        actions = np.asarray(actions, np.float32)
+        if actions.shape != (count, *self._action_shape):
+            raise ValueError(f"actions have shape {(count, *self._action_shape)}, not {actions.shape}")
+        rewards = np.empty(count, np.float32)
+        next_observations = np.empty_like(self.observations)
+        terminated, truncated = np.zeros(count, bool), np.zeros(count, bool)
+        total_env_steps = 0
+        finished: list[EpisodeSummary] = []
+        self.observations = np.empty_like(self.observations)
+        self.is_first = np.zeros_like(self.is_first)
+        for index, outcome in enumerate(self._step_beside(actions, meanwhile)):
+            own = None if beside is None else beside[index]
+            observation, reward, terminal, limit, env_steps = self._record(index, actions[index], outcome, own)
+            rewards[index], next_observations[index] = reward, observation
+            terminated[index], truncated[index] = terminal, limit
+            total_env_steps += env_steps
+            if terminal or limit:
+                finished.append(self._summary(index))
+                self._begin(index)
+            else:
+                self.observations[index] = observation
+        return StepResult(rewards, next_observations, terminated, truncated, total_env_steps, finished)
+
+    def state(self) -> dict[str, Any]:
+        """What `load` goes on from: the number of each environment's next episode, and the actions of its running one.
+
+        An episode follows from its seed and its actions, whatever the environment keeps inside; actions are [T, A].
+        What the caller gave to be kept beside them is there too, [T, beside_dim].
+        """
+        return {
+            "next_episode": list(self._next_episode),
+            "actions": [np.array(actions, np.float32).reshape(-1, *self._action_shape) for actions in self._actions],
+            "beside": [np.array(rows, np.float32).reshape(-1, self._beside_dim) for rows in self._besides]
+            if self._beside_dim
+            else [],
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Bring every environment where `state` was taken, by playing its running episode again.
+
+        Raises:
+            ValueError: it was taken with another number of environments.
+            LspFastError: an episode ended before its actions did: the task does not repeat itself.
+        """
+        if len(state["next_episode"]) != len(self.envs):
+            raise ValueError(
+                f"the state is of {len(state['next_episode'])} environments, this driver has {len(self.envs)}"
+            )
+        self._next_episode = [int(number) - 1 for number in state["next_episode"]]
+        self.reset()
+        for index, actions in enumerate(state["actions"]):
+            for t, action in enumerate(np.asarray(actions, np.float32)):
+                own = np.asarray(state["beside"][index][t], np.float32) if self._beside_dim else None
+                outcome = self.envs[index].step(action)
+                observation, _, terminal, limit, _ = self._record(index, action, outcome, own)
+                if terminal or limit:
+                    raise LspFastError("the running episode did not repeat itself; the task is not deterministic")
+                self.observations[index] = observation
+                self.is_first[index] = False
+
+    def _step_beside(self, actions: np.ndarray, meanwhile: Callable[[], object] | None) -> list[Outcome]:
+        """`_step_all`, with something else going on at the same time."""
+        if meanwhile is None:
+            return self._step_all(actions)
+        stepping = self._executor().submit(self._step_all, actions)
+        try:
+            meanwhile()
+        finally:
+            wait([stepping])
+        return stepping.result()
+
+    def _step_all(self, actions: np.ndarray) -> list[Outcome]:
+        """Step every environment; nothing of it is recorded yet."""
+        if self._threads == 1:
+            return [env.step(action) for env, action in zip(self.envs, actions, strict=True)]
+        envs = cast(Sequence[InParts], self.envs)
+        for env, action in zip(envs, actions, strict=True):
+            env.begin(action)
+
+        remaining = iter(envs)
+
+        def run_some() -> None:
+            for env in remaining:  # each is taken by one thread: the interpreter's lock guards the iterator
+                env.run()
+
+        # Threads only run: Python code in several of them would make each wait for the others at every turn.
+        others = [self._executor().submit(run_some) for _ in range(self._threads - 1)]
+        try:
+            run_some()
+        finally:
+            started = [other for other in others if not other.cancel()]  # one that slept too long is not waited for
+            wait(started)
+        for other in started:
+            other.result()
+        return [env.finish() for env in envs]
+
+    def _executor(self) -> ThreadPoolExecutor:
+        """The threads beside the caller's, and one to step beside it: begun when first needed, and anew in a forked
+        process, which has none."""
+        if self._pool is None or self._pool[0] != os.getpid():
+            self._pool = os.getpid(), ThreadPoolExecutor(self._threads, "lsp-env")
+        return self._pool[1]
+
+    def _record(
+        self, index: int, action: np.ndarray, outcome: Outcome, own: np.ndarray | None
+    ) -> tuple[np.ndarray, float, bool, bool, int]:
+        """Record one environment's step: observation, reward, terminated, truncated, environment steps."""
+        observation, reward, terminal, limit, info = outcome
+        env_steps = int(info.get("env_steps", 1))  # environments of other makers take one
+        reward, terminal, limit = float(reward), bool(terminal), bool(limit)
+        self._actions[index].append(action.copy())
+        beside = self._beside(info, own)
+        if self._beside_dim:
+            self._besides[index].append(beside[0])
+        self._returns[index] += reward
+        self._agent_steps[index] += 1
+        self._env_steps[index] += env_steps
+        if "success" in info:
+            self._success[index] = bool(self._success[index] or info["success"])
+        if self.replay is not None:
+            self.replay.add(index, observation, action, reward, terminal, False, terminal or limit, *beside)
+        return observation, reward, terminal, limit, env_steps
+
+    def _begin(self, index: int) -> None:
+        """Reset one environment for its next episode."""
+        observation, info = self.envs[index].reset(seed=episode_seed(self.seed, index, self._next_episode[index]))
+        self._next_episode[index] += 1
+        self.observations[index] = observation
+        self.is_first[index] = True
+        self._returns[index], self._agent_steps[index], self._env_steps[index] = 0.0, 0, 0
+        self._actions[index], self._besides[index] = [], []
+        self._success[index] = bool(info["success"]) if "success" in info else None
+        if self.replay is not None:
+            still = np.zeros(self._action_shape, np.float32)
+            self.replay.add(index, observation, still, 0.0, False, True, False, *self._beside(info))
+
+    def _beside(self, info: dict[str, Any], own: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
+        """What the replay keeps beside a row, if anything."""
+        if self._beside_dim:
+            return (np.zeros(self._beside_dim, np.float32) if own is None else np.array(own, np.float32),)
+        return () if self._track is None else (self._track(info),)
+
+    def _summary(self, index: int) -> EpisodeSummary:
+        return EpisodeSummary(
+            index, self._returns[index], self._agent_steps[index], self._env_steps[index], self._success[index]
+        )

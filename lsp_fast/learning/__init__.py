@@ -1,0 +1,1 @@
+"""What a gradient comes from: losses, intrinsic rewards, optimisers."""

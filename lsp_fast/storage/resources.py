@@ -1,0 +1,99 @@
+"""What a run will need of memory and disk, said before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lsp_fast.config import Config
+from lsp_fast.machine import process_memory, size_text
+from lsp_fast.models.conv import ACTIVATIONS
+from lsp_fast.storage.checkpoint import KEEP
+
+FLOAT = 4  # bytes
+ROW_OF_METRICS = 8_000
+"""Bytes that a row takes in metrics.jsonl and TensorBoard's events together, generously."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes, estimated."""
+
+    memory: int
+    """Of the process at its peak, the replay full."""
+    disk: int
+    """Of the run's folder at its end."""
+    gpu: int | None = None
+    """Of the GPU's own memory; None without one."""
+
+    def __str__(self) -> str:
+        gpu = "" if self.gpu is None else f", {size_text(self.gpu)} of the GPU's"
+        return f"about {size_text(self.memory)} of memory{gpu} and {size_text(self.disk)} of disk"
+
+
+CONTEXT = 1_000_000_000
+"""Bytes of a GPU that CUDA, PyTorch's libraries and their workspaces take, roughly."""
+
+
+def estimate(
+    config: Config,
+    backend: str,
+    observation_dim: int,
+    action_dim: int,
+    parameters: int,
+    gpu: bool = False,
+    *,
+    beside: int = 0,
+    held: int = 0,
+) -> Needs:
+    """What the whole run needs.
+
+    Args:
+        config: checked.
+        backend: the one in use; the C++ one keeps a rollout's activations in its threads' scratch.
+        observation_dim: O; of frames all their numbers.
+        action_dim: A.
+        parameters: numbers in the weights of all modules.
+        gpu: whether learning happens on one.
+        beside: numbers that the replay keeps beside a row.
+        held: rows that the replay begins with.
+    """
+    m, b = config.model, config.behavior
+    pixels = config.obs == "pixels"
+    row = observation_dim * (1 if pixels else FLOAT) + FLOAT * (action_dim + 2 + beside) + 1
+    agent_steps = config.env_steps // config.collect.action_repeat
+    episodes = 1 + config.env_steps // 1000  # an episode of n steps has n + 1 rows
+    rows = agent_steps + episodes + held
+    replay_memory = min(rows, config.collect.replay_capacity) * row * 3 // 2  # storage grows by copying
+    model = 3 * FLOAT * parameters  # weights and Adam's two moments
+    checkpoint = model + 200_000  # the streams of noise, the counters, the running episodes
+    log_rows = config.env_steps // config.train.log_every + config.env_steps // config.train.eval_every
+    disk = rows * row + (KEEP + 1) * checkpoint + log_rows * ROW_OF_METRICS + 1_000_000
+
+    # What autograd keeps of a layer is its input and its output.
+    batch = config.train.batch_size * config.train.batch_length
+    recurrent = 4 * m.hidden + 12 * m.deter
+    heads = 2 * (m.reward_units * m.reward_layers + config.value.units * config.value.layers)
+    observing = 2 * (m.encoder_units * m.encoder_layers + m.decoder_units * m.decoder_layers + observation_dim)
+    if pixels:
+        observing = ACTIVATIONS + 4 * observation_dim
+    learning = FLOAT * batch * (observing + 2 * recurrent + heads)
+    starts = min(batch, b.plan_states or batch)
+    imagining = 2 * config.actor.units * config.actor.layers + recurrent + heads
+    if config.skill.intrinsic and config.skill.mi == "compose":
+        # Every step is scored under each skill's action.
+        imagining += config.skill.compose_skills * (2 * config.actor.units * config.actor.layers + recurrent)
+    behaving = FLOAT * starts * config.skill.per_plan * config.imagined_steps * imagining
+    planned = starts * config.planner.candidates if config.skill.source == "planned" else 0
+    widest = max(config.actor.units, config.value.units, m.reward_units, 3 * m.deter)
+    kept = 3 * widest if backend == "cpp" else b.horizon * (m.stoch + m.deter + 3 * widest)
+    if backend == "triton" and config.planner.precision == "bf16":
+        kept //= 2
+    planning = FLOAT * planned * (b.horizon * (m.stoch + action_dim) + kept)
+    if config.hiro.goals != "none":  # nothing of the above: at most every goal that relabelling tries, in every state
+        tried = config.train.batch_size * config.hiro.candidates * config.skill.length
+        learning, behaving, planning = FLOAT * tried * 2 * config.hiro.units * config.hiro.layers, 0, 0
+    working = max(learning, behaving, planning) * 3 // 2  # measured: what the allocator holds beyond it
+    if not gpu:
+        return Needs(process_memory() + model + replay_memory + working, disk)
+    # A graph keeps what it works with for itself, beside what is not replayed; gradients stay.
+    return Needs(process_memory() + replay_memory, disk, CONTEXT + model + FLOAT * parameters + 2 * working)

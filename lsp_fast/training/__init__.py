@@ -1,0 +1,1 @@
+"""Training: collect, learn, and what surrounds it (transfer, sweeps)."""

@@ -1,0 +1,61 @@
+"""What is asked for by name is had or refused; auto falls back and says so once."""
+
+import sys
+
+import pytest
+
+from lsp_fast import backends
+from lsp_fast.backends import cpp
+from lsp_fast.errors import BackendUnavailable, ConfigError
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    backends._auto.cache_clear()
+    yield
+    backends._auto.cache_clear()
+
+
+def test_backends_by_name():
+    assert backends.get("reference").name == "reference"
+    with pytest.raises(ConfigError, match="fpga"):
+        backends.get("fpga")
+    with pytest.raises(BackendUnavailable, match="GPU"):
+        backends.get("triton", "cpu")
+    with pytest.raises(BackendUnavailable, match="processor"):
+        backends.get("cpp", "cuda")
+
+
+def test_auto_takes_the_extension_where_it_is_built(monkeypatch):
+    monkeypatch.setattr(cpp, "load", lambda: None)
+    assert backends.get("auto").name == "cpp"
+
+
+def test_a_missing_extension_falls_back_once_and_is_an_error_by_name(monkeypatch):
+    def missing():
+        raise BackendUnavailable("no compiler was found")
+
+    monkeypatch.setattr(cpp, "load", missing)
+    with pytest.warns(UserWarning, match="no compiler was found") as warned:
+        assert backends.get("auto").name == backends.get("auto").name == "reference"
+    assert len(warned) == 1
+    with pytest.raises(BackendUnavailable, match="no compiler"):
+        backends.get("cpp")
+
+
+def test_triton_without_its_package_says_so_and_auto_goes_on(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lsp_fast.kernels.lambda_return", None)
+    monkeypatch.delattr("lsp_fast.kernels.lambda_return", raising=False)
+    with pytest.raises(BackendUnavailable, match="needs the triton package"):
+        backends.get("triton", "cuda")
+    with pytest.warns(UserWarning, match="needs the triton package"):
+        assert backends.get("auto", "cuda").name == "reference"
+
+
+def test_an_old_gpu_falls_back_to_pytorchs_operations(monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setattr(backends.torch.cuda, "get_device_capability", lambda device: (7, 5))
+    with pytest.raises(BackendUnavailable, match=r"8\.0.*7\.5"):
+        backends.get("triton", "cuda")
+    with pytest.warns(UserWarning, match="compute capability"):
+        assert backends.get("auto", "cuda").name == "reference"

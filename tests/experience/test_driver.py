@@ -1,0 +1,356 @@
+"""Several environments stepped together (SPEC sections 1 and 2)."""
+
+import subprocess
+import sys
+import threading
+
+import gymnasium
+import numpy as np
+import pytest
+
+from lsp_fast import envs
+from lsp_fast.errors import LspFastError
+from lsp_fast.experience.driver import Driver, EpisodeSummary, episode_seed
+
+
+class Counting(gymnasium.Env):
+    """Observation = (the episode's seed in 0 .. 999, step); reward = step + action; ends after `length` steps."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, length=3, terminates=False):
+        self.length, self.terminates = length, terminates
+        self.seeds = []
+
+    def observe(self):
+        return np.array([self.seeds[-1] % 1000, self.count], np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        self.seeds.append(seed)
+        self.count = 0
+        return self.observe(), {}
+
+    def step(self, action):
+        assert self.count < self.length
+        self.count += 1
+        over = self.count == self.length
+        steps = 1 if over else 2
+        reward = self.count + float(action[0])
+        return self.observe(), reward, over and self.terminates, over and not self.terminates, {"env_steps": steps}
+
+
+class Log:
+    """A replay that remembers its rows."""
+
+    def __init__(self):
+        self.rows = []
+
+    def add(self, *row):
+        env, observation, action, *rest = row
+        self.rows.append((env, observation.tolist(), action.tolist(), *rest))
+
+
+def test_episodes_follow_each_other():
+    env = Counting()
+    driver = Driver([env], seed=1)
+    driver.reset()
+    seeds = [episode_seed(1, 0, n) for n in range(3)]
+    first = [seed % 1000 for seed in seeds]
+    assert driver.observations.tolist() == [[first[0], 0]] and driver.is_first.tolist() == [True]
+    for step in (1, 2):
+        result = driver.step(np.array([[0.5]]))
+        assert result.next_observations.tolist() == driver.observations.tolist() == [[first[0], step]]
+        assert driver.is_first.tolist() == [False]
+        assert result.rewards.tolist() == [step + 0.5] and result.env_steps == 2 and result.finished == []
+        assert not result.terminated.any() and not result.truncated.any()
+    result = driver.step(np.array([[0.5]]))
+    assert result.next_observations.tolist() == [[first[0], 3]]  # the true last one
+    assert driver.observations.tolist() == [[first[1], 0]] and driver.is_first.tolist() == [True]
+    assert result.finished == [EpisodeSummary(env=0, episode_return=7.5, agent_steps=3, env_steps=5)]
+    assert result.truncated.tolist() == [True] and result.terminated.tolist() == [False] and result.env_steps == 1
+    for _ in range(3):
+        result = driver.step(np.array([[0.0]]))
+    assert result.finished == [EpisodeSummary(0, 6.0, 3, 5)]  # counts began anew
+    assert env.seeds == seeds
+
+
+def test_types_and_new_arrays():
+    driver = Driver([Counting(), Counting()], seed=0)
+    driver.reset()
+    kept = driver.observations
+    copy = kept.copy()
+    result = driver.step(np.zeros((2, 1)))
+    np.testing.assert_array_equal(kept, copy)
+    assert driver.observations.dtype == result.next_observations.dtype == result.rewards.dtype == np.float32
+    assert driver.is_first.dtype == result.terminated.dtype == result.truncated.dtype == bool
+    assert driver.observations.shape == result.next_observations.shape == (2, 2) and result.env_steps == 4
+
+
+def test_rows_written_to_the_replay():
+    log = Log()
+    driver = Driver([Counting(2, terminates=True), Counting(3)], seed=0, replay=log)
+    driver.reset()
+    for action in (0.25, 0.5, 0.75):
+        driver.step(np.full((2, 1), action))
+    a, b = (episode_seed(0, 0, n) % 1000 for n in (0, 1))
+    c, d = (episode_seed(0, 1, n) % 1000 for n in (0, 1))
+    # observation, the action that led to it, its reward, terminated, is_first, is_last
+    assert [row[1:] for row in log.rows if row[0] == 0] == [
+        ([a, 0], [0.0], 0.0, False, True, False),
+        ([a, 1], [0.25], 1.25, False, False, False),
+        ([a, 2], [0.5], 2.5, True, False, True),
+        ([b, 0], [0.0], 0.0, False, True, False),
+        ([b, 1], [0.75], 1.75, False, False, False),
+    ]
+    assert [row[1:] for row in log.rows if row[0] == 1] == [
+        ([c, 0], [0.0], 0.0, False, True, False),
+        ([c, 1], [0.25], 1.25, False, False, False),
+        ([c, 2], [0.5], 2.5, False, False, False),
+        ([c, 3], [0.75], 3.75, False, False, True),
+        ([d, 0], [0.0], 0.0, False, True, False),
+    ]
+
+
+def test_seeds_depend_on_their_three_numbers_only():
+    seeds = {episode_seed(s, e, n) for s in range(4) for e in range(4) for n in range(50)}
+    assert len(seeds) == 800 and all(0 <= seed < 2**32 for seed in seeds)
+    assert episode_seed(2**63, 0, 0) == episode_seed(2**63, 0, 0)
+
+
+@pytest.mark.parametrize("task", ["cheetah_run", "walker_walk"])
+def test_an_environment_is_the_same_alone_or_among_others(task):
+    def run(indices, steps=520):
+        """Observations of environment 1 over more than an episode, each environment acting by its own numbers."""
+        driver = Driver([envs.make(task, seed=i) for i in range(indices)], seed=3)
+        driver.reset()
+        noise = [np.random.default_rng(i) for i in range(indices)]
+        seen = []
+        for _ in range(steps):
+            driver.step(np.stack([n.uniform(-1, 1, 6) for n in noise]))
+            seen.append(driver.observations)
+        return np.stack(seen, 1)
+
+    one, three = run(1), run(3)
+    np.testing.assert_array_equal(one[0], three[0])
+    assert not np.array_equal(three[1], three[0])
+
+
+def test_state_goes_on_in_the_middle_of_an_episode():
+    def build():
+        return Driver([envs.make("cheetah_run"), envs.make("cheetah_run")], seed=5)
+
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(-1, 1, (510, 2, 6))
+    whole, cut = build(), build()
+    whole.reset()
+    cut.reset()
+    for action in actions[:505]:  # five steps into the second episodes
+        whole.step(action)
+        cut.step(action)
+    again = build()
+    again.load(cut.state())
+    np.testing.assert_array_equal(again.observations, whole.observations)
+    for action in actions[505:]:
+        expected, actual = whole.step(action), again.step(action)
+        np.testing.assert_array_equal(actual.rewards, expected.rewards)
+        np.testing.assert_array_equal(actual.next_observations, expected.next_observations)
+    assert again.state()["next_episode"] == whole.state()["next_episode"] == [2, 2]
+    with pytest.raises(ValueError, match="2 environments"):
+        Driver([Counting()], seed=5).load(cut.state())
+
+
+def test_what_the_caller_gives_is_kept_beside_and_goes_on_with_the_episode():
+    log, other = Log(), Log()
+    driver = Driver([Counting(4), Counting(3)], 1, log, beside_dim=2)
+    driver.reset()
+    given = np.arange(20, dtype=np.float32).reshape(5, 2, 2)
+    for t in range(5):
+        driver.step(np.full((2, 1), 0.1 * t, np.float32), None, given[t] if t != 1 else None)
+        given[t] += 0.25  # the rows are copies
+    beside = [row[-1].tolist() for row in log.rows if row[0] == 1]
+    #          reset   t = 0   without one  t = 2   reset   t = 3     t = 4
+    assert beside == [[0, 0], [2, 3], [0, 0], [10, 11], [0, 0], [14, 15], [18, 19]]
+    state = driver.state()
+    assert [rows.tolist() for rows in state["beside"]] == [[[16, 17]], [[14, 15], [18, 19]]]
+    resumed = Driver([Counting(4), Counting(3)], 1, other, beside_dim=2)
+    resumed.load(state)
+    running = [row for row in log.rows if row[0] == 1][-3:]
+    for a, b in zip([row for row in other.rows if row[0] == 1], running, strict=True):
+        assert a[:-1] == b[:-1] and a[-1].tolist() == b[-1].tolist()
+    assert Driver([Counting()], 1).state()["beside"] == []
+
+
+def test_an_episode_that_does_not_repeat_itself_is_an_error():
+    driver = Driver([Counting(3)], seed=5)
+    driver.reset()
+    driver.step(np.zeros((1, 1)))
+    with pytest.raises(LspFastError, match="not deterministic"):
+        Driver([Counting(1)], seed=5).load(driver.state())
+
+
+def test_reset_drops_running_episodes():
+    driver = Driver([Counting()], seed=5)
+    driver.reset()
+    driver.step(np.zeros((1, 1)))
+    driver.reset()
+    assert driver.is_first.all() and driver.envs[0].seeds == [episode_seed(5, 0, n) for n in (0, 1)]
+    for _ in range(3):
+        result = driver.step(np.zeros((1, 1)))
+    assert result.finished == [EpisodeSummary(0, 6.0, 3, 5)]
+
+
+class Threaded(Counting):
+    """`Counting` in parts, that remembers in which thread it ran."""
+
+    releases_gil = True
+
+    def __init__(self, length=3, fails=None, meets=None):
+        super().__init__(length)
+        self.fails, self.meets = fails, meets
+        self.ran_in = set()
+
+    def begin(self, action):
+        self.action = action
+
+    def run(self):
+        self.ran_in.add(threading.get_ident())
+        if self.meets is not None:
+            self.meets.wait(timeout=20)
+        if self.fails is not None:
+            raise self.fails
+
+    def finish(self):
+        return self.step(self.action)
+
+
+@pytest.mark.parametrize(("task", "count", "steps"), [("hopper_hop", 4, 510), ("quadruped_walk", 3, 40)])
+def test_threads_change_nothing(task, count, steps):
+    actions = np.random.default_rng(0).uniform(-1, 1, (steps, count, *envs.make(task).action_space.shape))
+    drivers, logs = [], []
+    for threads in (1, 2, count):
+        logs.append(Log())
+        drivers.append(Driver([envs.make(task) for _ in range(count)], 3, logs[-1], threads=threads))
+        drivers[-1].reset()
+    for action in actions:
+        expected, *others = [driver.step(action) for driver in drivers]
+        for result in others:
+            for got, want in zip(result, expected, strict=True):
+                np.testing.assert_array_equal(got, want)
+    assert [driver._pool is not None for driver in drivers] == [False, True, True]
+    for driver, log in zip(drivers[1:], logs[1:], strict=True):
+        assert log.rows == logs[0].rows
+        np.testing.assert_array_equal(driver.observations, drivers[0].observations)
+        again = Driver([envs.make(task) for _ in range(count)], 3, threads=driver._threads)
+        again.load(driver.state())
+        np.testing.assert_array_equal(again.observations, driver.observations)
+
+
+def test_how_many_threads(monkeypatch):
+    def used(many, **options):
+        driver = Driver(many, 0, **options)
+        driver.reset()
+        for _ in range(3):
+            driver.step(np.zeros((len(many), 1)))
+        return driver, [env.ran_in for env in many if isinstance(env, Threaded)]
+
+    for count, threads in ((4, 2), (3, 3), (2, 9)):
+        meets = threading.Barrier(min(threads, count))  # nobody passes it alone
+        driver, ran = used([Threaded(meets=meets) for _ in range(count)], threads=threads)
+        assert driver._threads == len(set.union(*ran)) == min(threads, count)
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    assert [used([Threaded() for _ in range(n)])[0]._threads for n in (1, 2, 5)] == [1, 2, 3]
+    driver, ran = used([Threaded(), Counting()])  # one holds the lock: nothing to gain
+    assert driver._threads == 1 and driver._pool is None and ran == [set()]
+    assert not envs.make("cheetah_run").releases_gil  # a thread would take longer to wake than to step it
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        Driver([Counting()], 0, threads=0)
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_an_exception_in_a_thread_is_itself(failing):
+    error = KeyError("this very one")
+    driver = Driver([Threaded(fails=error if i == failing else None) for i in range(3)], 0, Log(), threads=2)
+    driver.reset()
+    rows = len(driver.replay.rows)
+    with pytest.raises(KeyError) as caught:
+        driver.step(np.zeros((3, 1)))
+    assert caught.value is error and len(driver.replay.rows) == rows
+    driver.envs[failing].fails = None  # the threads are still good
+    assert driver.step(np.zeros((3, 1))).rewards.tolist() == [1, 1, 1]
+
+
+def test_threads_work_after_a_fork_and_let_the_process_end():
+    code = """
+import os, sys
+import numpy as np
+from lsp_fast import envs
+from lsp_fast.experience.driver import Driver
+driver = Driver([envs.make("hopper_hop") for _ in range(3)], 0, threads=3)
+driver.reset()
+first = driver.step(np.zeros((3, 4)))
+assert driver._pool is not None
+child = os.fork()
+second = driver.step(np.ones((3, 4)))
+if child:
+    print(os.waitpid(child, 0)[1])
+print(second.next_observations.tobytes().hex())
+sys.stdout.flush()
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60)
+    child, status, parent = done.stdout.split()
+    assert status == "0" and child == parent, done.stderr
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="at least one"):
+        Driver([], seed=0)
+    with pytest.raises(ValueError, match="equal spaces"):
+        Driver([envs.make("cheetah_run"), envs.make("walker_walk")], seed=0)
+    driver = Driver([Counting()], seed=0)
+    with pytest.raises(RuntimeError, match="reset"):
+        driver.step(np.zeros((1, 1)))
+    driver.reset()
+    with pytest.raises(ValueError, match="shape"):
+        driver.step(np.zeros((2, 1)))
+
+
+class Telling(Counting):
+    """Reaches its goal at the first step alone, and tells its count."""
+
+    def step(self, action):
+        *rest, info = super().step(action)
+        return *rest, {**info, "success": self.count == 1, "told": self.count}
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed)
+        return observation, {**info, "success": False, "told": 0}
+
+
+def test_what_is_told_beside_is_the_steps_own_and_a_goal_once_reached_counts():
+    log = Log()
+    driver = Driver([Telling()], 1, log, track=lambda info: np.array([info["told"]], np.float32))
+    driver.reset()
+    finished = [episode for _ in range(3) for episode in driver.step(np.zeros((1, 1), np.float32)).finished]
+    assert [row[-1].tolist() for row in log.rows] == [[0], [1], [2], [3], [0]]
+    assert [episode.success for episode in finished] == [True]
+
+
+def test_what_goes_on_meanwhile_goes_on_while_the_environments_step():
+    asked, rows = threading.Event(), []
+
+    class Waiting(Counting):
+        def step(self, action):
+            assert asked.wait(20)  # for what can only happen at the same time
+            return super().step(action)
+
+    log = Log()
+    driver = Driver([Waiting()], 1, log)
+    driver.reset()
+
+    def meanwhile():
+        rows.append(len(log.rows))
+        asked.set()
+
+    driver.step(np.zeros((1, 1), np.float32), meanwhile)
+    assert rows == [1] and len(log.rows) == 2  # nothing was recorded before it returned

@@ -1,0 +1,485 @@
+"""Replay: what can be sampled, the gather, and its files (SPEC sections 1 and 2)."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lsp_fast import envs
+from lsp_fast.errors import CheckpointError, LspFastError
+from lsp_fast.experience.driver import Driver
+from lsp_fast.experience.replay import Batch, Replay
+
+FILES = ("observation.f32", "action.f32", "reward.f32", "terminal.f32", "is_first.u8")
+OBSERVATION, ACTION = 3, 2
+
+
+def add_episode(replay, number, rows, env=0, terminated=False, finish=True):
+    """Rows that say where they come from: the observation starts with (episode, row)."""
+    for row in range(rows):
+        replay.add(
+            env,
+            np.array([number, row, number * 1000 + row]),
+            np.array([row, -number]) if row else np.zeros(ACTION),
+            row / 2 if row else 0.0,
+            terminated and row == rows - 1,
+            row == 0,
+            finish and row == rows - 1,
+        )
+
+
+def filled(lengths, capacity=10_000, **options):
+    replay = Replay(capacity, OBSERVATION, ACTION)
+    for number, rows in enumerate(lengths):
+        add_episode(replay, number, rows, **options)
+    return replay
+
+
+def expected_row(number, row, lengths):
+    return [number, row, number * 1000 + row], [row, -number] if row else [0, 0], row / 2, 0.0, row == 0
+
+
+def poisoned(batch, length):
+    out = Batch.empty(batch, length, (OBSERVATION,), ACTION)
+    for array in out[:4]:
+        array.fill(np.nan)
+    out.is_first.view(np.uint8).fill(0xAA)
+    return out
+
+
+def assert_windows(batch, first, lengths):
+    """Every window against a plain loop over the live episodes `first` .. , from its own first row."""
+    for b in range(batch.reward.shape[0]):
+        number, row = (int(x) for x in batch.observation[b, 0, :2])
+        size, length = lengths[number], batch.reward.shape[1]
+        assert row <= size - length if size >= length else row == 0
+        for t in range(length):
+            observation, action, reward, terminal, is_first = expected_row(number, row, lengths)
+            assert batch.observation[b, t].tolist() == observation
+            assert batch.action[b, t].tolist() == action
+            assert (batch.reward[b, t], batch.terminal[b, t], batch.is_first[b, t]) == (reward, terminal, is_first)
+            row += 1
+            if row == lengths[number]:
+                row, number = 0, number + 1
+                if number == len(lengths):
+                    number = first
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30),
+    slack=st.integers(0, 60),
+    batch=st.integers(1, 9),
+    length=st.integers(1, 60),
+    seed=st.integers(0, 99),
+)
+def test_gather_equals_a_plain_loop(lengths, slack, batch, length, seed):
+    """Small capacities make episodes give way and the ring wrap; NaN in `out` must all be overwritten."""
+    capacity = max(lengths) + slack
+    replay = filled(lengths, capacity)
+    # Eviction is at the moment of adding, so an older episode that would fit again does not come back.
+    live, rows = [], 0
+    for number, size in enumerate(lengths):
+        while rows + size > capacity:
+            rows -= lengths[live.pop(0)]
+        live.append(number)
+        rows += size
+    assert (replay.num_episodes, replay.num_rows) == (len(live), rows)
+    out = poisoned(batch, length)
+    got = replay.sample(np.random.default_rng(seed), batch, length, out)
+    assert got is out
+    assert all(np.isfinite(array).all() for array in got[:4]) and set(np.unique(got.is_first.view(np.uint8))) <= {0, 1}
+    assert set(got.observation[:, 0, 0]) <= set(live)
+    assert_windows(got, live[0], lengths)
+    for array, other in zip(got, replay.sample(np.random.default_rng(seed), batch, length), strict=True):
+        np.testing.assert_array_equal(array, other)
+
+
+def test_shapes_and_types():
+    batch = filled([20, 30]).sample(np.random.default_rng(0), 4, 10)
+    assert [a.shape for a in batch] == [(4, 10, OBSERVATION), (4, 10, ACTION), (4, 10), (4, 10), (4, 10)]
+    assert [a.dtype for a in batch] == [np.float32] * 4 + [bool]
+
+
+def test_short_episodes_run_on_and_wrap():
+    batch = filled([3, 2, 20]).sample(np.random.default_rng(0), 50, 7)
+    starts = {int(b[0, 0]): b for b in batch.observation}
+    assert starts[0][:, :2].tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [2, 0], [2, 1]]
+    assert starts[1][:, :2].tolist() == [[1, 0], [1, 1], [2, 0], [2, 1], [2, 2], [2, 3], [2, 4]]
+    alone = filled([2]).sample(np.random.default_rng(0), 1, 5)
+    assert alone.is_first.tolist() == [[True, False, True, False, True]]
+
+
+def test_episodes_are_uniform_and_starts_uniform_within():
+    lengths = [10, 100, 55]
+    batch = filled(lengths).sample(np.random.default_rng(0), 30_000, 10)
+    numbers, rows = batch.observation[:, 0, 0], batch.observation[:, 0, 1]
+    counts = np.bincount(numbers.astype(int))
+    assert np.abs(counts - 10_000).max() < 5 * np.sqrt(30_000 * 2 / 9)
+    starts = np.bincount(rows[numbers == 1].astype(int), minlength=91)
+    assert len(starts) == 91 and np.abs(starts - counts[1] / 91).max() < 5 * np.sqrt(counts[1] / 91)
+
+
+def test_only_completed_episodes_are_sampled():
+    replay = Replay(1000, OBSERVATION, ACTION, num_envs=2)
+    add_episode(replay, 0, 30, env=1, finish=False)
+    with pytest.raises(LspFastError, match=r"29 agent steps.*1000 env steps.*2000 in all"):
+        replay.sample(np.random.default_rng(0), 1, 5)
+    add_episode(replay, 1, 8)
+    assert (replay.num_episodes, replay.num_rows) == (1, 8)
+    batch = replay.sample(np.random.default_rng(0), 50, 20)
+    assert set(batch.observation[..., 0].ravel()) == {1}
+    replay.add(1, np.array([0, 30, 30]), np.zeros(2), 15.0, True, False, True)
+    assert (replay.num_episodes, replay.num_rows) == (2, 39)
+    batch = replay.sample(np.random.default_rng(0), 200, 31)
+    whole = batch.terminal[batch.observation[:, 0, 0] == 0]
+    assert (whole[:, 30] == 1).all() and (whole[:, :30] == 0).all()
+
+
+def test_a_new_beginning_drops_the_running_episode():
+    replay = Replay(1000, OBSERVATION, ACTION)
+    add_episode(replay, 0, 5, finish=False)
+    add_episode(replay, 1, 4)
+    assert (replay.num_episodes, replay.num_rows) == (1, 4)
+
+
+def test_rows_are_copied():
+    replay = Replay(100, OBSERVATION, ACTION)
+    observation = np.ones(OBSERVATION, np.float32)
+    replay.add(0, observation, np.zeros(ACTION), 0.0, False, True, False)
+    observation.fill(7)
+    replay.add(0, observation, np.zeros(ACTION), 0.0, False, False, True)
+    assert replay.sample(np.random.default_rng(0), 1, 2).observation[0, :, 0].tolist() == [1, 7]
+
+
+def test_memory_grows_with_what_is_stored():
+    replay = Replay(10**9, OBSERVATION, ACTION)
+    add_episode(replay, 0, 5000)
+    add_episode(replay, 1, 5000)
+    assert 10_000 <= len(replay._rows.reward) <= 20_000
+
+
+def test_bad_arguments():
+    replay = Replay(10, OBSERVATION, ACTION)
+    zero = np.zeros(ACTION)
+    with pytest.raises(ValueError, match="is_first"):
+        replay.add(0, np.zeros(OBSERVATION), zero, 0.0, False, False, False)
+    with pytest.raises(ValueError, match="shapes"):
+        replay.add(0, np.zeros(OBSERVATION + 1), zero, 0.0, False, True, False)
+    with pytest.raises(LspFastError, match="10 rows"):
+        add_episode(replay, 0, 11)
+    with pytest.raises(ValueError, match="capacity"):
+        Replay(0, OBSERVATION, ACTION)
+    replay = filled([5])
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="length"):
+        replay.sample(rng, 1, 0)
+    for wrong in (
+        Batch.empty(2, 4, (OBSERVATION,), ACTION),
+        Batch.empty(2, 3, (OBSERVATION,), ACTION)._replace(reward=np.empty((2, 3))),
+        Batch.empty(2, 3, (OBSERVATION,), ACTION)._replace(reward=np.empty((3, 2), np.float32).T),
+    ):
+        with pytest.raises(ValueError, match="out"):
+            replay.sample(rng, 2, 3, wrong)
+
+
+def test_driver_and_task_together():
+    replay = Replay(10_000, 17, 6, num_envs=2)
+    driver = Driver([envs.make("cheetah_run") for _ in range(2)], seed=0, replay=replay)
+    driver.reset()
+    rng = np.random.default_rng(0)
+    actions, observations, rewards = [], [driver.observations], []
+    for _ in range(500):
+        actions.append(rng.uniform(-1, 1, (2, 6)).astype(np.float32))
+        assert replay.num_episodes == 0
+        result = driver.step(actions[-1])
+        observations.append(result.next_observations)
+        rewards.append(result.rewards)
+    assert replay.num_episodes == 2 and replay.num_rows == 2 * 501
+    batch = replay.sample(rng, 20, 501)
+    for observation, action, reward, terminal, is_first in zip(*batch, strict=True):
+        env = 0 if np.array_equal(observation[0], observations[0][0]) else 1
+        np.testing.assert_array_equal(observation, np.stack(observations)[:, env])
+        np.testing.assert_array_equal(action, np.concatenate([np.zeros((1, 6)), np.stack(actions)[:, env]]))
+        np.testing.assert_array_equal(reward, np.concatenate([[0], np.stack(rewards)[:, env]]))
+        assert not terminal.any() and is_first[0] and not is_first[1:].any()
+
+
+@pytest.mark.parametrize("capacity", [10_000, 40])
+def test_observation_statistics(capacity):
+    replay = filled([10, 20, 15, 12], capacity)
+    rows = content(replay).observation.astype(np.float64)
+    mean, std = replay.observation_statistics()
+    assert mean.dtype == std.dtype == np.float32
+    np.testing.assert_allclose(mean, rows.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(std, rows.std(0), rtol=1e-6)
+    constant = Replay(10, 1, 1)
+    for row in range(10):
+        constant.add(0, np.array([1e4]), np.zeros(1), 0.0, False, row == 0, row == 9)
+    assert [x.tolist() for x in constant.observation_statistics()] == [[1e4], [0.0]]
+    with pytest.raises(LspFastError, match="no completed episode"):
+        Replay(10, 1, 1).observation_statistics()
+
+
+def content(replay):
+    """Every completed row, in order."""
+    return replay._newest(replay.num_rows)
+
+
+def assert_same(one, other):
+    assert (one.num_episodes, one.num_rows) == (other.num_episodes, other.num_rows)
+    for a, b in zip(content(one), content(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(*(r.sample(np.random.default_rng(1), 8, 6) for r in (one, other)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def reloaded(folder, state, capacity=10_000):
+    replay = Replay(capacity, OBSERVATION, ACTION)
+    replay.load(folder, json.loads(json.dumps(state)))
+    return replay
+
+
+def sizes(folder):
+    return [(folder / name).stat().st_size for name in FILES]
+
+
+ROW_BYTES = np.array([4 * OBSERVATION, 4 * ACTION, 4, 4, 1])
+
+
+def test_save_appends_and_load_gives_it_back(tmp_path):
+    folder = tmp_path / "replay"
+    replay = filled([5, 9])
+    first = replay.save(folder)
+    assert sizes(folder) == (14 * ROW_BYTES).tolist()
+    before = [(folder / name).read_bytes() for name in FILES]
+    add_episode(replay, 2, 7, terminated=True)
+    add_episode(replay, 3, 4, finish=False)
+    second = replay.save(folder)
+    assert sizes(folder) == (21 * ROW_BYTES).tolist()  # the running episode is not in it
+    assert all((folder / name).read_bytes().startswith(old) for name, old in zip(FILES, before, strict=True))
+    assert replay.save(folder) == second
+    again = reloaded(folder, second)
+    assert again.num_episodes == 3
+    assert_same(again, replay)
+    with pytest.raises(ValueError, match="is_first"):  # running episodes begin anew
+        again.add(0, np.zeros(OBSERVATION), np.zeros(ACTION), 0.0, False, False, False)
+    # The earlier checkpoint is still good, and cuts what came after it.
+    old = reloaded(folder, first)
+    assert sizes(folder) == (14 * ROW_BYTES).tolist()
+    assert_same(old, filled([5, 9]))
+    add_episode(old, 2, 3)
+    assert_same(reloaded(folder, old.save(folder)), old)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    lengths=st.lists(st.lists(st.integers(1, 12), max_size=6), min_size=1, max_size=6),
+    slack=st.integers(0, 20),
+)
+def test_save_and_load_whatever_was_evicted(tmp_path_factory, lengths, slack):
+    folder = tmp_path_factory.mktemp("replay")
+    replay = Replay(12 + slack, OBSERVATION, ACTION)
+    number, state = 0, {"rows": 0}
+    for part in lengths:
+        for rows in part:
+            add_episode(replay, number, rows)
+            number += 1
+        written = state["rows"]
+        state = replay.save(folder)
+        assert state["rows"] - written <= replay.num_rows  # what gave way before it was saved is not written
+        again = Replay(12 + slack, OBSERVATION, ACTION)
+        again.load(folder, json.loads(json.dumps(state)))
+        for a, b in zip(content(again), content(replay), strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert again._lengths == replay._lengths
+        if number % 2:
+            replay = again
+
+
+def test_a_smaller_capacity_keeps_the_newest(tmp_path):
+    replay = filled([5, 9, 7])
+    state = replay.save(tmp_path)
+    smaller = reloaded(tmp_path, state, capacity=17)
+    assert (smaller.num_episodes, smaller.num_rows) == (2, 16)
+    assert set(content(smaller).observation[:, 0]) == {1, 2}
+
+
+def test_an_empty_replay_saves_and_loads(tmp_path):
+    again = reloaded(tmp_path, Replay(10, OBSERVATION, ACTION).save(tmp_path))
+    assert (again.num_episodes, again.num_rows) == (0, 0)
+    add_episode(again, 0, 3)
+    assert reloaded(tmp_path, again.save(tmp_path)).num_rows == 3
+
+
+def test_a_first_save_begins_the_files_anew(tmp_path):
+    filled([30]).save(tmp_path)  # left by a run that never stored its checkpoint
+    replay = filled([5])
+    assert_same(reloaded(tmp_path, replay.save(tmp_path)), replay)
+
+
+def test_another_folder_receives_everything(tmp_path):
+    replay = filled([5, 9])
+    replay.save(tmp_path / "one")
+    add_episode(replay, 2, 4)
+    assert_same(reloaded(tmp_path / "two", replay.save(tmp_path / "two")), replay)
+
+
+def test_a_save_that_failed_half_way_can_be_repeated(tmp_path, monkeypatch):
+    replay = filled([5])
+    first = replay.save(tmp_path)
+    add_episode(replay, 1, 6)
+    real, calls = os.fsync, []
+
+    def full(handle):
+        calls.append(handle)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        real(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="space"):
+            replay.save(tmp_path)
+    assert sizes(tmp_path)[0] > sizes(tmp_path)[4] * ROW_BYTES[0]
+    assert_same(reloaded(tmp_path, replay.save(tmp_path)), replay)
+    assert_same(reloaded(tmp_path, first), filled([5]))
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["missing", "shorter", "foreign"])
+def test_a_bad_file_is_named(tmp_path, name, damage):
+    state = filled([5, 9]).save(tmp_path)
+    path = Path(tmp_path / name)
+    data = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "shorter":
+        path.write_bytes(data[:-1])
+    else:
+        path.write_bytes(bytes(len(data)) if name != FILES[3] else b"\1" * len(data))
+    replay = filled([3])
+    with pytest.raises(CheckpointError, match=name):
+        replay.load(tmp_path, state)
+    assert (replay.num_episodes, replay.num_rows) == (1, 3)  # unchanged
+    assert_same(replay, filled([3]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 99},
+        {"observation_dim": 4},
+        {"episodes": [5, 0, 9]},
+        {"episodes": [50, 9]},
+        {"episodes": [9, 5]},
+        {"episodes": "x"},
+        {"rows": -1, "episodes": []},
+        {"rows": None},
+        {"checksums": {}},
+    ],
+    ids=str,
+)
+def test_a_bad_state_is_refused(tmp_path, change):
+    state = filled([5, 9]).save(tmp_path)
+    with pytest.raises(CheckpointError):
+        reloaded(tmp_path, state | change)
+
+
+def test_a_file_that_vanished_is_noticed_by_the_next_save(tmp_path):
+    replay = filled([5])
+    replay.save(tmp_path)
+    (tmp_path / FILES[1]).write_bytes(b"")
+    add_episode(replay, 1, 5)
+    with pytest.raises(CheckpointError, match=FILES[1]):
+        replay.save(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["observation", "action", "reward"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_never_gets_in(where, bad):
+    replay = Replay(10, 2, 1)
+    row = {"observation": np.zeros(2), "action": np.zeros(1), "reward": 0.0}
+    replay.add(0, *row.values(), False, True, False)
+    row[where] = row[where] + bad
+    with pytest.raises(LspFastError, match="not finite, 1 agent steps into its episode"):
+        replay.add(0, *row.values(), False, False, True)
+    assert replay.num_episodes == 0
+
+
+def test_pictures_are_kept_and_sampled_as_they_are(tmp_path):
+    shape = (4, 5, 3)
+    replay = Replay(20, shape, 2, dtype=np.uint8)
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (8, *shape), np.uint8)
+    for t, frame in enumerate(frames):
+        replay.add(0, frame, np.zeros(2), float(t), False, t == 0, t == 7)
+    batch = replay.sample(np.random.default_rng(1), 3, 4)
+    assert batch.observation.dtype == np.uint8 and batch.observation.shape == (3, 4, *shape)
+    for window, rewards in zip(batch.observation, batch.reward, strict=True):
+        assert np.array_equal(window, frames[rewards.astype(int)])
+    state = replay.save(tmp_path)
+    assert (tmp_path / "observation.u8").stat().st_size == 8 * 60
+    again = Replay(20, shape, 2, dtype=np.uint8)
+    again.load(tmp_path, state)
+    other = again.sample(np.random.default_rng(1), 3, 4)
+    assert all(np.array_equal(a, b) for a, b in zip(batch, other, strict=True))
+    with pytest.raises(CheckpointError, match="damaged"):
+        Replay(20, 60, 2).load(tmp_path, state)
+    with pytest.raises(ValueError, match="shapes"):
+        replay.add(0, frames[0][:2], np.zeros(2), 0.0, False, True, False)
+
+
+def test_what_a_task_tells_beside_is_kept_and_a_borrowed_folder_is_not_touched(tmp_path):
+    replay = Replay(20, 3, 1, track_dim=2)
+    for t in range(6):
+        replay.add(0, np.full(3, t), np.zeros(1), float(t), False, t == 0, t == 5, track=np.array([t, -t]))
+    state = replay.save(tmp_path / "a")
+    (tmp_path / "a" / "track.f32").open("ab").write(b"more")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()}
+    borrowed = Replay(20, 3, 1, track_dim=2)
+    borrowed.load(tmp_path / "a", state, borrow=True)
+    borrowed.relabel(lambda rows: rows.track[:, 0] * 10 + rows.track[:, 1])
+    assert sorted(borrowed.sample(np.random.default_rng(0), 1, 6).reward[0]) == [0, 9, 18, 27, 36, 45]
+    own = borrowed.save(tmp_path / "b")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()} == before
+    again = Replay(20, 3, 1, track_dim=2)
+    again.load(tmp_path / "b", own)
+    assert again.sample(np.random.default_rng(0), 1, 6).reward.max() == 45
+    with pytest.raises(ValueError, match="2 numbers beside"):
+        replay.add(0, np.zeros(3), np.zeros(1), 0.0, False, True, False)
+    with pytest.raises(CheckpointError, match="damaged"):
+        again.load(
+            tmp_path / "b", {**own, "checksums": {k: v for k, v in own["checksums"].items() if "track" not in k}}
+        )
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(1, 25), min_size=1, max_size=8), st.integers(1, 6), st.integers(0, 100))
+def test_segments_begin_at_multiples_and_stay_in_their_episode(lengths, steps, seed):
+    replay = Replay(max(sum(lengths) - 7, *(n + 1 for n in lengths)), 1, 1, track_dim=2)
+    for episode, length in enumerate(lengths):
+        for t in range(length + 1):
+            beside = np.array([episode, t], np.float32)
+            replay.add(0, [100 * episode + t], [0.0], float(t), False, t == 0, t == length, beside)
+    kept = [rows.track[0, 0] for rows in replay.episodes()]
+    assert [len(rows.reward) - 1 for rows in replay.episodes()] == lengths[-len(kept) :]
+    possible = {(e, b) for e in kept for b in range(0, lengths[int(e)] - steps + 1, steps)}
+    rng = np.random.default_rng(seed)
+    if not possible:
+        with pytest.raises(LspFastError, match=f"no episode of the replay has {steps} agent steps"):
+            replay.segments(rng, 3, steps)
+        return
+    found = replay.segments(rng, 300, steps)
+    assert found.observation.shape == (300, steps + 1, 1) and found.track.shape == (300, steps + 1, 2)
+    assert (found.track[:, :, 0] == found.track[:, :1, 0]).all()
+    np.testing.assert_array_equal(found.track[:, :, 1] - found.track[:, :1, 1], np.tile(np.arange(steps + 1), (300, 1)))
+    np.testing.assert_array_equal(found.observation[..., 0], 100 * found.track[..., 0] + found.track[..., 1])
+    drawn = [tuple(pair) for pair in found.track[:, 0].tolist()]
+    assert set(drawn) <= possible
+    if len(possible) <= 20:  # each of them equally likely
+        assert set(drawn) == possible

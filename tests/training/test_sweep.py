@@ -1,0 +1,252 @@
+"""An experiment's file becomes runs; what is missing is run, what failed is named (`lsp-fast sweep`)."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from lsp_fast.cli import main
+from lsp_fast.config import make_config
+from lsp_fast.errors import ConfigError, LspFastError
+from lsp_fast.storage.checkpoint import list_checkpoints
+from lsp_fast.storage.run_folder import RunFolder
+from lsp_fast.training import sweep
+
+SMALL = """
+preset = "smoke"
+seeds = [0, 3]
+device = "cpu"
+train = { eval_every = 600, log_every = 100 }
+env_steps = 1020
+
+[[tasks]]
+task = "cheetah_run"
+
+[[methods]]
+algorithm = "dreamer"
+
+[[methods]]
+algorithm = "hiro"
+label = "HIRO, small"
+hiro.units = 16
+"""
+TRANSFER = """
+preset = "smoke"
+device = "cpu"
+env_steps = 1020
+
+[[tasks]]
+task = "walker_walk"
+train.eval_every = 600
+
+[target]
+task = "walker_run"
+
+[[methods]]
+algorithm = "dreamer"
+
+[[methods]]
+algorithm = "dreamer"
+target.freeze_policy = true
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="experiment.toml"):
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    return write
+
+
+def test_tasks_times_methods_times_seeds(write, tmp_path):
+    cells = sweep.read(write(SMALL), "out", env_steps=1040, model__deter=8)
+    assert [cell.folder.name for cell in cells] == [
+        "cheetah_run-dreamer-0", "cheetah_run-HIRO-small-0", "cheetah_run-dreamer-3", "cheetah_run-HIRO-small-3",
+    ]  # fmt: skip
+    values = {"device": "cpu", "train__eval_every": 600, "train__log_every": 100, "env_steps": 1040, "model__deter": 8}
+    assert cells[0].config == make_config("smoke", "dreamer", **values)
+    assert cells[3].config == make_config("smoke", "hiro", seed=3, label="HIRO, small", hiro__units=16, **values)
+    assert cells[3].config.method == "HIRO, small" and cells[3].source is None
+
+
+def test_a_source_is_run_once_and_before_what_takes_it_over(write):
+    cells = sweep.read(write(TRANSFER), "out", env_steps=1010)
+    names = [cell.folder.name for cell in cells]
+    assert names == [
+        "walker_walk-dreamer-0",
+        "walker_run-from-walker_walk-dreamer-0",
+        "walker_run-from-walker_walk-dreamer-fixed-policy-0",
+    ]
+    assert cells[0].config.env_steps == 1020 and cells[1].config.env_steps == 1010  # a given length is the target's
+    assert {cell.source for cell in cells[1:]} == {cells[0].folder}
+    assert cells[2].overrides == {"task": "walker_run", "transfer__freeze_policy": True, "env_steps": 1010}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("preset = ", "is not TOML"),
+        ("seeds = [0]", r"at least one \[\[tasks\]\]"),
+        (SMALL.replace("[[methods]]", "[[method]]"), r"at least one \[\[methods\]\]"),
+        (SMALL.replace('algorithm = "hiro"', 'algorithm = "hero"'), "unknown algorithm 'hero'"),
+        (SMALL.replace("hiro.units", "hiro.unit"), r"hiro\.unit'; did you mean units"),
+        (SMALL.replace("hiro.units = 16", "hiro.units = 0"), r"hiro\.units = 0"),
+        (SMALL.replace("cheetah_run", "cheeta_run"), "unknown task 'cheeta_run'; the nearest"),
+        (SMALL.replace("[0, 3]", "[]"), "must be a list of integers"),
+        (SMALL.replace("[0, 3]", "3"), "must be a list of integers"),
+        (SMALL.replace("preset", "presets"), "presets"),
+        (SMALL.replace('algorithm = "hiro"', 'algorithm = "dreamer"').replace('label = "HIRO, small"', ""),
+         "both be called cheetah_run-dreamer-0; give one's method a label"),
+        (SMALL + "target.freeze_policy = true", r"there is no \[target\]"),
+        (TRANSFER.replace('task = "walker_run"', ""), r"\[target\] must name its task"),
+        (TRANSFER.replace("freeze_policy", "freeze"), "freeze"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_run_says_why(write, text, message, tmp_path):
+    path = write(text)
+    with pytest.raises(ConfigError, match=message) as error:
+        sweep.read(path, tmp_path / "out")
+    assert str(path) in str(error.value) and not (tmp_path / "out").exists()
+    assert main(["sweep", str(path), "--out", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_commands_own_mistakes(write, tmp_path, capsys):
+    path, out = str(write(SMALL)), tmp_path / "out"
+    for options, message in (
+        ([str(tmp_path / "none.toml")], "cannot be read"),
+        ([path, "--jobs", "0"], "jobs = 0"),
+        ([path, "--set", "env_steps"], "--set env_steps: must be NAME=VALUE"),
+        ([path, "--set", "env_steps=many"], "must be of type int"),
+        ([path, "--cluster", "cloud"], "cloud"),
+        ([path, "--submitit", "slurm_colour=1"], "slurm_colour"),
+    ):
+        assert main(["sweep", *options, "--out", str(out)]) == 2
+        assert message in capsys.readouterr().err
+    assert not list(out.rglob("config.json"))
+
+
+def test_a_dry_run_lists_the_runs_and_writes_nothing(write, tmp_path, capsys):
+    assert main(["sweep", str(write(SMALL)), "--out", str(tmp_path / "out"), "--dry-run"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4 and not (tmp_path / "out").exists()
+
+
+class Here(sweep.Executors):
+    """Runs in this process, when they are asked for their result."""
+
+    def submit(self, cell, slot):
+        return SimpleNamespace(done=lambda: True, result=cell)
+
+
+def test_what_is_missing_is_run_and_a_failure_is_named(write, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    cells = sweep.read(write(TRANSFER), out)
+    begun, train = [], sweep.train
+
+    def broken(config, folder, **more):
+        begun.append(folder.name)
+        if broken.task == config.task:
+            raise LspFastError("no more")
+        return train(config, folder, **more)
+
+    monkeypatch.setattr(sweep, "train", broken)
+    monkeypatch.setattr(sweep, "Executors", Here)
+    broken.task = "walker_walk"
+    report = sweep.run(cells, out, progress=False)
+    assert begun == ["walker_walk-dreamer-0"]
+    assert not report.finished and not report.left and report.figure is None
+    assert "no more" in str(report) and "its source" in str(report)
+
+    broken.task = "walker_run"
+    report = sweep.run(cells, out, progress=False)
+    assert len(report.finished) == 1 and len(report.failed) == 2 and report.figure.exists()
+    source = {path: path.stat().st_mtime_ns for path in cells[0].folder.rglob("*")}
+
+    broken.task, begun[:] = None, []
+    report = sweep.run(cells, out, progress=False)
+    assert len(report.finished) == 3 and not report.failed and len(begun) == 2
+    assert RunFolder(cells[2].folder).read_config().transfer.freeze_policy
+    assert source == {path: path.stat().st_mtime_ns for path in cells[0].folder.rglob("*")}
+
+    begun[:] = []
+    assert len(sweep.run(cells, out, progress=False).finished) == 3 and not begun
+    longer = sweep.read(write(TRANSFER), out, env_steps=1030)
+    assert [cell.finished for cell in longer] == [True, False, False]
+
+
+class Job:
+    """Ends after some looks at it."""
+
+    def __init__(self, cell, running):
+        self.cell, self.looks, self.running = cell, 0, running
+        running.add(cell.folder)
+
+    def done(self):
+        self.looks += 1
+        if self.looks == 3:
+            self.running.discard(self.cell.folder)
+            folder = RunFolder(self.cell.folder).checkpoints
+            folder.mkdir(parents=True)
+            (folder / f"{self.cell.config.env_steps:09d}.pt").touch()
+        return self.looks >= 3
+
+    def result(self):
+        return "finished"
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3, 9])
+def test_at_most_so_many_at_a_time(write, tmp_path, monkeypatch, jobs):
+    running, most, threads = set(), [], []
+
+    class Fake(sweep.Executors):
+        def _executor(self, folder):
+            return None
+
+        def submit(self, cell, slot):
+            threads.append(self.threads)
+            job = Job(cell, running)
+            most.append(len(running))
+            return job
+
+    monkeypatch.setattr(sweep, "Executors", Fake)
+    monkeypatch.setattr(sweep, "POLL_SECONDS", 0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    cells = sweep.read(write(SMALL), tmp_path)
+    with pytest.warns(UserWarning, match="no figure"):
+        report = sweep.run(cells, tmp_path, jobs=jobs, progress=False)
+    assert max(most) == min(jobs, 4) and len(report.finished) == 4
+    assert set(threads) == {max(1, 6 // jobs)}
+
+
+@pytest.mark.slow
+def test_in_processes_of_their_own_and_ctrl_c_ends_them_with_a_checkpoint(write, tmp_path):
+    path, out = write(SMALL), tmp_path / "out"
+    command = [sys.executable, "-m", "lsp_fast.cli", "sweep", str(path), "--out", str(out), "--jobs", "2",
+               "--set", "seed=0", "env_steps=200000", "train.checkpoint_every=100000"]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        cells = sweep.read(path, out, env_steps=200_000)
+        waiting = time.monotonic() + 120
+        while time.monotonic() < waiting and min(cell.logged_env_steps for cell in cells[:2]) < 1100:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        printed, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors
+    assert "0 of" in printed and "the same command runs these alone" in printed
+    for cell in cells[:2]:
+        newest = list_checkpoints(RunFolder(cell.folder).checkpoints)[-1]
+        assert 1000 < int(newest.stem) < 200_000
+    # A shorter aim is then reached by going on: nothing is begun anew.
+    begun = min(cell.env_steps for cell in cells[:2])
+    ahead = max(cell.env_steps for cell in cells[:2]) + 20
+    cells = [cell for cell in sweep.read(path, out, env_steps=ahead) if cell.config.seed == 0]
+    report = sweep.run(cells, out, jobs=2, progress=False)
+    assert len(report.finished) == 2 and report.figure.exists() and begun > 1000

@@ -10,17 +10,17 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lsp_fast.experience.relabel import relabeller, track_dim
+from lsp_fast.experience.relabel import extras_dim, relabeller
 from lsp_fast.experience.replay import Rows
 
 SOURCE, ROWS, REPEAT = "quadruped_upright_walk", 1_000_000, 2
 
 
 def main() -> int:
-    track = np.random.default_rng(0).normal(size=(ROWS, track_dim(SOURCE, REPEAT))).astype(np.float32)
-    track[:, -3] = REPEAT
+    extras = np.random.default_rng(0).normal(size=(ROWS, extras_dim(SOURCE, REPEAT))).astype(np.float32)
+    extras[:, -3] = REPEAT
     nothing = np.zeros(ROWS, np.float32)
-    rows = Rows(nothing, nothing, nothing, nothing, np.zeros(ROWS, bool), track)
+    rows = Rows(nothing, nothing, nothing, nothing, np.zeros(ROWS, bool), extras)
     for target in ("quadruped_reach", SOURCE):
         rewards, times = relabeller(SOURCE, target, REPEAT), []
         for _ in range(6):

@@ -69,12 +69,12 @@ class Agent(ABC):
         modules: everything with weights, by name; a run that takes this one over loads them.
         optimizers: by the name of the module that each changes.
         frozen: names of modules that do not learn.
-        row_dim: numbers that `row` gives; the replay keeps them beside every step.
+        extras_dim: numbers that `extras` gives; the replay keeps them with every step.
     """
 
     modules: nn.ModuleDict
     optimizers: dict[str, Optimizer]
-    row_dim: int = 0
+    extras_dim: int = 0
 
     def __init__(self, observation: int | Sequence[int], action_dim: int, config: Config) -> None:
         self.config = config
@@ -116,8 +116,8 @@ class Agent(ABC):
     def policy(self, observation: np.ndarray | Tensor, carry: Any) -> tuple[np.ndarray, Any]:
         """Actions [N, A] float32 in [-1, 1], and the carry of the next call."""
 
-    def row(self, carry: Any) -> np.ndarray | None:
-        """What the replay keeps of the step that `policy` has just decided, [N, row_dim]; None where it decided
+    def extras(self, carry: Any) -> np.ndarray | None:
+        """What the replay keeps of the step that `policy` has just decided, [N, extras_dim]; None where it decided
         nothing (random actions), or keeps nothing."""
         return None
 

@@ -76,7 +76,7 @@ class Segments(NamedTuple):
     reward: Tensor  # [B, c + 1]
     terminal: Tensor  # [B, c + 1]
     is_first: Tensor  # [B, c + 1]
-    track: Tensor  # [B, c + 1, G + 1], goal in force at that action, and whether there was one
+    extras: Tensor  # [B, c + 1, G + 1], goal in force at that action, and whether there was one
 
 
 class HiroAgent(Agent):
@@ -95,7 +95,7 @@ class HiroAgent(Agent):
         self.length = c.skill.length
         self.entries = torch.as_tensor(range(width) if goals is None else list(goals), device=self.device)
         self.goal_dim = c.skill.dim if self.skills else len(self.entries)
-        self.row_dim = self.goal_dim + 1
+        self.extras_dim = self.goal_dim + 1
         initial = Noise(c.seed)
         self.high = TD3(width, self.goal_dim, c, initial.generator("init/high"))
         self.low = TD3(width + self.goal_dim, action_dim, c, initial.generator("init/low"))
@@ -161,7 +161,7 @@ class HiroAgent(Agent):
         """
         return aim if self.skills else aim - observation[..., self.entries]
 
-    def row(self, carry: HiroCarry) -> np.ndarray:
+    def extras(self, carry: HiroCarry) -> np.ndarray:
         """The goal in force, and 1: that there is one. Rows of random actions are zeros."""
         return torch.cat([carry.goal, torch.ones(len(carry.goal), 1, device=self.device)], -1).cpu().numpy()
 
@@ -200,8 +200,8 @@ class HiroAgent(Agent):
         """Each segment's aim or skill [B, G], and whether it was set [B]. Where actions were random, the goal is what
         they led to: the change itself, or the skill that the predictor takes them for."""
         # One goal from the first step to the last: learning may have begun in the middle of a segment.
-        given = (batch.track[:, 1:] == batch.track[:, 1:2]).all(-1).all(-1) & (batch.track[:, 1, -1] > 0)
-        held = batch.track[:, 1, :-1]
+        given = (batch.extras[:, 1:] == batch.extras[:, 1:2]).all(-1).all(-1) & (batch.extras[:, 1, -1] > 0)
+        held = batch.extras[:, 1, :-1]
         with torch.no_grad():
             hindsight = self._predicted(batch) if self.skills else batch.observation[:, -1][:, self.entries]
         return torch.where(given[:, None], held, hindsight), given

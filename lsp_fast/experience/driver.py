@@ -36,7 +36,7 @@ class Recorder(Protocol):
         terminated: bool,
         is_first: bool,
         is_last: bool,
-        track: np.ndarray | None = None,
+        extras: np.ndarray | None = None,
     ) -> None: ...
 
 
@@ -93,8 +93,8 @@ class Driver:
         replay: Recorder | None = None,
         *,
         threads: int | None = None,
-        track: Callable[[dict[str, Any]], np.ndarray] | None = None,
-        beside_dim: int = 0,
+        info_extras: Callable[[dict[str, Any]], np.ndarray] | None = None,
+        extras_dim: int = 0,
     ) -> None:
         """
         Args:
@@ -104,8 +104,8 @@ class Driver:
                 each observation with the action that led to it (SPEC section 2).
             threads: that step the environments, the caller's among them; None takes one a processor. Never more than
                 environments, and one where an environment does not have `releases_gil = True`.
-            track: what of an environment's `info` the replay is to keep beside a row.
-            beside_dim: or else how many numbers of the caller's own, which `step` is given.
+            info_extras: what of an environment's `info` the replay is to keep with a row.
+            extras_dim: or else how many numbers of the caller's own, which `step` is given.
 
         Raises:
             ValueError: no environment, their spaces differ, or less than one thread.
@@ -137,9 +137,9 @@ class Driver:
         self._env_steps = [0] * count
         self._actions: list[list[np.ndarray]] = [[] for _ in range(count)]
         self._success: list[bool | None] = [None] * count
-        self._track = track
-        self._beside_dim = beside_dim
-        self._besides: list[list[np.ndarray]] = [[] for _ in range(count)]
+        self._info_extras = info_extras
+        self._extras_dim = extras_dim
+        self._running_extras: list[list[np.ndarray]] = [[] for _ in range(count)]
 
     def reset(self) -> None:
         """Begin the next episode of every environment (the first ones, the first time); running ones are dropped."""
@@ -153,7 +153,7 @@ class Driver:
         self,
         actions: np.ndarray,
         meanwhile: Callable[[], object] | None = None,
-        beside: np.ndarray | None = None,
+        extras: np.ndarray | None = None,
     ) -> StepResult:
         """Step every environment with its action; an episode that ends is followed by the next one's reset.
 
@@ -161,7 +161,7 @@ class Driver:
             actions: [E, A], in each environment's action space.
             meanwhile: called while the environments step on a thread of their own. Nothing is recorded before it has
                 returned, so that it sees the replay as it was.
-            beside: [E, beside_dim], numbers that the replay is to keep with this step; zeros if None.
+            extras: [E, extras_dim], numbers that the replay is to keep with this step; zeros if None.
 
         Raises:
             ValueError: the actions have another shape.
@@ -181,7 +181,7 @@ class Driver:
         self.observations = np.empty_like(self.observations)
         self.is_first = np.zeros_like(self.is_first)
         for index, outcome in enumerate(self._step_beside(actions, meanwhile)):
-            own = None if beside is None else beside[index]
+            own = None if extras is None else extras[index]
             observation, reward, terminal, limit, env_steps = self._record(index, actions[index], outcome, own)
             rewards[index], next_observations[index] = reward, observation
             terminated[index], truncated[index] = terminal, limit
@@ -197,13 +197,13 @@ class Driver:
         """What `load` goes on from: the number of each environment's next episode, and the actions of its running one.
 
         An episode follows from its seed and its actions, whatever the environment keeps inside; actions are [T, A].
-        What the caller gave to be kept beside them is there too, [T, beside_dim].
+        The caller's extras are there too, [T, extras_dim].
         """
         return {
             "next_episode": list(self._next_episode),
             "actions": [np.array(actions, np.float32).reshape(-1, *self._action_shape) for actions in self._actions],
-            "beside": [np.array(rows, np.float32).reshape(-1, self._beside_dim) for rows in self._besides]
-            if self._beside_dim
+            "extras": [np.array(rows, np.float32).reshape(-1, self._extras_dim) for rows in self._running_extras]
+            if self._extras_dim
             else [],
         }
 
@@ -222,7 +222,7 @@ class Driver:
         self.reset()
         for index, actions in enumerate(state["actions"]):
             for t, action in enumerate(np.asarray(actions, np.float32)):
-                own = np.asarray(state["beside"][index][t], np.float32) if self._beside_dim else None
+                own = np.asarray(state["extras"][index][t], np.float32) if self._extras_dim else None
                 outcome = self.envs[index].step(action)
                 observation, _, terminal, limit, _ = self._record(index, action, outcome, own)
                 if terminal or limit:
@@ -281,16 +281,16 @@ class Driver:
         env_steps = int(info.get("env_steps", 1))  # environments of other makers take one
         reward, terminal, limit = float(reward), bool(terminal), bool(limit)
         self._actions[index].append(action.copy())
-        beside = self._beside(info, own)
-        if self._beside_dim:
-            self._besides[index].append(beside[0])
+        extras = self._extras(info, own)
+        if self._extras_dim:
+            self._running_extras[index].append(extras[0])
         self._returns[index] += reward
         self._agent_steps[index] += 1
         self._env_steps[index] += env_steps
         if "success" in info:
             self._success[index] = bool(self._success[index] or info["success"])
         if self.replay is not None:
-            self.replay.add(index, observation, action, reward, terminal, False, terminal or limit, *beside)
+            self.replay.add(index, observation, action, reward, terminal, False, terminal or limit, *extras)
         return observation, reward, terminal, limit, env_steps
 
     def _begin(self, index: int) -> None:
@@ -300,17 +300,17 @@ class Driver:
         self.observations[index] = observation
         self.is_first[index] = True
         self._returns[index], self._agent_steps[index], self._env_steps[index] = 0.0, 0, 0
-        self._actions[index], self._besides[index] = [], []
+        self._actions[index], self._running_extras[index] = [], []
         self._success[index] = bool(info["success"]) if "success" in info else None
         if self.replay is not None:
             still = np.zeros(self._action_shape, np.float32)
-            self.replay.add(index, observation, still, 0.0, False, True, False, *self._beside(info))
+            self.replay.add(index, observation, still, 0.0, False, True, False, *self._extras(info))
 
-    def _beside(self, info: dict[str, Any], own: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
-        """What the replay keeps beside a row, if anything."""
-        if self._beside_dim:
-            return (np.zeros(self._beside_dim, np.float32) if own is None else np.array(own, np.float32),)
-        return () if self._track is None else (self._track(info),)
+    def _extras(self, info: dict[str, Any], own: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
+        """What the replay keeps with a row, if anything."""
+        if self._extras_dim:
+            return (np.zeros(self._extras_dim, np.float32) if own is None else np.array(own, np.float32),)
+        return () if self._info_extras is None else (self._info_extras(info),)
 
     def _summary(self, index: int) -> EpisodeSummary:
         return EpisodeSummary(

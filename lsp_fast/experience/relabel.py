@@ -1,7 +1,7 @@
 """Rewards that another task of the arena would have given for the same steps (SPEC section 5, transfer).
 
 What a task of the family tells of every control step, the torso's position, orientation and velocity, and the target's
-place decide every reward of the family. A replay keeps them beside its rows as one `track`: 10 * action_repeat numbers
+place decide every reward of the family. A replay keeps them with its rows as `extras`: 10 * action_repeat numbers
 of the control steps (position and quaternion, qpos[:7]; velocity in the world's frame, qvel[:3]), how many of those
 steps there were, and the target [2].
 """
@@ -22,7 +22,7 @@ ROOT = 10
 PREFIX = "quadruped_"
 
 
-def tracked(task: str) -> bool:
+def keeps_extras(task: str) -> bool:
     """Whether the steps of this task can be relabelled."""
     if not task.startswith(PREFIX):
         return False
@@ -31,12 +31,12 @@ def tracked(task: str) -> bool:
     return task in TASKS
 
 
-def track_dim(task: str, action_repeat: int) -> int:
-    """Numbers of a track; 0 for tasks that tell nothing."""
-    return ROOT * action_repeat + 3 if tracked(task) else 0
+def extras_dim(task: str, action_repeat: int) -> int:
+    """Numbers kept with a row; 0 for tasks that tell nothing."""
+    return ROOT * action_repeat + 3 if keeps_extras(task) else 0
 
 
-def track_row(info: dict[str, Any], action_repeat: int) -> np.ndarray:
+def extras(info: dict[str, Any], action_repeat: int) -> np.ndarray:
     """A step's `info` as one row of numbers, float32 [10 * action_repeat + 3]. Absent control steps are zeros."""
     row = np.zeros(ROOT * action_repeat + 3, np.float32)
     roots = info["root"][:action_repeat]  # at a reset there is one, which earned nothing
@@ -54,7 +54,7 @@ def relabeller(source: str, target: str, action_repeat: int) -> Callable[[Rows],
             layout of the floor, in which the same actions lead elsewhere.
     """
     for task in (source, target):
-        if not tracked(task):
+        if not keeps_extras(task):
             raise ConfigError(
                 f"{source} cannot be relabelled as {target}: {task} is not one of the arena's tasks, whose rewards "
                 "follow from what a replay keeps; leave --relabel out"
@@ -70,26 +70,26 @@ def relabeller(source: str, target: str, action_repeat: int) -> Callable[[Rows],
     within = -1.0 if there.within is None else there.within
 
     def rewards(rows: Rows) -> np.ndarray:
-        return _rewards(rows.track, rows.is_first, action_repeat, WALK_SPEED, within, there.margin)
+        return _rewards(rows.extras, rows.is_first, action_repeat, WALK_SPEED, within, there.margin)
 
     return rewards
 
 
 @numba.njit(cache=True, nogil=True)
-def _rewards(track, is_first, repeat, speed, within, margin):  # pragma: no cover - compiled
+def _rewards(extras, is_first, repeat, speed, within, margin):  # pragma: no cover - compiled
     """Summed rewards of every row's control steps; `within` below 0 rewards forward speed.
 
     dm_control's tolerance with the linear sigmoid: 1 within the bounds, falling to its value at the margin, 0 beyond.
     """
-    rows = track.shape[0]
+    rows = extras.shape[0]
     out = np.zeros(rows, np.float32)
     for row in range(rows):
         if is_first[row]:
             continue
         total = 0.0
-        for step in range(int(track[row, 10 * repeat])):
+        for step in range(int(extras[row, 10 * repeat])):
             at = 10 * step
-            w, x, y, z = track[row, at + 3], track[row, at + 4], track[row, at + 5], track[row, at + 6]
+            w, x, y, z = extras[row, at + 3], extras[row, at + 4], extras[row, at + 5], extras[row, at + 6]
             # float32 leaves a quaternion 1e-7 off unit length.
             scale = 1.0 / (w * w + x * x + y * y + z * z)
             up = 1.0 - 2.0 * (x * x + y * y) * scale
@@ -97,14 +97,14 @@ def _rewards(track, is_first, repeat, speed, within, margin):  # pragma: no cove
             if within < 0.0:
                 # The torso's x-axis in the world's frame, times the velocity there.
                 forward = (
-                    (1.0 - 2.0 * (y * y + z * z) * scale) * track[row, at + 7]
-                    + 2.0 * (x * y + w * z) * scale * track[row, at + 8]
-                    + 2.0 * (x * z - w * y) * scale * track[row, at + 9]
+                    (1.0 - 2.0 * (y * y + z * z) * scale) * extras[row, at + 7]
+                    + 2.0 * (x * y + w * z) * scale * extras[row, at + 8]
+                    + 2.0 * (x * z - w * y) * scale * extras[row, at + 9]
                 )
                 other = 1.0 if forward >= speed else max(0.0, 1.0 - 0.5 * (speed - forward) / speed)
             else:
-                dx = track[row, at] - track[row, 10 * repeat + 1]
-                dy = track[row, at + 1] - track[row, 10 * repeat + 2]
+                dx = extras[row, at] - extras[row, 10 * repeat + 1]
+                dy = extras[row, at + 1] - extras[row, 10 * repeat + 2]
                 away = np.sqrt(dx * dx + dy * dy) - within
                 other = 1.0 if away <= 0.0 else (max(0.0, 1.0 - away / margin) if margin > 0.0 else 0.0)
             total += upright * other

@@ -56,11 +56,12 @@ class Rows(NamedTuple):
     reward: np.ndarray  # [R] float32
     terminal: np.ndarray  # [R] float32
     is_first: np.ndarray  # [R] bool
-    track: np.ndarray  # [R, T] float32, what a task tells beside; T is 0 for most
+    extras: np.ndarray  # [R, X] float32, what task or agent wants to be kept; X is 0 for most
 
     def file(self, field: str) -> str:
         """On disk: one file per field, named by the field and its little-endian type."""
-        return f"{field}.{ {'f': 'f32', 'u': 'u8', 'b': 'u8'}[getattr(self, field).dtype.kind] }"
+        name = {"extras": "track"}.get(field, field)  # as folders have called it from the first
+        return f"{name}.{ {'f': 'f32', 'u': 'u8', 'b': 'u8'}[getattr(self, field).dtype.kind] }"
 
 
 @numba.njit(cache=True)
@@ -98,7 +99,7 @@ class Replay:
         num_envs: int = 1,
         *,
         dtype: DTypeLike = np.float32,
-        track_dim: int = 0,
+        extras_dim: int = 0,
     ) -> None:
         """
         Args:
@@ -107,7 +108,7 @@ class Replay:
             action_dim: A.
             num_envs: environments that add rows.
             dtype: of observations, float32 or uint8.
-            track_dim: T, numbers that a row has beside; they are kept and not sampled.
+            extras_dim: X, numbers kept with a row for task or agent; `sample` leaves them out.
         """
         shape = (observation,) if isinstance(observation, int) else tuple(observation)
         if min(capacity, *shape, action_dim, num_envs) < 1:
@@ -115,7 +116,7 @@ class Replay:
         self.capacity = capacity
         self.observation_shape, self.dtype = shape, np.dtype(dtype)
         self.observation_dim = math.prod(shape)
-        self.action_dim, self.track_dim = action_dim, track_dim
+        self.action_dim, self.extras_dim = action_dim, extras_dim
         self.num_envs = num_envs
         self._running: list[list[tuple[np.ndarray, np.ndarray, float, bool, bool, np.ndarray]]]
         self._running = [[] for _ in range(num_envs)]
@@ -153,7 +154,7 @@ class Replay:
         terminated: bool,
         is_first: bool,
         is_last: bool,
-        track: np.ndarray | None = None,
+        extras: np.ndarray | None = None,
     ) -> None:
         """Add a row to the running episode of environment `env`.
 
@@ -165,21 +166,21 @@ class Replay:
             terminated: the task ended here, not its time.
             is_first: begins an episode; one that was running is dropped, for it never ended.
             is_last: ends the episode, which is then completed and can be sampled.
-            track: [T], where T is not 0.
+            extras: [X], where X is not 0.
 
         Raises:
             ValueError: a shape is wrong, or an episode does not begin with is_first.
             LspFastError: a number is not finite, or the episode alone is longer than the capacity.
         """
         observation, action = np.array(observation, self.dtype), np.array(action, np.float32)
-        track = np.empty(0, np.float32) if track is None else np.array(track, np.float32)
+        extras = np.empty(0, np.float32) if extras is None else np.array(extras, np.float32)
         if observation.shape != self.observation_shape or action.shape != (self.action_dim,):
             raise ValueError(
                 f"a row has shapes {self.observation_shape} and ({self.action_dim},), "
                 f"not {observation.shape} and {action.shape}"
             )
-        if track.shape != (self.track_dim,):
-            raise ValueError(f"a row has {self.track_dim} numbers beside, not {track.shape}")
+        if extras.shape != (self.extras_dim,):
+            raise ValueError(f"a row has {self.extras_dim} extras, not {extras.shape}")
         episode = self._running[env]
         if is_first:
             episode.clear()
@@ -193,7 +194,7 @@ class Replay:
                 f"environment {env} gave a reward or observation that is not finite, {len(episode)} agent steps into "
                 f"its episode: reward {reward}, {_told('observation', observation)}, action {action.tolist()}"
             )
-        episode.append((observation.reshape(-1), action, reward, terminated, is_first, track))
+        episode.append((observation.reshape(-1), action, reward, terminated, is_first, extras))
         if is_last:
             self._complete(Rows(*(np.asarray(column) for column in zip(*episode, strict=True))))
             episode.clear()
@@ -377,12 +378,12 @@ class Replay:
             np.empty(rows, np.float32),
             np.empty(rows, np.float32),
             np.empty(rows, bool),
-            np.empty((rows, self.track_dim), np.float32),
+            np.empty((rows, self.extras_dim), np.float32),
         )
 
     def _files(self) -> dict[str, tuple[str, np.dtype]]:
         """Names of the files, each with its field of Rows and its type on disk."""
-        fields = [field for field in Rows._fields if field != "track" or self.track_dim]
+        fields = [field for field in Rows._fields if field != "extras" or self.extras_dim]
         disk = {"f32": np.dtype("<f4"), "u8": np.dtype("u1")}
         names = {field: self._rows.file(field) for field in fields}
         return {name: (field, disk[name.rsplit(".", 1)[1]]) for field, name in names.items()}

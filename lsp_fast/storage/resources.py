@@ -42,7 +42,7 @@ def estimate(
     parameters: int,
     gpu: bool = False,
     *,
-    beside: int = 0,
+    extras: int = 0,
     held: int = 0,
 ) -> Needs:
     """What the whole run needs.
@@ -54,12 +54,12 @@ def estimate(
         action_dim: A.
         parameters: numbers in the weights of all modules.
         gpu: whether learning happens on one.
-        beside: numbers that the replay keeps beside a row.
+        extras: numbers that the replay keeps with a row.
         held: rows that the replay begins with.
     """
     m, b = config.model, config.behavior
     pixels = config.obs == "pixels"
-    row = observation_dim * (1 if pixels else FLOAT) + FLOAT * (action_dim + 2 + beside) + 1
+    row = observation_dim * (1 if pixels else FLOAT) + FLOAT * (action_dim + 2 + extras) + 1
     agent_steps = config.env_steps // config.collect.action_repeat
     episodes = 1 + config.env_steps // 1000  # an episode of n steps has n + 1 rows
     rows = agent_steps + episodes + held

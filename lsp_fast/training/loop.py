@@ -97,10 +97,10 @@ class Trainer:
             )
         self.goals = goal_entries(environments[0])
         self.agent = agents.make(observation, action_dim, config, self.goals)
-        # Beside a row lies what the agent wants to be kept; else what relabelling for another task would need.
-        tracks = self.agent.row_dim or relabel.track_dim(config.task, c.action_repeat)
+        # What the agent wants to be kept; else what relabelling for another task would need.
+        extras = self.agent.extras_dim or relabel.extras_dim(config.task, c.action_repeat)
         dtype = environments[0].observation_space.dtype or np.float32
-        self.replay = Replay(c.replay_capacity, observation, action_dim, c.num_envs, dtype=dtype, track_dim=tracks)
+        self.replay = Replay(c.replay_capacity, observation, action_dim, c.num_envs, dtype=dtype, extras_dim=extras)
         self.sampler = np.random.default_rng(stream_seed(config.seed, "replay"))
         self.explorer = np.random.default_rng(stream_seed(config.seed, "prefill"))
         self.env_steps = self.agent_steps = self.updates = self.prefilled = 0
@@ -116,10 +116,10 @@ class Trainer:
             environments,
             stream_seed(config.seed, "train/0"),
             self.replay,
-            track=functools.partial(relabel.track_row, action_repeat=c.action_repeat)
-            if tracks and not self.agent.row_dim
+            info_extras=functools.partial(relabel.extras, action_repeat=c.action_repeat)
+            if extras and not self.agent.extras_dim
             else None,
-            beside_dim=self.agent.row_dim,
+            extras_dim=self.agent.extras_dim,
         )
         self.carry = self.agent.initial_carry(
             c.num_envs, explore=True, noise=Noise(stream_seed(config.seed, "collect/0"), self.agent.device)
@@ -175,7 +175,7 @@ class Trainer:
             "driver": {
                 "next_episode": driver["next_episode"],
                 "actions": [torch.from_numpy(actions) for actions in driver["actions"]],
-                "beside": [torch.from_numpy(rows) for rows in driver["beside"]],
+                "extras": [torch.from_numpy(rows) for rows in driver["extras"]],
             },
             "carry": self.carry.state_dict(),
             "sampler": json.dumps(self.sampler.bit_generator.state),
@@ -196,7 +196,8 @@ class Trainer:
         """Go on where `state_dict` was taken, in the middle of the episodes that were running."""
         self.agent.load_state_dict(state["agent"])
         self.replay.load(self.replay_folder, json.loads(state["replay"]))
-        self.driver.load(state["driver"])
+        # Runs from before there was one word for them called extras `beside`.
+        self.driver.load({"extras": state["driver"].get("beside"), **state["driver"]})
         self.carry = self.carry.loaded(state["carry"])
         self.sampler.bit_generator.state = json.loads(state["sampler"])
         self.explorer.bit_generator.state = json.loads(state["explorer"])
@@ -216,16 +217,16 @@ class Trainer:
         if self.prefilled or transfer.source:
             self.carry = agent.reset(self.carry, driver.is_first)
             actions, self.carry = agent.policy(driver.observations, self.carry)
-            beside = agent.row(self.carry)
+            extras = agent.extras(self.carry)
         else:
-            beside = None
+            extras = None
             shape = (len(driver.observations), agent.action_dim)
             actions = self.explorer.uniform(-1, 1, shape).astype(np.float32)
         if not np.isfinite(actions).all():
             # On a GPU nobody has looked yet; what went wrong says more than an action that is not a number.
             self.check_finite()
         meanwhile = self.learn_due if self.prefilled and self.config.train.overlap else None
-        result = driver.step(actions, meanwhile, beside)
+        result = driver.step(actions, meanwhile, extras)
         self.env_steps += result.env_steps
         self.agent_steps += len(actions)
         # Learning needs one whole episode, however long that takes.
@@ -577,7 +578,7 @@ def _check_resources(config: Config, trainer: Trainer, folder: RunFolder) -> str
         agent.action_dim,
         parameters,
         on_gpu,
-        beside=trainer.replay.track_dim,
+        extras=trainer.replay.extras_dim,
         held=0 if trainer.env_steps else trainer.replay.num_rows,
     )
     memory, disk = machine.memory_available(), machine.disk_free(folder.path)

@@ -38,7 +38,7 @@ def act(agent, steps, rows=2, explore=True, seed=0):
     for _ in range(steps):
         observation = rng.normal(size=(rows, OBS)).astype(np.float32)
         action, carry = agent.policy(observation, carry)
-        seen.append((observation, action, agent.row(carry)))
+        seen.append((observation, action, agent.extras(carry)))
     return [np.stack(x) for x in zip(*seen, strict=True)]
 
 
@@ -94,14 +94,14 @@ def test_the_low_level_is_paid_for_nearness():
 def test_goals_reach_twice_as_far_as_the_prefill_got():
     agent = build("hiro")
     rng = np.random.default_rng(0)
-    replay = Replay(1000, OBS, ACTION, track_dim=agent.row_dim)
+    replay = Replay(1000, OBS, ACTION, extras_dim=agent.extras_dim)
     moves = []
     for length in (C - 1, 2 * C, 35):
         walk = rng.normal(size=(length + 1, OBS)).cumsum(0).astype(np.float32)
         walk[:, 2] = 1.0  # never moves
         for t, observation in enumerate(walk):
-            action, beside = np.zeros(ACTION, np.float32), np.zeros(agent.row_dim, np.float32)
-            replay.add(0, observation, action, 0.0, False, t == 0, t == length, beside)
+            action, extras = np.zeros(ACTION, np.float32), np.zeros(agent.extras_dim, np.float32)
+            replay.add(0, observation, action, 0.0, False, t == 0, t == length, extras)
         moves += [walk[t + C] - walk[t] for t in range(length + 1 - C)]
     agent.fit(replay)
     expected = 2 * np.std(np.array(moves, np.float64), axis=0)
@@ -200,8 +200,8 @@ def relabelled_by_loops(agent, batch, drawn, predicted):
     scale, chosen, errors = doubles(agent.high.scale), [], []
     for b in range(len(obs)):
         centre = predicted[b] if skills else obs[b, -1] - obs[b, 0]
-        given = batch.track[b, 1, -1] > 0
-        held = doubles(batch.track[b, 1, :-1])
+        given = batch.extras[b, 1, -1] > 0
+        held = doubles(batch.extras[b, 1, :-1])
         original = (held if skills else held - obs[b, 0]) if given else centre
         tried = [np.clip(centre + 0.5 * scale * drawn[b, i], -scale, scale) for i in range(8)]
         tried += [np.clip(centre, -scale, scale), original]
@@ -231,7 +231,7 @@ def test_relabelling_against_loops(algorithm):
     goals, moved = agent.relabel(batch)
     clear = errors[:, 1] - errors[:, 0] > 1e-4
     if agent.skills:  # where no goal was set, two looks through noise at the segment stand for it
-        clear &= (batch.track[:, 1, -1] > 0).numpy()
+        clear &= (batch.extras[:, 1, -1] > 0).numpy()
     assert clear.sum() >= 10
     np.testing.assert_allclose(doubles(goals)[clear], expected[clear], rtol=1e-4, atol=1e-4)
     assert 0 <= moved <= 1
@@ -259,10 +259,10 @@ def test_a_goal_that_was_obeyed_stays():
     observations, actions, rows = act(agent, C, rows=1, explore=False)
     first = torch.zeros(1, 1, ACTION)
     after = torch.cat([torch.tensor(observations[:, 0]), torch.zeros(1, OBS)])[None]
-    track = torch.tensor(np.concatenate([rows[:1], rows]))[:, 0][None]
+    extras = torch.tensor(np.concatenate([rows[:1], rows]))[:, 0][None]
     batch = type(next(batches(agent.config)))(
         after, torch.cat([first, torch.tensor(actions[:, 0])[None]], 1), torch.zeros(1, C + 1), torch.zeros(1, C + 1),
-        torch.zeros(1, C + 1), track,
+        torch.zeros(1, C + 1), extras,
     )  # fmt: skip
     goals, moved = agent.relabel(batch)
     assert moved == 0
@@ -275,16 +275,16 @@ def test_random_actions_are_given_the_goal_they_reached():
     aim, given = agent._goals(batch)
     assert 0 < given.sum() < len(given)
     assert torch.equal(aim[~given], batch.observation[~given, -1])
-    assert torch.equal(aim[given], batch.track[given, 1, :-1])
-    batch.track[:, C // 2 :] += 1  # another goal from the middle on: learning had just begun
+    assert torch.equal(aim[given], batch.extras[given, 1, :-1])
+    batch.extras[:, C // 2 :] += 1  # another goal from the middle on: learning had just begun
     assert not agent._goals(batch)[1].any()
 
 
 def test_the_predictor_learns_from_skills_that_were_set_and_pays_the_low_level():
     agent, other = build("hiro_mi", skill__beta=5.0), build("hiro_mi", skill__beta=5.0)
     batch = next(batches(agent.config))
-    batch = batch._replace(track=batch.track.clone())
-    batch.track[..., -1] = 0
+    batch = batch._replace(extras=batch.extras.clone())
+    batch.extras[..., -1] = 0
     before = [p.clone() for p in agent.predictor.parameters()]
     assert agent.update(batch)["hiro/predictor_loss"] == 0
     assert all(torch.equal(a, b) for a, b in zip(before, agent.predictor.parameters(), strict=True))

@@ -57,9 +57,9 @@ def segments(config, rng, count):
     for _ in range(count):
         action = rng.uniform(-1, 1, (b, rows, ACTION))
         observation = np.cumsum(rng.normal(size=(b, rows, OBS)), 1) * 0.3
-        track = np.broadcast_to(rng.normal(size=(b, 1, goals + 1)), (b, rows, goals + 1)).copy()
-        track[..., -1] = (np.arange(b) % 3 > 0)[:, None]
-        arrays = (observation, action, observation[..., 0], np.zeros((b, rows)), np.zeros((b, rows)), track)
+        extras = np.broadcast_to(rng.normal(size=(b, 1, goals + 1)), (b, rows, goals + 1)).copy()
+        extras[..., -1] = (np.arange(b) % 3 > 0)[:, None]
+        arrays = (observation, action, observation[..., 0], np.zeros((b, rows)), np.zeros((b, rows)), extras)
         yield Segments(*(torch.tensor(x, dtype=torch.float32) for x in arrays))
 
 

@@ -5,15 +5,15 @@ import sys
 import pytest
 
 from lsp_fast import backends
-from lsp_fast.backends import cpp
+from lsp_fast.backends import cpp, registry
 from lsp_fast.errors import BackendUnavailable, ConfigError
 
 
 @pytest.fixture(autouse=True)
 def fresh():
-    backends._auto.cache_clear()
+    registry._auto.cache_clear()
     yield
-    backends._auto.cache_clear()
+    registry._auto.cache_clear()
 
 
 def test_backends_by_name():
@@ -54,7 +54,7 @@ def test_triton_without_its_package_says_so_and_auto_goes_on(monkeypatch):
 
 def test_an_old_gpu_falls_back_to_pytorchs_operations(monkeypatch):
     pytest.importorskip("triton")
-    monkeypatch.setattr(backends.torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(registry.torch.cuda, "get_device_capability", lambda device: (7, 5))
     with pytest.raises(BackendUnavailable, match=r"8\.0.*7\.5"):
         backends.get("triton", "cuda")
     with pytest.warns(UserWarning, match="compute capability"):

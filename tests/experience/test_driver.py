@@ -160,25 +160,25 @@ def test_state_goes_on_in_the_middle_of_an_episode():
         Driver([Counting()], seed=5).load(cut.state())
 
 
-def test_what_the_caller_gives_is_kept_beside_and_goes_on_with_the_episode():
+def test_what_the_caller_gives_is_kept_and_goes_on_with_the_episode():
     log, other = Log(), Log()
-    driver = Driver([Counting(4), Counting(3)], 1, log, beside_dim=2)
+    driver = Driver([Counting(4), Counting(3)], 1, log, extras_dim=2)
     driver.reset()
     given = np.arange(20, dtype=np.float32).reshape(5, 2, 2)
     for t in range(5):
         driver.step(np.full((2, 1), 0.1 * t, np.float32), None, given[t] if t != 1 else None)
         given[t] += 0.25  # the rows are copies
-    beside = [row[-1].tolist() for row in log.rows if row[0] == 1]
+    extras = [row[-1].tolist() for row in log.rows if row[0] == 1]
     #          reset   t = 0   without one  t = 2   reset   t = 3     t = 4
-    assert beside == [[0, 0], [2, 3], [0, 0], [10, 11], [0, 0], [14, 15], [18, 19]]
+    assert extras == [[0, 0], [2, 3], [0, 0], [10, 11], [0, 0], [14, 15], [18, 19]]
     state = driver.state()
-    assert [rows.tolist() for rows in state["beside"]] == [[[16, 17]], [[14, 15], [18, 19]]]
-    resumed = Driver([Counting(4), Counting(3)], 1, other, beside_dim=2)
+    assert [rows.tolist() for rows in state["extras"]] == [[[16, 17]], [[14, 15], [18, 19]]]
+    resumed = Driver([Counting(4), Counting(3)], 1, other, extras_dim=2)
     resumed.load(state)
     running = [row for row in log.rows if row[0] == 1][-3:]
     for a, b in zip([row for row in other.rows if row[0] == 1], running, strict=True):
         assert a[:-1] == b[:-1] and a[-1].tolist() == b[-1].tolist()
-    assert Driver([Counting()], 1).state()["beside"] == []
+    assert Driver([Counting()], 1).state()["extras"] == []
 
 
 def test_an_episode_that_does_not_repeat_itself_is_an_error():
@@ -327,9 +327,9 @@ class Telling(Counting):
         return observation, {**info, "success": False, "told": 0}
 
 
-def test_what_is_told_beside_is_the_steps_own_and_a_goal_once_reached_counts():
+def test_extras_told_are_the_steps_own_and_a_goal_once_reached_counts():
     log = Log()
-    driver = Driver([Telling()], 1, log, track=lambda info: np.array([info["told"]], np.float32))
+    driver = Driver([Telling()], 1, log, info_extras=lambda info: np.array([info["told"]], np.float32))
     driver.reset()
     finished = [episode for _ in range(3) for episode in driver.step(np.zeros((1, 1), np.float32)).finished]
     assert [row[-1].tolist() for row in log.rows] == [[0], [1], [2], [3], [0]]

@@ -30,7 +30,7 @@ def test_rewards_are_the_targets_own_on_the_same_physics(source, target, direct)
     expected, tracks, firsts = [], [], []
     for episode in range(3):
         _, info = env.reset(seed=episode)
-        tracks.append(relabel.track_row(info, repeat))
+        tracks.append(relabel.extras(info, repeat))
         expected.append(0.0)
         firsts.append(True)
         for _ in range(40):
@@ -39,7 +39,7 @@ def test_rewards_are_the_targets_own_on_the_same_physics(source, target, direct)
                 _, _, _, _, info = env.step(action)
                 roots.append(info["root"])
                 total += judge.get_reward(physics)
-            tracks.append(relabel.track_row({**info, "root": np.concatenate(roots)}, repeat))
+            tracks.append(relabel.extras({**info, "root": np.concatenate(roots)}, repeat))
             expected.append(total)
             firsts.append(False)
         # Close to the target, upright and fast, so that every branch is met.
@@ -49,7 +49,7 @@ def test_rewards_are_the_targets_own_on_the_same_physics(source, target, direct)
                 physics.named.data.qpos["root"] = [place[0] + away, place[1], 1.0, 1, 0, 0, 0]
                 physics.data.qvel[:3] = (0.6 - away, 0.2, 0.1)
             root = np.concatenate([physics.data.qpos[:7], physics.data.qvel[:3]])[None]
-            tracks.append(relabel.track_row({**info, "root": root}, repeat))
+            tracks.append(relabel.extras({**info, "root": root}, repeat))
             expected.append(judge.get_reward(physics))
             firsts.append(False)
     actual = relabel.relabeller(source, target, repeat)(rows_of(tracks, firsts))
@@ -60,7 +60,7 @@ def test_rewards_are_the_targets_own_on_the_same_physics(source, target, direct)
 
 def test_a_step_that_ended_early_counts_what_there_was():
     info = {"root": np.array([[0, 0, 1, 1, 0, 0, 0, 0, 0, 0]]), "target": np.array([0.0, 0.0])}
-    row = relabel.track_row(info, 2)
+    row = relabel.extras(info, 2)
     assert row.shape == (23,) and row[20] == 1
     reach = relabel.relabeller("quadruped_reach", "quadruped_reach", 2)
     assert reach(rows_of([row, row], [True, False])).tolist() == [0.0, 1.0]
@@ -81,5 +81,5 @@ def test_what_is_not_exact_is_refused(source, target, reason):
 
 
 def test_only_the_arena_pays_for_it():
-    assert relabel.track_dim("cheetah_run", 2) == relabel.track_dim("quadruped_walk", 2) == 0
-    assert relabel.track_dim("quadruped_reach", 2) == 23
+    assert relabel.extras_dim("cheetah_run", 2) == relabel.extras_dim("quadruped_walk", 2) == 0
+    assert relabel.extras_dim("quadruped_reach", 2) == 23

@@ -435,22 +435,22 @@ def test_pictures_are_kept_and_sampled_as_they_are(tmp_path):
 
 
 def test_what_a_task_tells_beside_is_kept_and_a_borrowed_folder_is_not_touched(tmp_path):
-    replay = Replay(20, 3, 1, track_dim=2)
+    replay = Replay(20, 3, 1, extras_dim=2)
     for t in range(6):
-        replay.add(0, np.full(3, t), np.zeros(1), float(t), False, t == 0, t == 5, track=np.array([t, -t]))
+        replay.add(0, np.full(3, t), np.zeros(1), float(t), False, t == 0, t == 5, extras=np.array([t, -t]))
     state = replay.save(tmp_path / "a")
     (tmp_path / "a" / "track.f32").open("ab").write(b"more")
     before = {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()}
-    borrowed = Replay(20, 3, 1, track_dim=2)
+    borrowed = Replay(20, 3, 1, extras_dim=2)
     borrowed.load(tmp_path / "a", state, borrow=True)
-    borrowed.relabel(lambda rows: rows.track[:, 0] * 10 + rows.track[:, 1])
+    borrowed.relabel(lambda rows: rows.extras[:, 0] * 10 + rows.extras[:, 1])
     assert sorted(borrowed.sample(np.random.default_rng(0), 1, 6).reward[0]) == [0, 9, 18, 27, 36, 45]
     own = borrowed.save(tmp_path / "b")
     assert {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()} == before
-    again = Replay(20, 3, 1, track_dim=2)
+    again = Replay(20, 3, 1, extras_dim=2)
     again.load(tmp_path / "b", own)
     assert again.sample(np.random.default_rng(0), 1, 6).reward.max() == 45
-    with pytest.raises(ValueError, match="2 numbers beside"):
+    with pytest.raises(ValueError, match="2 extras"):
         replay.add(0, np.zeros(3), np.zeros(1), 0.0, False, True, False)
     with pytest.raises(CheckpointError, match="damaged"):
         again.load(
@@ -461,12 +461,12 @@ def test_what_a_task_tells_beside_is_kept_and_a_borrowed_folder_is_not_touched(t
 @settings(max_examples=30)
 @given(st.lists(st.integers(1, 25), min_size=1, max_size=8), st.integers(1, 6), st.integers(0, 100))
 def test_segments_begin_at_multiples_and_stay_in_their_episode(lengths, steps, seed):
-    replay = Replay(max(sum(lengths) - 7, *(n + 1 for n in lengths)), 1, 1, track_dim=2)
+    replay = Replay(max(sum(lengths) - 7, *(n + 1 for n in lengths)), 1, 1, extras_dim=2)
     for episode, length in enumerate(lengths):
         for t in range(length + 1):
             beside = np.array([episode, t], np.float32)
             replay.add(0, [100 * episode + t], [0.0], float(t), False, t == 0, t == length, beside)
-    kept = [rows.track[0, 0] for rows in replay.episodes()]
+    kept = [rows.extras[0, 0] for rows in replay.episodes()]
     assert [len(rows.reward) - 1 for rows in replay.episodes()] == lengths[-len(kept) :]
     possible = {(e, b) for e in kept for b in range(0, lengths[int(e)] - steps + 1, steps)}
     rng = np.random.default_rng(seed)
@@ -475,11 +475,13 @@ def test_segments_begin_at_multiples_and_stay_in_their_episode(lengths, steps, s
             replay.segments(rng, 3, steps)
         return
     found = replay.segments(rng, 300, steps)
-    assert found.observation.shape == (300, steps + 1, 1) and found.track.shape == (300, steps + 1, 2)
-    assert (found.track[:, :, 0] == found.track[:, :1, 0]).all()
-    np.testing.assert_array_equal(found.track[:, :, 1] - found.track[:, :1, 1], np.tile(np.arange(steps + 1), (300, 1)))
-    np.testing.assert_array_equal(found.observation[..., 0], 100 * found.track[..., 0] + found.track[..., 1])
-    drawn = [tuple(pair) for pair in found.track[:, 0].tolist()]
+    assert found.observation.shape == (300, steps + 1, 1) and found.extras.shape == (300, steps + 1, 2)
+    assert (found.extras[:, :, 0] == found.extras[:, :1, 0]).all()
+    np.testing.assert_array_equal(
+        found.extras[:, :, 1] - found.extras[:, :1, 1], np.tile(np.arange(steps + 1), (300, 1))
+    )
+    np.testing.assert_array_equal(found.observation[..., 0], 100 * found.extras[..., 0] + found.extras[..., 1])
+    drawn = [tuple(pair) for pair in found.extras[:, 0].tolist()]
     assert set(drawn) <= possible
     if len(possible) <= 20:  # each of them equally likely
         assert set(drawn) == possible

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lsp_fast import backends, machine
-from lsp_fast.backends import cpp
+from lsp_fast.backends import cpp, registry
 from lsp_fast.errors import BackendUnavailable
 from lsp_fast.reports import doctor
 
@@ -92,9 +92,9 @@ def test_a_backend_that_was_not_built_shows_why(healthy, monkeypatch):
 
     monkeypatch.setattr(cpp, "load", load)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    backends._auto.cache_clear()
+    registry._auto.cache_clear()
     report = doctor.report()
-    backends._auto.cache_clear()
+    registry._auto.cache_clear()
     assert "no: cannot be imported" in line(report, "cpp")
     assert any("no compiler" in text for text in report.lines)
     assert "takes reference on cpu" in line(report, "auto") and "yes, on cpu" in line(report, "reference")

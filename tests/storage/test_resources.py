@@ -46,7 +46,7 @@ def test_the_goals_that_hiro_keeps_are_counted(smoke, tmp_path):
     trainer = Trainer(config, tmp_path / "replay")
     parameters = sum(p.numel() for p in trainer.agent.modules.parameters())
     with_goals, without = (
-        resources.estimate(config, "reference", 17, 6, parameters, beside=n) for n in (trainer.replay.track_dim, 0)
+        resources.estimate(config, "reference", 17, 6, parameters, extras=n) for n in (trainer.replay.extras_dim, 0)
     )
     assert with_goals.disk - without.disk >= 1250 * 18 * 4
     train(config, tmp_path / "run", progress=False)

@@ -89,14 +89,14 @@ def test_relabelled_experience_comes_first(source, smoke, tmp_path):
     assert result.finished
     config = RunFolder(tmp_path / "reach").read_config()
     replay, state = rewards(tmp_path / "reach", config)
-    old = Replay(10_000, 87, 12, track_dim=23)
+    old = Replay(10_000, 87, 12, extras_dim=23)
     old.load(source / "replay", json.loads(checkpoint.load(newest(source))["replay"]), borrow=True)
     # The source's episodes, with the target task's rewards; learning begins at once.
     assert replay.num_episodes >= old.num_episodes and state["prefilled"] == 2
     assert np.array_equal(replay._rows.observation[: old.num_rows], old._rows.observation[: old.num_rows])
     new, was = replay._rows.reward[: old.num_rows], old._rows.reward[: old.num_rows]
     assert not np.allclose(new, was) and new.min() >= 0 and new.max() <= 2
-    expected = Replay(10_000, 87, 12, track_dim=23)
+    expected = Replay(10_000, 87, 12, extras_dim=23)
     expected.load(source / "replay", json.loads(checkpoint.load(newest(source))["replay"]), borrow=True)
     [episode] = list(expected.episodes())
     wanted = relabeller("quadruped_getup_walk", TARGET, 2)(episode)

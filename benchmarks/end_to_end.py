@@ -27,15 +27,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # what is timed is
 
 from lsp_fast.backends.cudagraph import WARMUP
 from lsp_fast.config import PRESETS, Config, make_config
-from lsp_fast.training.loop import Trainer
+from lsp_fast.training.trainer import Trainer
 
 
 def prepared(config: Config, folder: Path) -> Trainer:
     """A run that has done all that happens once."""
     trainer = Trainer(config, folder)
-    while not trainer.prefilled:
+    while not trainer.schedule.learning:
         trainer.collect()
-    first = trainer.updates_due + 2 * WARMUP
+    first = trainer.schedule.updates_due(trainer.env_steps) + 2 * WARMUP
     while trainer.updates < first:
         step(trainer)
     return trainer
@@ -43,7 +43,7 @@ def prepared(config: Config, folder: Path) -> Trainer:
 
 def step(trainer: Trainer) -> None:
     """What the training loop does between two evaluations."""
-    while trainer.updates < trainer.updates_due_first:
+    while trainer.updates < trainer.schedule.updates_due_first(trainer.env_steps):
         trainer.learn()
     trainer.collect()
 

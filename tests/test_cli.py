@@ -10,7 +10,7 @@ from lsp_fast.cli import main, parse
 from lsp_fast.config import make_config
 from lsp_fast.reports import doctor
 from lsp_fast.storage import checkpoint
-from lsp_fast.training.loop import Trainer
+from lsp_fast.training.trainer import Trainer
 
 
 def test_presets_and_algorithms_are_defaults_that_options_override():

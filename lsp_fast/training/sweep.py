@@ -31,7 +31,8 @@ from lsp_fast.errors import ConfigError, LspFastError
 from lsp_fast.reports.plot import plot
 from lsp_fast.storage import checkpoint
 from lsp_fast.storage.run_folder import RunFolder
-from lsp_fast.training.loop import Result, train
+from lsp_fast.training.loop import train
+from lsp_fast.training.run import Result
 from lsp_fast.training.transfer import transfer_config
 
 POLL_SECONDS = 0.5

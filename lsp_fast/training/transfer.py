@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+from lsp_fast.agents import Agent
 from lsp_fast.config import Config, check, replace
 from lsp_fast.errors import CheckpointError, ConfigError
+from lsp_fast.experience import relabel
+from lsp_fast.experience.replay import Replay
 from lsp_fast.storage import checkpoint
 from lsp_fast.storage.run_folder import RunFolder
-from lsp_fast.training.loop import Result, train
 
 
 def transfer_config(source: str | Path, logdir: str | Path, task: str, **overrides: Any) -> Config:
@@ -47,9 +50,36 @@ def transfer_config(source: str | Path, logdir: str | Path, task: str, **overrid
     return config
 
 
-def transfer(source: str | Path, logdir: str | Path, task: str, *, progress: bool = True, **overrides: Any) -> Result:
-    """Train on `task` from what the run in `source` has learned; the same call goes on with a run that was stopped.
+def take_over(config: Config, agent: Agent, replay: Replay) -> None:
+    """Weights, and perhaps experience, of another run (SPEC section 5, transfer). Optimisers start afresh.
 
-    Arguments and errors are `transfer_config`'s and `lsp_fast.training.loop.train`'s.
+    Raises:
+        CheckpointError: that run or its checkpoint is gone.
+        ConfigError: its spaces or its experience do not fit this task.
     """
-    return train(transfer_config(source, logdir, task, **overrides), logdir, progress=progress)
+    t = config.transfer
+    source = RunFolder(t.source)
+    before = source.read_config()
+    state = checkpoint.load(checkpoint.path_of(source.checkpoints, t.source_env_steps))
+    there = checkpoint.observation_of(state), state["action_dim"]
+    if there != (agent.observation, agent.action_dim):
+        raise ConfigError(
+            f"{before.task} has observations and actions of {there[0]} and {there[1]} numbers, {config.task} "
+            f"of {agent.observation} and {agent.action_dim}: nothing can be taken over"
+        )
+    with checkpoint.fitting(state):
+        theirs, ours = state["agent"]["modules"], agent.modules.state_dict()
+        if other := [k for k in ours.keys() | theirs.keys()
+                     if k not in ours or k not in theirs or ours[k].shape != theirs[k].shape]:  # fmt: skip
+            raise ConfigError(
+                f"the source's networks are not this run's ({min(other)}): what decides them, such as skill.length "
+                "of 10 states or less, skill.mi or value.skill, must be as it was there"
+            )
+        agent.modules.load_state_dict(theirs)
+    if t.relabel:
+        repeat = config.collect.action_repeat
+        rewards = relabel.relabeller(before.task, config.task, repeat)
+        if before.collect.action_repeat != repeat:
+            raise ConfigError(f"collect.action_repeat = {repeat}: the source's experience has another one")
+        replay.load(source.replay, json.loads(state["replay"]), borrow=True)
+        replay.relabel(rewards)

@@ -113,7 +113,7 @@ def test_native_plans_are_the_references():
 
 def test_a_run_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     from lsp_fast.storage import checkpoint
-    from lsp_fast.training.loop import Trainer
+    from lsp_fast.training.trainer import Trainer
 
     config = make_config(
         "smoke", "planet", device="cpu", planner__candidates=20, planner__elites=5, planner__iterations=2

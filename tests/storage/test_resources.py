@@ -8,7 +8,8 @@ from lsp_fast.agents import ImaginationAgent
 from lsp_fast.config import make_config
 from lsp_fast.models.conv import SHAPE
 from lsp_fast.storage import checkpoint, resources
-from lsp_fast.training.loop import Trainer, train
+from lsp_fast.training.loop import train
+from lsp_fast.training.trainer import Trainer
 
 
 def estimate(config):

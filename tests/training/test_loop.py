@@ -15,7 +15,10 @@ from lsp_fast.experience.replay import Replay
 from lsp_fast.storage import checkpoint
 from lsp_fast.storage.logger import read_rows
 from lsp_fast.storage.run_folder import RunFolder
-from lsp_fast.training.loop import Due, NotFinite, Trainer, train
+from lsp_fast.training.learner import Learner, NotFinite
+from lsp_fast.training.loop import train
+from lsp_fast.training.schedule import Every, Schedule
+from lsp_fast.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +278,7 @@ def test_weights_that_a_gpu_broke_are_named_before_they_act(smoke, tmp_path, mon
         try:
             learn(self)
         except NotFinite:  # nobody looks there
-            self.updates += 1
+            self.learner.updates += 1
 
     monkeypatch.setattr(Trainer, "learn", broken)
     with pytest.raises(LspFastError, match="became NaN or infinite within the first"):
@@ -284,14 +287,16 @@ def test_weights_that_a_gpu_broke_are_named_before_they_act(smoke, tmp_path, mon
 
 def test_a_checkpoint_waits_for_what_a_gpu_found(smoke, tmp_path, monkeypatch):
     # `learn` does not read the flag on a GPU; saving does.
-    due = Trainer.updates_due.fget
+    due, learn = Schedule.updates_due, Learner.learn
 
-    def found(self):
-        if self.updates >= 3:
+    def found(self, env_steps, **how):
+        metrics = learn(self, env_steps, **how)
+        if self.updates == 3:
             self.finite = torch.tensor(False)
-        return min(due(self), 3)
+        return metrics
 
-    monkeypatch.setattr(Trainer, "updates_due", property(found))
+    monkeypatch.setattr(Learner, "learn", found)
+    monkeypatch.setattr(Schedule, "updates_due", lambda self, env_steps: min(due(self, env_steps), 3))
     with pytest.raises(LspFastError, match="within the first 3 updates"):
         train(smoke(), tmp_path / "run", progress=False)
     assert [p.stem for p in checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")] == ["000001000"]
@@ -311,7 +316,7 @@ def test_a_stop_and_a_kill_at_the_same_step_repeat_no_row(smoke, tmp_path, monke
     def killed(self):  # after they were, and before the next checkpoint
         if self.env_steps >= 1040:
             raise KeyboardInterrupt
-        collect(self)
+        return collect(self)
 
     monkeypatch.setattr(Trainer, "collect", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -371,5 +376,5 @@ def test_a_run_larger_than_the_disk_is_refused(smoke, tmp_path, monkeypatch):
 
 
 def test_a_cadence_is_due_once_for_each_multiple():
-    due = Due(10)
+    due = Every(10)
     assert [t for t in range(1, 60, 3) if due(t)] == [10, 22, 31, 40, 52]

@@ -14,8 +14,9 @@ from lsp_fast.experience.replay import Replay
 from lsp_fast.storage import checkpoint
 from lsp_fast.storage.logger import read_rows
 from lsp_fast.storage.run_folder import RunFolder
-from lsp_fast.training.loop import Trainer, train
-from lsp_fast.training.transfer import transfer, transfer_config
+from lsp_fast.training.loop import train, transfer
+from lsp_fast.training.trainer import Trainer
+from lsp_fast.training.transfer import transfer_config
 
 TARGET = "quadruped_getup_reach"
 
@@ -76,8 +77,8 @@ def test_the_loaded_policy_fills_the_replay(source, tmp_path, monkeypatch):
     policy = Trainer.collect
 
     def watched(self):
-        explored.append(self.explorer.bit_generator.state["state"]["state"])
-        policy(self)
+        explored.append(self.collector.explorer.bit_generator.state["state"]["state"])
+        return policy(self)
 
     monkeypatch.setattr(Trainer, "collect", watched)
     transfer(source, tmp_path / "reach", TARGET, progress=False)
@@ -133,7 +134,7 @@ def test_a_transfer_stays_what_it_was_begun_as_whatever_becomes_of_its_source(sm
     def killed(self):
         if self.env_steps == 300:
             raise KeyboardInterrupt
-        collect(self)
+        return collect(self)
 
     monkeypatch.setattr(Trainer, "collect", killed)
     with pytest.raises(KeyboardInterrupt):  # before the prefill has ended

@@ -1,0 +1,230 @@
+"""A run on disk and on the screen: one trainer with what it writes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from lsp_fast.agents import ImaginationAgent
+from lsp_fast.config import Config
+from lsp_fast.errors import LspFastError
+from lsp_fast.evaluate import Evaluator
+from lsp_fast.noise import stream_seed
+from lsp_fast.reports.open_loop import predicted_frames
+from lsp_fast.reports.plot import learning_curves, read_scores
+from lsp_fast.storage import checkpoint
+from lsp_fast.storage.logger import RunLogger
+from lsp_fast.storage.run_folder import RunFolder
+from lsp_fast.training.learner import NotFinite
+from lsp_fast.training.signals import Stop
+from lsp_fast.training.tracer import Tracer
+from lsp_fast.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run left behind."""
+
+    env_steps: int
+    updates: int
+    resumed_at: int
+    """Environment steps that the folder's run had made before; 0 for a new one."""
+    score: float | None
+    """Mean return of the last evaluation."""
+    finished: bool
+    """False where the run was interrupted."""
+    folder: Path
+    checkpoint: Path
+    scores: Path
+    curve: Path | None
+    trace: Path | None = None
+    timed_out: bool = False
+    """It was not interrupted, `max_minutes` were over."""
+
+
+class Run:
+    """What the loop does, each a sentence: learn what is owed, evaluate, log, save, collect.
+
+    Args:
+        config: checked.
+        folder: claimed.
+        trainer, evaluator: of this configuration.
+        progress: draw a progress bar on standard error.
+        profile: write a trace of the first updates that learn behaviour.
+        state: the checkpoint that the trainer goes on from, if any.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        trainer: Trainer,
+        evaluator: Evaluator,
+        progress: bool = False,
+        profile: bool = False,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        self.config, self.folder, self.trainer, self.evaluator = config, folder, trainer, evaluator
+        identity = {"task": config.task, "method": config.method, "seed": config.seed}
+        self.logger = RunLogger(folder.path, identity, 0 if state is None else state["metrics_rows"])
+        self.resumed_at, self._updates_before = trainer.env_steps, trainer.updates
+        self._saved = None if state is None else (trainer.env_steps, trainer.updates)
+        self._started = time.perf_counter()
+        self._alarmed = False
+        self._bar = tqdm(
+            total=config.env_steps,
+            initial=trainer.env_steps,
+            disable=not progress,
+            unit="step",
+            desc=f"{config.algorithm} {config.task}",
+            dynamic_ncols=True,
+            smoothing=0.05,
+        )
+        skip = max(config.train.pretrain - trainer.updates, 0)
+        self._tracer = Tracer(folder.trace, skip) if profile else None
+        trainer.on_update = self._tracer.step if self._tracer is not None else None
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps made so far."""
+        return self.trainer.env_steps
+
+    @property
+    def at_end(self) -> bool:
+        """Whether all steps are made and the last evaluation is still to come: a run may be stopped in its last
+        updates."""
+        return self.trainer.schedule.finished(self.env_steps) and self.logger.xs[-1:] != [self.env_steps]
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether `max_minutes` of this start are over."""
+        limit = self.config.max_minutes
+        return limit > 0 and time.perf_counter() - self._started > 60 * limit
+
+    @property
+    def updates_per_second(self) -> float:
+        """Since this start."""
+        return (self.trainer.updates - self._updates_before) / (time.perf_counter() - self._started)
+
+    def learn_owed(self, stop: Stop) -> bool:
+        """The updates that come before the next step; False where the run was asked to end."""
+        trainer = self.trainer
+        while trainer.updates < trainer.schedule.updates_due_first(self.env_steps):
+            if stop.asked or self.out_of_time:
+                return False
+            trainer.learn()
+        return not (stop.asked or self.out_of_time)
+
+    def evaluate(self) -> None:
+        """Whole episodes of the policy without exploration; of frames also what the model predicts of them."""
+        trainer, seed = self.trainer, stream_seed(self.config.seed, f"evaluate/{self.env_steps}")
+        trainer.learner.check_finite()
+        score = self.evaluator.run_agent(trainer.agent, seed)
+        row = {"eval/return": score.mean, "eval/return_std": float(np.std(score.returns))}
+        self.logger.write(self.env_steps, row if score.success is None else {**row, "eval/success": score.success})
+        if trainer.agent.pixels and isinstance(trainer.agent, ImaginationAgent):
+            self.logger.picture(self.env_steps, "open_loop", predicted_frames(trainer.agent, trainer.replay, seed))
+
+    def log(self) -> None:
+        """One row of metrics: means since the last one, counts, and how exploring episodes went."""
+        trainer, collector = self.trainer, self.trainer.collector
+        row = trainer.means.pop() | {
+            "agent_steps": collector.agent_steps,
+            "updates": trainer.updates,
+            "seconds": time.perf_counter() - self._started,
+            "updates_per_second": self.updates_per_second,
+        }
+        if trainer.agent.device.type == "cuda":
+            row["gpu_memory_peak"] = float(torch.cuda.max_memory_allocated(trainer.agent.device))
+        if collector.returns:
+            row["train/return"] = float(np.mean(collector.returns))
+        if collector.successes:
+            row["train/success"] = float(np.mean(collector.successes))
+        self.logger.write(self.env_steps, row)
+        if not self._alarmed and _implausible(row, self.config):
+            self._alarmed = True
+            self._bar.write(
+                "warning: a value estimate exceeds what the largest reward could ever return; "
+                "see docs/metrics.md, value alarm"
+            )
+
+    def show(self) -> None:
+        """Bring the progress bar up to date."""
+        scores, returns = self.logger.ys, self.trainer.collector.returns
+        shown = {"return": f"{scores[-1]:.0f}"} if scores else {}
+        if returns:
+            shown["exploring"] = f"{np.mean(returns):.0f}"
+        self._bar.set_postfix({**shown, "updates/s": f"{self.updates_per_second:.1f}"}, refresh=False)
+        self._bar.update(self.env_steps - self._bar.n)
+
+    def save(self) -> None:
+        """A checkpoint, unless this very state was saved or loaded just now."""
+        trainer = self.trainer
+        if self._saved == (trainer.env_steps, trainer.updates):
+            return
+        trainer.learner.check_finite()
+        self.logger.sync()
+        state = {**trainer.state_dict(), "metrics_rows": self.logger.rows}
+        checkpoint.save(self.folder.checkpoints, trainer.env_steps, state)
+        self._saved = trainer.env_steps, trainer.updates
+
+    def collect(self) -> None:
+        """One agent step in every environment. Where learning begins there is a checkpoint from before it, so that
+        there always is one from before an update that goes wrong."""
+        if self.trainer.collect():
+            self.save()
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Put what is not finite into words for the user."""
+        try:
+            with self._bar:
+                yield
+        except NotFinite as error:
+            [*_, newest] = checkpoint.list_checkpoints(self.folder.checkpoints)
+            raise LspFastError(
+                f"{error} The checkpoint {newest} is from before it. The same command would repeat it; begin anew with "
+                "a lower --model.learning-rate, --actor.learning-rate or --optimizer.grad-clip"
+            ) from None
+
+    def close(self, finished: bool, stop: Stop) -> Result:
+        """The last checkpoint, the curve, and what there is now."""
+        self.save()
+        self.logger.close()
+        if self._tracer is not None:
+            self._tracer.close()
+        folder, scored = self.folder, bool(self.logger.ys)
+        return Result(
+            self.env_steps,
+            self.trainer.updates,
+            self.resumed_at,
+            self.logger.ys[-1] if scored else None,
+            finished,
+            folder.path,
+            checkpoint.path_of(folder.checkpoints, self.env_steps),
+            folder.scores,
+            learning_curves(read_scores([folder.scores]), folder.curve) if scored else None,
+            folder.trace if self._tracer is not None and self._tracer.written else None,
+            timed_out=not finished and not stop.asked,
+        )
+
+
+def announce(text: str) -> None:
+    """A line on standard error, above the progress bar."""
+    tqdm.write(text, file=sys.stderr)
+
+
+def _implausible(row: dict[str, float], config: Config) -> bool:
+    """|V| above max |R| / (1 - gamma), which no policy can earn."""
+    if config.behavior.gamma >= 1 or "behavior/value_abs_max" not in row:
+        return False
+    return row["behavior/value_abs_max"] > row["behavior/reward_abs_max"] / (1 - config.behavior.gamma)

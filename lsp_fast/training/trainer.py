@@ -1,0 +1,146 @@
+"""One run in memory: a collector and a learner over one replay, in the phases of a schedule (SPEC section 1)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lsp_fast import agents
+from lsp_fast.agents import Agent
+from lsp_fast.config import Config
+from lsp_fast.envs.goals import goal_entries
+from lsp_fast.errors import ConfigError
+from lsp_fast.evaluate import dimensions, make_env
+from lsp_fast.experience import relabel
+from lsp_fast.experience.replay import Replay
+from lsp_fast.storage import checkpoint
+from lsp_fast.storage.logger import Means
+from lsp_fast.training.collector import Collector
+from lsp_fast.training.learner import Learner
+from lsp_fast.training.schedule import Phase, Schedule
+from lsp_fast.training.transfer import take_over
+
+
+class Trainer:
+    """Feeds the learner what the collector finds.
+
+    Args:
+        config: checked.
+        replay_folder: where the replay is kept on disk.
+        state: a checkpoint to go on from; else the run begins, perhaps from another one's networks.
+
+    Raises:
+        ConfigError: the replay cannot hold an episode, or what is to be taken over does not fit.
+        CheckpointError: the checkpoint does not fit.
+    """
+
+    def __init__(self, config: Config, replay_folder: Path, state: dict[str, Any] | None = None) -> None:
+        self.config, self.replay_folder = config, replay_folder
+        environments = [make_env(config) for _ in range(config.collect.num_envs)]
+        observation, action_dim = dimensions(environments[0])
+        self.goals = goal_entries(environments[0])
+        agent = agents.make(observation, action_dim, config, self.goals)
+        self.replay = _replay(config, agent, environments[0])
+        self.schedule = Schedule(config)
+        self.collector = Collector(config, agent, self.replay, environments)
+        self.learner = Learner(agent, self.replay, config.seed)
+        self.means = Means()
+        self.on_update: Callable[[], object] | None = None
+        if state is not None:
+            with checkpoint.fitting(state):
+                self.load_state_dict(state)
+        else:
+            if config.transfer.source:
+                take_over(config, agent, self.replay)
+            self.collector.begin()
+
+    @property
+    def agent(self) -> Agent:
+        """What acts and learns."""
+        return self.learner.agent
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps collected so far."""
+        return self.collector.env_steps
+
+    @property
+    def updates(self) -> int:
+        """Updates made so far."""
+        return self.learner.updates
+
+    def collect(self) -> bool:
+        """One agent step in every environment; with `train.overlap` what is to be learned is learned meanwhile.
+
+        Returns:
+            whether learning begins now.
+        """
+        schedule, collector = self.schedule, self.collector
+        phase = schedule.phase
+        meanwhile = self.learn_due if schedule.learning and self.config.train.overlap else None
+        # On a GPU nobody has looked yet at what was learned.
+        collector.collect(phase, meanwhile, self.learner.check_finite)
+        begins = schedule.advance(collector.env_steps, self.replay.num_episodes)
+        if begins and phase is Phase.RANDOM:
+            # A policy that was taken over knows observations, and goals, as its own scales show them, and has been
+            # there all the time.
+            self.agent.fit(self.replay)
+            collector.forget()
+        return begins
+
+    def learn(self) -> None:
+        """One update. Raises NotFinite where a loss or a gradient is not."""
+        learner, schedule = self.learner, self.schedule
+        behavior, diagnose = not schedule.pretraining(learner.updates), schedule.diagnosing(learner.updates)
+        self.means.add(learner.learn(self.env_steps, behavior=behavior, diagnose=diagnose))
+        if self.on_update is not None:
+            self.on_update()
+
+    def learn_due(self) -> None:
+        """All updates that are owed."""
+        while self.updates < self.schedule.updates_due(self.env_steps):
+            self.learn()
+
+    def state_dict(self) -> dict[str, Any]:
+        """A checkpoint's content; also brings the replay on disk up to date."""
+        return {
+            **self.learner.state_dict(),
+            **self.collector.state_dict(),
+            **self.schedule.state_dict(),
+            "replay": json.dumps(self.replay.save(self.replay_folder)),
+            "means": self.means.state_dict(),
+            "observation": self.agent.observation,
+            "action_dim": self.agent.action_dim,
+            "goals": self.goals,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken, in the middle of the episodes that were running."""
+        self.learner.load_state_dict(state)
+        self.replay.load(self.replay_folder, json.loads(state["replay"]))
+        self.collector.load_state_dict(state)
+        self.schedule.load_state_dict(state)
+        self.means.load_state_dict(state["means"])
+
+
+def _replay(config: Config, agent: Agent, env: Any) -> Replay:
+    """An empty one for what the agent observes, does and wants to be kept.
+
+    Raises:
+        ConfigError: it cannot hold an episode.
+    """
+    c, longest = config.collect, getattr(env, "max_env_steps", None)
+    if longest is not None and c.replay_capacity < (rows := math.ceil(longest / c.action_repeat) + 1):
+        raise ConfigError(
+            f"collect.replay_capacity = {c.replay_capacity}: an episode of {config.task} takes {rows} rows, and "
+            "learning needs a whole one"
+        )
+    # What the agent wants to be kept; else what relabelling for another task would need.
+    extras = agent.extras_dim or relabel.extras_dim(config.task, c.action_repeat)
+    dtype = env.observation_space.dtype or np.float32
+    return Replay(c.replay_capacity, agent.observation, agent.action_dim, c.num_envs, dtype=dtype, extras_dim=extras)

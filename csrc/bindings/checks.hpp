@@ -1,0 +1,69 @@
+// Shapes and dtypes of what comes in; what does not fit is a ValueError that names the argument.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <initializer_list>
+#include <new>
+#include <string>
+#include <vector>
+
+namespace lsp_fast::bindings {
+
+namespace py = pybind11;
+
+template <typename T>
+using Dense = py::array_t<T, py::array::c_style>;
+
+inline std::string shape_text(const std::vector<py::ssize_t>& shape) {
+  std::string text = "(";
+  for (std::size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + (shape.size() == 1 ? ",)" : ")");
+}
+
+inline std::vector<py::ssize_t> shape_of(const py::array& array) {
+  return {array.shape(), array.shape() + array.ndim()};
+}
+
+// What the errors call an argument: its name, dtype and shape.
+inline std::string describe(const char* name, const py::array& array) {
+  return std::string(name) + " (" + std::string(py::str(array.dtype())) + ", shape " + shape_text(shape_of(array)) + ")";
+}
+
+inline py::array as_array(const char* name, const py::object& object) {
+  py::array array = py::array::ensure(object);
+  if (!array) throw py::value_error(std::string(name) + ": not a numeric array");
+  return array;
+}
+
+// Checked, as pybind11 reads the items of what it takes for a tuple unchecked.
+inline py::tuple as_tuple(const char* name, const py::handle& object) {
+  if (!py::isinstance<py::tuple>(object)) throw py::value_error(std::string(name) + " must be a tuple");
+  return py::reinterpret_borrow<py::tuple>(object);
+}
+
+inline void require_dims(const char* name, const py::array& array, py::ssize_t dims, const char* wanted) {
+  if (array.ndim() != dims) throw py::value_error(describe(name, array) + " must have shape " + wanted);
+}
+
+inline void require_shape(const char* name, const py::array& array, std::initializer_list<py::ssize_t> wanted,
+                   const char* names) {
+  if (shape_of(array) != std::vector<py::ssize_t>(wanted)) {
+    throw py::value_error(describe(name, array) + " must have shape " + names + " = " + shape_text(wanted));
+  }
+}
+
+// A dense array of exactly this dtype; strides are copied away, but a dtype is never converted behind the caller's back.
+template <typename T>
+Dense<T> dense(const char* name, const py::array& array, const char* why = "") {
+  if (!py::isinstance<py::array_t<T>>(array)) {
+    throw py::value_error(describe(name, array) + " must be " + std::string(py::str(py::dtype::of<T>())) +
+                          why);
+  }
+  auto copy = Dense<T>::ensure(array);
+  if (!copy) throw std::bad_alloc();
+  return copy;
+}
+
+}  // namespace lsp_fast::bindings

@@ -1,0 +1,14 @@
+// The extension lsp_fast._native. Only the files of this folder know pybind11: shapes and dtypes in, ValueError out.
+// The work itself is plain C++ under ops/.
+#include "bindings/bindings.hpp"
+
+PYBIND11_MODULE(_native, module) {
+  using namespace lsp_fast::bindings;
+  module.doc() = "Native operations of lsp_fast; lsp_fast.backends.cpp wraps them for torch tensors.";
+  bind_select_elites(module);
+  bind_lambda_return(module);
+  bind_imagine_heads(module);
+  bind_plan(module);
+  bind_philox(module);
+  bind_machine(module);
+}

@@ -16,7 +16,6 @@ from lsp_fast.noise import Noise
 from lsp_fast.ops.imagine_heads import as_bf16
 from lsp_fast.ops.types import Normal, PlanKey, PlanNoise, PlanRules, PlanWeights, State
 from lsp_fast.planning.plan import plan
-from lsp_fast.planning.skills import draw_plan_noise, plan_rules, standard_normal
 
 DIMS = 78, 12
 """Observation and action of the quadruped."""
@@ -59,9 +58,9 @@ def problem(preset: str, starts: int, algorithm: str = "lsp", **overrides: objec
     agent = ImaginationAgent(*DIMS, c)
     drawn = Noise(1)
     start = State(drawn.normal("s", starts, c.model.stoch), drawn.normal("h", starts, c.model.deter).tanh())
-    noise = draw_plan_noise(Noise(0), "plan", c, starts, (c.model.stoch, DIMS[1]), sample=starts > 1)
+    noise = agent.planner.draw(Noise(0), "plan", starts, sample=starts > 1)
     assert isinstance(noise, PlanNoise)
-    return Problem(start, detached(agent.plan_weights()), noise, standard_normal(start, c, DIMS[1]), plan_rules(c))
+    return Problem(start, detached(agent.plan_weights()), noise, agent.planner.prior(start), agent.planner.rules)
 
 
 def detached(x):

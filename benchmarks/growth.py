@@ -26,7 +26,7 @@ from lsp_fast.agents import ImaginationAgent
 from lsp_fast.config import make_config
 from lsp_fast.noise import Noise
 from lsp_fast.ops.types import PlanKey, State
-from lsp_fast.planning.skills import draw_plan_noise, plan_rules, plan_skills, standard_normal
+from lsp_fast.planning.planner import Planner
 
 STARTS = (1, 2, 3, 6, 12, 24, 48, 96, 192, 384, 768, 1536, 5000)
 CANDIDATES = (1, 4, 8, 16, 17, 32, 48, 64, 128, 256)
@@ -44,14 +44,15 @@ def variants(starts: int, eager_until: int, **overrides: Any) -> dict[str, Calla
     weights, cpp = detached(agent.plan_weights()), backends.get("cpp")
     p = c.planner
     key = PlanKey(torch.tensor([1, 2]), p.iterations, p.candidates, c.behavior.horizon, True, False)
-    prior, rules = standard_normal(start, c), plan_rules(c)
+    reference = Planner(c, lambda: weights, backends.REFERENCE)
+    prior, rules = reference.prior(start), reference.rules
     found: dict[str, Callable[[], object]] = {
         "C++": lambda: cpp.plan(start, weights, key, prior, rules),
         "C++ bf16": lambda: cpp.plan(start, weights, key, prior, rules._replace(precision="bf16")),
     }
     if starts <= eager_until:
-        drawn = draw_plan_noise(noise, "plan", c, starts, (c.model.stoch, 12), sample=True)
-        found["eager"] = lambda: plan_skills(start, weights, drawn, c, backends.REFERENCE)
+        drawn = reference.draw(noise, "plan", starts, sample=True)
+        found["eager"] = lambda: reference.search(start, drawn)
     return found
 
 

@@ -27,6 +27,7 @@ from lsp_fast.config import replace
 from lsp_fast.noise import Noise
 from lsp_fast.ops.types import State
 from lsp_fast.planning.health import planner_health
+from lsp_fast.planning.planner import Planner
 from lsp_fast.reports.plot import learning_curves
 
 WAYS = ("independent", "shared")
@@ -50,7 +51,7 @@ def health(agent: ImaginationAgent, start: State) -> dict[str, dict[str, float]]
     results = {}
     for way in WAYS:
         config = replace(agent.config, {"planner.shared_noise": way == "shared"})
-        measured = planner_health(start, agent.plan_weights(), Noise(1), config, agent.backend)
+        measured = planner_health(Planner(config, agent.plan_weights, agent.backend), start, Noise(1))
         results[way] = {name: value.item() for name, value in measured.items()}
     return results
 

@@ -5,6 +5,7 @@ import itertools
 import torch
 
 from lsp_fast.ops.types import ActorWeights, Dense, GRUWeights, ImagineNoise, MLPWeights, PriorWeights, State
+from lsp_fast.planning.planner import Planner
 
 
 def build(
@@ -58,3 +59,22 @@ def to_float(x):
         parts = [to_float(y) for y in x]
         return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
     return x
+
+
+def plan_skills(start, weights, noise, config, backend, prior=None):
+    """One plan of these weights on that backend, with all that it found."""
+    return Planner(config, lambda: weights, backend).search(start, noise, prior)
+
+
+def draw_plan_noise(noise, stream, config, states, action_dim, sample):
+    """Noise of one plan, without an agent."""
+    planner = Planner(config, lambda: None, None)
+    planner.action_dim = action_dim
+    return planner.draw(noise, stream, states, sample=sample)
+
+
+def standard_normal(start, config, action_dim=2):
+    """What plans begin from, without an agent."""
+    planner = Planner(config, lambda: None, None)
+    planner.action_dim = action_dim
+    return planner.prior(start)

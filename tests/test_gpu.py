@@ -154,7 +154,7 @@ def test_graphs_change_nothing_but_the_time():
             agent.policy(observation, carry) for agent, carry in zip(agents, carries, strict=True)
         )
         torch.testing.assert_close(torch.as_tensor(a), torch.as_tensor(b), rtol=1e-3, atol=1e-3)
-    assert agents[0]._plans[True]._replays
+    assert agents[0].planner._graphs[True]._replays
 
 
 def test_an_update_from_frames_is_captured():

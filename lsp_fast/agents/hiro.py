@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from lsp_fast.agents import td3
-from lsp_fast.agents.base import Agent, Optimizer
+from lsp_fast.agents.base import Agent
 from lsp_fast.agents.td3 import TD3
 from lsp_fast.config import Config
 from lsp_fast.experience.replay import Replay, Rows
+from lsp_fast.learning.optimizer import Optimizer
 from lsp_fast.models.skill_predictor import SkillPredictor
 from lsp_fast.noise import Noise
 

@@ -13,19 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from lsp_fast import ops
-from lsp_fast.agents.base import Agent, Optimizer
+from lsp_fast.agents.base import Agent
 from lsp_fast.backends.cudagraph import Graphed
 from lsp_fast.config import Config
 from lsp_fast.experience.replay import Batch, Replay
-from lsp_fast.learning.behavior import behavior_losses
+from lsp_fast.learning.behavior import BehaviorModels, behavior_losses
+from lsp_fast.learning.optimizer import Optimizer
+from lsp_fast.learning.world_model import world_model_loss
 from lsp_fast.models.heads import Actor, Value
 from lsp_fast.models.skill_predictor import SkillPredictor
 from lsp_fast.models.world_model import SequenceBatch, WorldModel
 from lsp_fast.noise import Noise
 from lsp_fast.ops import layers
-from lsp_fast.ops.types import Normal, PlanKey, PlanNoise, PlanWeights, State, detach, features, map_state
+from lsp_fast.ops.types import Normal, PlanWeights, State, detach, features, map_state
 from lsp_fast.planning.health import planner_health
-from lsp_fast.planning.skills import draw_plan_noise, moved_on, plan_skills, skill_distribution, standard_normal
+from lsp_fast.planning.planner import Planner
 
 MODE_SAMPLES = 100  # the deterministic action is the densest of these [D]
 
@@ -126,12 +128,10 @@ class ImaginationAgent(Agent):
             )
         self.modules = nn.ModuleDict(modules).to(self.device)
         self.optimizers = {k: Optimizer(m, rates[k], c, self.device) for k, m in modules.items()}
-        graphs = c.train.cuda_graph
-        self._plans = {
-            sample: Graphed(functools.partial(self._plan, sample), "planning", enabled=graphs)
-            for sample in (True, False)
-        }
-        self._learn = Graphed(self._update, "learning", self.noise.generators, enabled=graphs)
+        self.planner = Planner(c, self.plan_weights, self.backend)
+        # By itself, so that a compiled one can take its place.
+        self.model_loss = functools.partial(world_model_loss, self.world_model)
+        self._learn = Graphed(self._update, "learning", self.noise.generators, enabled=c.train.cuda_graph)
 
     def plan_weights(self) -> PlanWeights:
         """The live parameters that scoring a plan needs."""
@@ -218,6 +218,27 @@ class ImaginationAgent(Agent):
         after = replace(carry, state=state, action=action, skill=skill, step=carry.step + 1, plan=plan)
         return action.cpu().numpy(), after
 
+    def hold(self, carry: Carry, skill: np.ndarray | Tensor) -> Carry:
+        """Keep one skill to the end, instead of planning another one every K steps.
+
+        Args:
+            carry: from `initial_carry`, or from a step before.
+            skill: [Z] for all rows, or [N, Z].
+
+        Returns:
+            the carry to go on with.
+
+        Raises:
+            ValueError: an agent without skills, or a skill of another shape.
+        """
+        if carry.skill is None:
+            raise ValueError(f"{self.config.algorithm} has no skills to hold")
+        given = torch.as_tensor(skill, dtype=torch.float32, device=self.device)
+        if given.shape not in (carry.skill.shape, carry.skill.shape[1:]):
+            wanted = f"{list(carry.skill.shape[1:])} or {list(carry.skill.shape)}"
+            raise ValueError(f"a skill must be of shape {wanted}, not {list(given.shape)}")
+        return replace(carry, skill=given.expand_as(carry.skill), hold=True)
+
     def _hold_or_plan(self, state: State, carry: Carry) -> tuple[Tensor | None, Tensor | None]:
         """The skill of every row, a new one where t % K == 0, else the one that is held; and the plans' means."""
         if carry.skill is None or carry.hold:
@@ -225,17 +246,13 @@ class ImaginationAgent(Agent):
         rows = (carry.step % self.config.skill.length == 0).nonzero()[:, 0].to(self.device)
         if len(rows) == 0:
             return carry.skill, carry.plan
-        start = map_state(lambda x: x[rows], state)
-        plan = skill_distribution(
-            start,
-            self.plan_weights(),
+        plan = self.planner.distribution(
+            map_state(lambda x: x[rows], state),
             carry.noise,
             "act",
-            self.config,
-            self.backend,
             explore=carry.explore,
-            planner=self._plan_to_act,
-            prior=self._prior(start, None if carry.plan is None else carry.plan[rows]),
+            last=None if carry.plan is None else carry.plan[rows],
+            graphed=True,
         )
         skill = plan.mean[:, 0]  # [rows, Z]; of a plan only the first skill is acted on
         if carry.explore or self.config.skill.source == "random":
@@ -245,33 +262,8 @@ class ImaginationAgent(Agent):
 
     def _plan_first_action(self, state: State, carry: Carry) -> tuple[Tensor, Tensor | None]:
         """The mean of the first action of a plan from each state (SPEC section 5, planet): [N, A], and the plan."""
-        dims = (state.stoch.shape[-1], self.action_dim)
-        drawn = draw_plan_noise(carry.noise, "act", self.config, len(state.stoch), dims, sample=False)
-        mean = self._plan_to_act(state, drawn, self._prior(state, carry.plan)).mean
-        return mean[:, 0], None if carry.plan is None else mean
-
-    def _prior(self, start: State, last: Tensor | None) -> Normal:
-        """What a plan begins from: N(0, I), or the last plan's mean, moved on. Of an episode's first plan it is 0."""
-        prior = standard_normal(start, self.config, self.action_dim)
-        return prior if last is None else prior._replace(mean=moved_on(last))
-
-    def _plan_to_act(self, start: State, drawn: PlanNoise | PlanKey, prior: Normal) -> Normal:
-        """Plan skills, on a GPU as a graph whose noise comes in from outside: it serves every stream and episode."""
-        if isinstance(drawn, PlanKey):
-            return self._plans[drawn.sample](*start, *prior, drawn.key)
-        return self._plans[drawn.action is not None](*start, *prior, *(x for x in drawn if x is not None))
-
-    def _plan(self, sample: bool, stoch: Tensor, deter: Tensor, mean: Tensor, std: Tensor, *numbers: Tensor) -> Normal:
-        """A plan's mean and std from tensors alone."""
-        p = self.config.planner
-        if len(numbers) == 1:
-            steps = self.config.behavior.horizon
-            drawn = PlanKey(numbers[0], p.iterations, p.candidates, steps, sample, p.shared_noise)
-        else:
-            drawn = PlanNoise(numbers[0], numbers[1], numbers[2] if sample else None)
-        prior = Normal(mean, std)
-        result = plan_skills(State(stoch, deter), self.plan_weights(), drawn, self.config, self.backend, prior)
-        return Normal(result.mean, result.std)
+        plan = self.planner.distribution(state, carry.noise, "act", explore=False, last=carry.plan, graphed=True)
+        return plan.mean[:, 0], None if carry.plan is None else plan.mean
 
     # Batch -> gradient
 
@@ -306,7 +298,7 @@ class ImaginationAgent(Agent):
         sequences, length = batch.reward.shape
         latent = self.noise.normal("world_model/latent", length, sequences, c.model.stoch)
         with self._autocast():
-            model = self.world_model.loss(batch, latent)
+            model = self.model_loss(batch, latent)
         metrics = {f"world_model/{k}": v for k, v in model.metrics.items()}
         metrics["world_model/grad_norm"] = self.optimizers["world_model"].step(model.loss)
         if behavior and self.actor is not None:
@@ -319,34 +311,28 @@ class ImaginationAgent(Agent):
         if 0 < c.behavior.plan_states < total:
             rows = self.noise.choice("behavior/starts", total, c.behavior.plan_states)
             start = map_state(lambda x: x[rows], start)
-        weights = self.plan_weights()
         assert self.value is not None
         metrics: dict[str, Tensor] = {}
         if diagnose and c.skill.source == "planned":
-            health = planner_health(start, weights, self.noise, c, self.backend)
+            health = planner_health(self.planner, start, self.noise)
             metrics |= {f"planner/{k}": v for k, v in health.items()}
         skills, plan = None, None
         if c.skill.source != "none":
-            plan = skill_distribution(start, weights, self.noise, "behavior", c, self.backend, explore=True)
+            plan = self.planner.distribution(start, self.noise, "behavior", explore=True)
             if c.skill.source == "planned":
                 metrics["planner/std"] = plan.std.mean()
             # Several skills of one plan are several rollouts from its state.
             start = map_state(lambda x: x.repeat_interleave(c.skill.per_plan, 0), start)
             plan = Normal(*(x.repeat_interleave(c.skill.per_plan, 0).transpose(0, 1) for x in plan))  # [P, N, Z]
             skills = plan.mean + plan.std * self.noise.normal("behavior/skills", *plan.mean.shape)
+        models = BehaviorModels(
+            self.plan_weights(),
+            self.value.weights(),
+            None if self.task_value is None else self.task_value.weights(),
+            self.predictor,
+        )
         with self._autocast():
-            losses = behavior_losses(
-                start,
-                skills,
-                plan,
-                weights,
-                self.value.weights(),
-                None if self.task_value is None else self.task_value.weights(),
-                self.predictor,
-                self.noise,
-                c,
-                self.backend,
-            )
+            losses = behavior_losses(start, skills, plan, models, self.noise, c, self.backend)
         metrics |= {f"behavior/{k}": v for k, v in losses.metrics.items()}
         if diagnose:
             metrics["behavior/task_grad_norm"] = self.optimizers["actor"].norm(losses.task_return)

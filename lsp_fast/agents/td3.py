@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lsp_fast.agents.base import Optimizer
 from lsp_fast.config import Config
+from lsp_fast.learning.optimizer import Optimizer
 from lsp_fast.models.networks import Linear
 from lsp_fast.noise import Noise
 

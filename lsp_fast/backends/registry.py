@@ -119,7 +119,7 @@ def _auto(device: torch.device) -> Backend:
 
 
 def device(name: str) -> torch.device:
-    """The device of that name; `auto` is cuda where PyTorch sees a GPU, else cpu.
+    """The device of that name, a GPU with its number; `auto` is the current GPU where PyTorch sees one, else cpu.
 
     Raises:
         ConfigError: neither auto, cpu, nor cuda with an optional number.
@@ -138,4 +138,7 @@ def device(name: str) -> torch.device:
             f"device {name!r} cannot be had: PyTorch {torch.__version__} sees {torch.cuda.device_count()} GPUs; use "
             "--device cpu, or install a PyTorch built for your GPU's driver"
         )
+    if found.type == "cuda" and found.index is None:
+        # torch.cuda.set_device refuses one without a number.
+        found = torch.device("cuda", torch.cuda.current_device())
     return found

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lsp_fast.config import ModelConfig
@@ -28,14 +27,6 @@ class SequenceBatch(NamedTuple):
     reward: Tensor  # [B, L] float32
     terminal: Tensor  # [B, L] float32, 1 where the episode truly ended
     is_first: Tensor  # [B, L] bool
-
-
-class WorldModelLoss(NamedTuple):
-    """The loss to minimise, the posterior states it was taken at, and its parts (0-d tensors, detached)."""
-
-    loss: Tensor
-    states: State  # [L, B, ...]
-    metrics: dict[str, Tensor]
 
 
 def discounts(feature: Tensor, gamma: float, head: MLPWeights | None) -> Tensor:
@@ -103,15 +94,15 @@ class WorldModel(nn.Module):
 
     def embed(self, observation: Tensor) -> Tensor:
         """[..., O] -> [..., E]"""
-        return self._encode(self.normalize(observation))
+        return self.encode(self.normalize(observation))
 
-    def _encode(self, target: Tensor) -> Tensor:
+    def encode(self, target: Tensor) -> Tensor:
         """Normalised observations [..., O] -> [..., E]."""
         if isinstance(self.encoder, ConvEncoder):
             return self.encoder(target.flatten(0, -4)).unflatten(0, target.shape[:-3])
         return layers.mlp(target, self.encoder.weights())
 
-    def _observation_nll(self, feature: Tensor, target: Tensor) -> Tensor:
+    def observation_nll(self, feature: Tensor, target: Tensor) -> Tensor:
         """-log p(observation): ([..., F], normalised [..., O]) -> [...]; of frames with unit deviation."""
         if isinstance(self.decoder, ConvDecoder):
             return -layers.normal_log_prob(target, self.frames(feature)).sum((-3, -2, -1))
@@ -139,7 +130,7 @@ class WorldModel(nn.Module):
         """
         target = self.normalize(batch.observation).transpose(0, 1)
         actions, is_first = batch.action.transpose(0, 1), batch.is_first.transpose(0, 1)
-        observed = self.rssm.observe(self._encode(target[:seen]), actions[:seen], is_first[:seen], noise[:seen])
+        observed = self.rssm.observe(self.encode(target[:seen]), actions[:seen], is_first[:seen], noise[:seen])
         state = map_state(lambda x: x[-1], observed.states)
         imagined = imagine_actions(state, self.rssm.prior_weights(), actions[seen:], noise[seen:])
         return self.frames(torch.cat([features(observed.states), features(imagined)]))
@@ -151,37 +142,3 @@ class WorldModel(nn.Module):
     def discount_weights(self) -> MLPWeights | None:
         """The live parameters of the discount head, None where it is off."""
         return None if self.discount is None else self.discount.weights()
-
-    def loss(self, batch: SequenceBatch, noise: Tensor) -> WorldModelLoss:
-        """max(mean KL, free nats) - mean log p(o) - mean log p(r), sums over dimensions, means over batch and time.
-
-        Args:
-            batch: [B, L, ...].
-            noise: [L, B, S] standard normal.
-        """
-        c = self.config
-        target = self.normalize(batch.observation).transpose(0, 1)  # [L, B, O]
-        embeddings = self._encode(target)
-        observed = self.rssm.observe(embeddings, batch.action.transpose(0, 1), batch.is_first.transpose(0, 1), noise)
-        feature = features(observed.states)  # [L, B, F]
-
-        observation_nll = self._observation_nll(feature, target).mean()
-        reward = layers.scalar_head(feature, self.reward.weights())
-        reward_nll = -layers.normal_log_prob(batch.reward.T, reward).mean()
-        kl = layers.kl_divergence(observed.posterior, observed.prior).mean()
-        # Free nats apply after averaging, without a gradient below them [D].
-        loss = kl.clamp(min=c.free_nats) + observation_nll + reward_nll
-        metrics = {
-            "observation_nll": observation_nll,
-            "reward_nll": reward_nll,
-            "reward_error": (reward - batch.reward.T).abs().mean(),
-            "kl": kl,
-        }
-        if self.discount is not None:
-            # Log-likelihood of the soft target gamma * (1 - terminal) under a Bernoulli [D].
-            logit = layers.scalar_head(feature, self.discount.weights())
-            soft = self.gamma * (1 - batch.terminal.T)
-            metrics["discount_nll"] = F.binary_cross_entropy_with_logits(logit, soft)
-            loss = loss + c.discount_scale * metrics["discount_nll"]
-        metrics["loss"] = loss
-        return WorldModelLoss(loss, observed.states, {k: v.detach() for k, v in metrics.items()})

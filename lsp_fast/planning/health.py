@@ -5,19 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lsp_fast.backends import Backend
-from lsp_fast.config import Config
 from lsp_fast.noise import Noise
 from lsp_fast.ops.philox import plan_noise
-from lsp_fast.ops.types import ImagineNoise, PlanKey, PlanWeights, State
+from lsp_fast.ops.types import ImagineNoise, PlanKey, State
 from lsp_fast.planning.plan import score_plans
-from lsp_fast.planning.skills import draw_plan_noise, plan_rules, standard_normal
+from lsp_fast.planning.planner import Planner
 
 
 @torch.no_grad()
-def planner_health(
-    start: State, weights: PlanWeights, noise: Noise, config: Config, backend: Backend
-) -> dict[str, Tensor]:
+def planner_health(planner: Planner, start: State, noise: Noise) -> dict[str, Tensor]:
     """Score one population twice with fresh rollout noise and compare.
 
     Args:
@@ -29,20 +25,23 @@ def planner_health(
         rollout_noise: standard deviation of one candidate's value over noise, likewise.
         random_plan_value: mean value of the population, that is of skills from N(0, I).
     """
-    n, g, m = len(start.stoch), config.planner.candidates, config.planner.elites
-    dims = (start.stoch.shape[-1], weights.action_dim)
-    prior, rules = standard_normal(start, config, weights.action_dim), plan_rules(config)
+    p, backend = planner.config.planner, planner.backend
+    n, g, m = len(start.stoch), p.candidates, p.elites
+    weights, prior = planner.weights(), planner.prior(start)
     values, elites, plans = [], [], None
     for _ in range(2):
-        drawn = draw_plan_noise(noise, "health", config, n, dims, sample=True)
+        drawn = planner.draw(noise, "health", n, sample=True)
         if isinstance(drawn, PlanKey):
-            drawn = plan_noise(drawn, n, *dims, *prior.mean.shape[1:], normals=backend.normals)
+            dims = start.stoch.shape[-1], planner.action_dim, *prior.mean.shape[1:]
+            drawn = plan_noise(drawn, n, *dims, normals=backend.normals)
         if plans is None:
             plans = prior.mean[:, None] + prior.std[:, None] * drawn.candidates[0]
         assert drawn.action is not None
-        value = score_plans(start, plans, weights, ImagineNoise(drawn.stoch[0], drawn.action[0]), rules, backend)
+        value = score_plans(
+            start, plans, weights, ImagineNoise(drawn.stoch[0], drawn.action[0]), planner.rules, backend
+        )
         values.append(value)
-        elites.append(backend.select_elites(value, plans, m, *prior, config.planner.std_floor)[2])
+        elites.append(backend.select_elites(value, plans, m, *prior, p.std_floor)[2])
     chosen = [torch.zeros_like(values[0]).scatter_add_(1, e.clamp(min=0), (e >= 0).float()) for e in elites]  # [N, G]
     a, b = values
     # Half the squared difference of two draws estimates the noise's variance; it also inflates the spread of the mean.

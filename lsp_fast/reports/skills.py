@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,8 @@ def act(
     observation, info = env.reset(seed=seed)
     carry = agent.initial_carry(1, noise=Noise(stream_seed(seed, "act"), agent.device))
     if skill is not None:
-        carry = replace(carry, skill=torch.as_tensor(skill, device=agent.device)[None], hold=True)
+        assert isinstance(agent, ImaginationAgent)
+        carry = agent.hold(carry, skill)
     poses, seen, switches, pictures = [env.unwrapped.pose()], [], [], []
     for t in range(steps):
         if frames:

@@ -247,3 +247,17 @@ def test_the_carry_of_a_run_does_not_draw_on_the_training_noise():
     agent.policy(np.zeros((1, OBS), np.float32), agent.initial_carry(1, noise=Noise(3)))
     after = agent.noise.state_dict()
     assert before.keys() == after.keys()
+
+
+def test_a_skill_can_be_held():
+    agent = build()
+    rng, carry = np.random.default_rng(0), agent.hold(agent.initial_carry(2), [0.5, -1.0, 2.0])
+    for _ in range(agent.config.skill.length + 2):
+        _, carry = agent.policy(rng.normal(size=(2, OBS)).astype(np.float32), carry)
+    assert carry.skill.tolist() == [[0.5, -1.0, 2.0]] * 2
+    each = agent.hold(carry, np.arange(6.0).reshape(2, 3))
+    assert each.skill.tolist() == [[0, 1, 2], [3, 4, 5]] and each.step is carry.step
+    with pytest.raises(ValueError, match=r"\[3\] or \[2, 3\], not \[2\]"):
+        agent.hold(carry, [1.0, 2.0])
+    with pytest.raises(ValueError, match="dreamer has no skills"):
+        build("dreamer").hold(build("dreamer").initial_carry(1), [0.0, 0.0, 0.0])

@@ -11,7 +11,7 @@ from lsp_fast.errors import BackendUnavailable, ConfigError
 from lsp_fast.models.world_model import SequenceBatch
 from lsp_fast.noise import Noise
 from lsp_fast.ops.types import State
-from lsp_fast.planning.skills import draw_plan_noise, plan_rules, plan_skills
+from lsp_fast.planning.planner import Planner, plan_rules
 from lsp_fast.training.loop import train
 
 OBS, ACT = 5, 2
@@ -68,10 +68,9 @@ def test_the_first_mean_action_is_taken_and_planned_anew_at_every_step():
         obs = torch.as_tensor(observation)
         latent = noise.normal("act/latent", 2, agent.config.model.stoch)
         state = agent.world_model.filter(carry.state, carry.action, obs, latent)
-        dims = (agent.config.model.stoch, ACT)
-        drawn = draw_plan_noise(noise, "act", agent.config, 2, dims, sample=False)
+        drawn = agent.planner.draw(noise, "act", 2, sample=False)
         assert drawn.candidates.shape == (3, 2, 40, 5, ACT) and drawn.action is None
-        plan = plan_skills(state, agent.plan_weights(), drawn, agent.config, agent.backend)
+        plan = agent.planner.search(state, drawn)
         action, carry = agent.policy(observation, carry)
         assert torch.equal(torch.as_tensor(action), plan.mean[:, 0].detach()) and carry.skill is None
 
@@ -93,7 +92,7 @@ def test_plans_find_the_action_that_is_rewarded():
         assert actor is None and length == 1 and len(heads) == 1
         return -(actions - target).abs().sum(-1)[None]
 
-    agent.backend = backends.REFERENCE._replace(imagine_heads=imagine_heads)
+    agent.planner.backend = backends.REFERENCE._replace(imagine_heads=imagine_heads)
     action, _ = agent.policy(np.zeros((3, OBS), np.float32), agent.initial_carry(3))
     np.testing.assert_allclose(action, target.expand(3, 2), atol=0.05)
 
@@ -105,9 +104,9 @@ def test_native_plans_are_the_references():
         pytest.skip(str(error))
     agent = small(planner__candidates=60)
     start = State(torch.randn(3, agent.config.model.stoch), torch.randn(3, agent.config.model.deter).tanh())
-    drawn = draw_plan_noise(Noise(0), "x", agent.config, 3, (agent.config.model.stoch, ACT), sample=False)
-    arguments = start, agent.plan_weights(), drawn, agent.config
-    expected, actual = (plan_skills(*arguments, backends.get(name)) for name in ("reference", "cpp"))
+    drawn = agent.planner.draw(Noise(0), "x", 3, sample=False)
+    planners = (Planner(agent.config, agent.plan_weights, backends.get(name)) for name in ("reference", "cpp"))
+    expected, actual = (planner.search(start, drawn) for planner in planners)
     torch.testing.assert_close(actual.values[0], expected.values[0], rtol=1e-4, atol=1e-5)
 
 

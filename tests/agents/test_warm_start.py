@@ -9,8 +9,8 @@ import torch
 from agents.test_update import OBS, build
 from lsp_fast.errors import ConfigError
 from lsp_fast.ops.types import Normal
-from lsp_fast.planning import skills
-from lsp_fast.planning.skills import moved_on
+from lsp_fast.planning import planner
+from lsp_fast.planning.planner import moved_on
 from lsp_fast.training.loop import train
 
 SMALL = {"planner__candidates": 20, "planner__elites": 5, "planner__iterations": 2}
@@ -18,14 +18,14 @@ SMALL = {"planner__candidates": 20, "planner__elites": 5, "planner__iterations":
 
 def priors_and_plans(agent, steps, resets=(), monkeypatch=None, explore=False):
     """What each plan of a stream of observations began from, and its mean."""
-    found, plan = [], skills.plan
+    found, plan = [], planner.plan
 
     def spy(start, weights, noise, prior, *rest):
         result = plan(start, weights, noise, prior, *rest)
         found.append((Normal(*(x.clone() for x in prior)), result.mean.clone()))
         return result
 
-    monkeypatch.setattr(skills, "plan", spy)
+    monkeypatch.setattr(planner, "plan", spy)
     rng = np.random.default_rng(1)
     carry = agent.initial_carry(2, explore=explore)
     for t in range(steps):

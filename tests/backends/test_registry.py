@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import torch
 
 from lsp_fast import backends
 from lsp_fast.backends import cpp, registry
@@ -59,3 +60,12 @@ def test_an_old_gpu_falls_back_to_pytorchs_operations(monkeypatch):
         backends.get("triton", "cuda")
     with pytest.warns(UserWarning, match="compute capability"):
         assert backends.get("auto", "cuda").name == "reference"
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda", "cuda:1"])
+def test_a_gpu_has_a_number(monkeypatch, name):
+    # PyTorch sets the current device by number alone, so that every default run on a GPU would end there.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert backends.device(name) == torch.device("cuda:1")

@@ -8,7 +8,7 @@ from lsp_fast import backends
 from lsp_fast.agents import ImaginationAgent
 from lsp_fast.config import make_config
 from lsp_fast.ops.types import State
-from lsp_fast.planning.skills import draw_plan_noise, plan_skills
+from rollouts import draw_plan_noise, plan_skills
 
 triton = backends.get("triton", "cpu")
 torch.manual_seed(0)  # of the states: with others a value in bf16 errs now and then by more than the tolerance
@@ -20,7 +20,7 @@ for overrides in (
     agent = ImaginationAgent(5, 2, config)
     start = State(torch.randn(3, config.model.stoch), torch.randn(3, config.model.deter).tanh())
     for sample in (True, False):
-        drawn = draw_plan_noise(agent.noise, "test", config, 3, (config.model.stoch, 2), sample=sample)
+        drawn = draw_plan_noise(agent.noise, "test", config, 3, 2, sample=sample)
         expected = plan_skills(start, agent.plan_weights(), drawn, config, backends.REFERENCE)
         actual = plan_skills(start, agent.plan_weights(), drawn, config, triton)
         tolerance = 2e-2 if config.planner.precision == "bf16" else 1e-4

@@ -7,6 +7,7 @@ import torch
 
 from lsp_fast.config import make_config
 from lsp_fast.errors import ConfigError
+from lsp_fast.learning.world_model import world_model_loss
 from lsp_fast.models import conv
 from lsp_fast.models.world_model import SequenceBatch, WorldModel
 from lsp_fast.ops import layers
@@ -72,7 +73,7 @@ def test_frames_are_scaled_on_the_device_they_are_on(model):
 
 def test_the_likelihood_sums_over_a_frame_and_averages_over_frames(model):
     b, z = batch(), noise(model)
-    found = model.loss(b, z)
+    found = world_model_loss(model, b, z)
     feature = torch.cat(found.states, -1)
     mean = model.frames(feature)
     target = (b.observation.double() / 255 - 0.5).transpose(0, 1)
@@ -82,7 +83,7 @@ def test_the_likelihood_sums_over_a_frame_and_averages_over_frames(model):
 
 
 def test_gradients_reach_every_parameter(model):
-    model.loss(batch(), noise(model)).loss.backward()
+    world_model_loss(model, batch(), noise(model)).loss.backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
 

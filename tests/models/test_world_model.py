@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsp_fast.config import ModelConfig
+from lsp_fast.learning.world_model import world_model_loss
 from lsp_fast.models.world_model import SequenceBatch, WorldModel, discounts
 from lsp_fast.ops import layers
 from lsp_fast.ops.types import Normal, State
@@ -177,7 +178,7 @@ def test_filtering_step_by_step_is_observing():
     model = build()
     observations, actions, _, _, noise = sequences(resets=0.0)
     batch, noise = batch_of(observations, actions, np.zeros((3, 6)), np.zeros((3, 6), dtype=bool), noise)
-    want = model.loss(batch, noise).states
+    want = world_model_loss(model, batch, noise).states
     state = model.rssm.initial(3)
     assert all(torch.all(x == 0) for x in state)
     for t in range(6):
@@ -223,7 +224,7 @@ def test_later_observations_leave_earlier_states():
 def test_loss_equals_the_oracle(sizes, dtype, free_nats):
     model = build(dataclasses.replace(SMALL, free_nats=free_nats), dtype=dtype)
     data = sequences(**sizes)
-    got = model.loss(*batch_of(*data, dtype=dtype))
+    got = world_model_loss(model, *batch_of(*data, dtype=dtype))
     observations, actions, rewards, is_first, noise = data
     want = oracle.world_model_loss(oracle_model(model), observations, actions, rewards, is_first, noise, free_nats)
     rel = 1e-10 if dtype == torch.float64 else 1e-5
@@ -240,7 +241,7 @@ def test_loss_equals_the_oracle(sizes, dtype, free_nats):
 def test_gradients_of_the_loss_against_finite_differences(free_nats):
     model = build(dataclasses.replace(SMALL, free_nats=free_nats))
     data = sequences()
-    model.loss(*batch_of(*data)).loss.backward()
+    world_model_loss(model, *batch_of(*data)).loss.backward()
     observations, actions, rewards, is_first, noise = data
 
     def objective():
@@ -264,7 +265,7 @@ def test_no_gradient_of_the_kl_under_the_free_nats():
     # Without a KL gradient the prior's output layers get none; the posterior's still do, from the likelihoods.
     for free_nats, trained in ((1e3, False), (0.0, True)):
         model = build(dataclasses.replace(SMALL, free_nats=free_nats))
-        model.loss(*batch_of(*sequences())).loss.backward()
+        world_model_loss(model, *batch_of(*sequences())).loss.backward()
         for name in ("prior_hidden", "prior_out"):
             grad = getattr(model.rssm, name).weight.grad
             assert (grad is not None and bool(grad.abs().sum() > 0)) == trained
@@ -274,10 +275,10 @@ def test_no_gradient_of_the_kl_under_the_free_nats():
 def test_free_nats_apply_to_the_mean_not_to_each_step():
     data = sequences(b=4, length=12)
     kls = build(dataclasses.replace(SMALL, free_nats=0.0))
-    loss = kls.loss(*batch_of(*data))
+    loss = world_model_loss(kls, *batch_of(*data))
     mean = loss.metrics["kl"].item()
     # Just under the mean nothing is clipped, though single steps lie below.
-    clipped = build(dataclasses.replace(SMALL, free_nats=0.999 * mean)).loss(*batch_of(*data))
+    clipped = world_model_loss(build(dataclasses.replace(SMALL, free_nats=0.999 * mean)), *batch_of(*data))
     assert clipped.loss.item() == pytest.approx(loss.loss.item(), rel=1e-12)
 
 
@@ -335,10 +336,10 @@ def test_weight_tuples_hold_the_parameters_themselves():
 def test_normaliser_standardises_what_is_encoded_and_predicted():
     model = build()
     observations, *rest = sequences()
-    want = model.loss(*batch_of(observations, *rest)).loss
+    want = world_model_loss(model, *batch_of(observations, *rest)).loss
     mean, std = torch.arange(4.0).double(), torch.tensor([0.5, 1.0, 2.0, 3.0]).double()
     model.fit_normalizer(mean, std)
-    got = model.loss(*batch_of(observations * std.numpy() + mean.numpy(), *rest)).loss
+    got = world_model_loss(model, *batch_of(observations * std.numpy() + mean.numpy(), *rest)).loss
     assert got.item() == pytest.approx(want.item(), rel=1e-12)
 
 
@@ -359,7 +360,7 @@ def test_discount_head_counts_gamma_once():
     def at(value):
         with torch.no_grad():
             bias.fill_(value)
-        return model.loss(batch, noise)
+        return world_model_loss(model, batch, noise)
 
     best = math.log(GAMMA / (1 - GAMMA))
     losses = [at(best + shift).loss.item() for shift in (-0.1, 0.0, 0.1)]

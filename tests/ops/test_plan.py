@@ -14,18 +14,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rollouts import draw_plan_noise, plan_skills, standard_normal
 
 from lsp_fast import backends
 from lsp_fast.agents import ImaginationAgent
 from lsp_fast.backends import REFERENCE, cpp
 from lsp_fast.config import make_config
 from lsp_fast.errors import BackendUnavailable
+from lsp_fast.learning.world_model import world_model_loss
 from lsp_fast.noise import Noise
 from lsp_fast.ops.types import ImagineNoise, Normal, PlanKey, PlanNoise, PlanRules, PlanWeights, State
 from lsp_fast.planning.cem import CEMResult
 from lsp_fast.planning.plan import plan as plan_with
 from lsp_fast.planning.plan import score_plans
-from lsp_fast.planning.skills import draw_plan_noise, plan_rules, plan_skills, standard_normal
+from lsp_fast.planning.planner import plan_rules
 
 try:
     cpp.load()
@@ -48,7 +50,7 @@ def build(states=3, seed=0, sample=True, preset="smoke", **overrides):
         torch.randn(states, config.model.stoch, generator=generator),
         torch.randn(states, config.model.deter, generator=generator).tanh(),
     )
-    noise = draw_plan_noise(Noise(seed), "x", config, states, (config.model.stoch, 2), sample)
+    noise = draw_plan_noise(Noise(seed), "x", config, states, 2, sample)
     return start, agent.plan_weights(), noise, config
 
 
@@ -305,7 +307,7 @@ def trained(updates=10):
     for batch in batches(agent.config, updates):
         agent.update(batch)
     latent = torch.zeros(agent.config.train.batch_length, agent.config.train.batch_size, agent.config.model.stoch)
-    states = agent.world_model.loss(batch, latent).states
+    states = world_model_loss(agent.world_model, batch, latent).states
     return State(*(x.detach().flatten(0, 1)[:12].clone() for x in states)), agent.plan_weights()
 
 
@@ -343,7 +345,7 @@ def test_values_that_see_the_skill_are_planned_by_the_reference(overrides):
     torch.testing.assert_close(ours[:3], expected[:3])
     assert torch.equal(ours.elites, expected.elites)
     with pytest.raises(ValueError, match="head"):
-        cpp.plan(start, weights, noise, standard_normal(start, config, 2), plan_rules(config))
+        cpp.plan(start, weights, noise, standard_normal(start, config), plan_rules(config))
 
 
 # Actions as plans, no skills at all
@@ -573,7 +575,7 @@ def test_other_strides_change_nothing():
 
 def test_a_key_of_more_numbers_than_counters_reach_is_refused():
     start, weights, _, config = build(2)
-    arguments = standard_normal(start, config, 2), plan_rules(config)
+    arguments = standard_normal(start, config), plan_rules(config)
     for iterations, candidates, steps in ((4, 6, 2**62), (4, 6, 2**31), (2**62, 6, 2), (1, 2**33, 2)):
         key = PlanKey(torch.tensor([1, 2]), iterations, candidates, steps, True, False)
         with pytest.raises(ValueError, match=r"2\*\*32"):
@@ -589,13 +591,12 @@ from lsp_fast.agents import ImaginationAgent
 from lsp_fast.config import make_config
 from lsp_fast.noise import Noise
 from lsp_fast.ops.types import State
-from lsp_fast.planning.skills import skill_distribution
 torch.set_num_threads(2)
 config = make_config("paper", device="cpu", backend="cpp")
 agent = ImaginationAgent(5, 2, config)
 start = State(torch.zeros(200, 30), torch.zeros(200, 200))
-arguments = start, agent.plan_weights(), agent.noise, "x", config, agent.backend
-threading.Thread(target=skill_distribution, args=arguments, kwargs={"explore": True}, daemon=True).start()
+arguments = start, agent.noise, "x"
+threading.Thread(target=agent.planner.distribution, args=arguments, kwargs={"explore": True}, daemon=True).start()
 time.sleep(0.5)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)

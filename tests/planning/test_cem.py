@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rollouts import draw_plan_noise, plan_skills
 
 from lsp_fast.backends import REFERENCE
 from lsp_fast.config import make_config
@@ -18,7 +19,7 @@ from lsp_fast.ops.types import PlanNoise, PlanWeights, State
 from lsp_fast.planning.cem import cem
 from lsp_fast.planning.health import planner_health
 from lsp_fast.planning.plan import plan_values
-from lsp_fast.planning.skills import draw_plan_noise, plan_skills, skill_distribution
+from lsp_fast.planning.planner import Planner
 
 
 def problem(n=3, g=8, p=2, z=3, iterations=3, seed=0):
@@ -249,7 +250,8 @@ def distribution(config, n=1000, explore=True, seed=0):
     single = lambda w: w.float() if isinstance(w, torch.Tensor) else w  # noqa: E731
     weights = map_tensors(single, weights)
     noise = Noise(seed)
-    return skill_distribution(start_of(config, n), weights, noise, "test", config, REFERENCE, explore=explore)
+    planner = Planner(config, lambda: weights, REFERENCE)
+    return planner.distribution(start_of(config, n), noise, "test", explore=explore)
 
 
 def map_tensors(function, x):
@@ -266,7 +268,7 @@ def test_no_backend_is_asked_for_values_of_skills():
     config = small_config(value__skill=True, skill__length=3)
     weights, *_ = small_system(config)
     native = REFERENCE._replace(plan=refuse, pack_heads=refuse, imagine_heads=refuse)
-    noise = [draw_plan_noise(Noise(0), "x", config, 3, (config.model.stoch, 2), sample=True) for _ in range(2)]
+    noise = [draw_plan_noise(Noise(0), "x", config, 3, 2, sample=True) for _ in range(2)]
     noise = [PlanNoise(*(x.double() for x in drawn)) for drawn in noise]
     start = start_of(config, 3, torch.float64)
     ours, expected = (
@@ -275,7 +277,8 @@ def test_no_backend_is_asked_for_values_of_skills():
     )
     assert torch.equal(ours.mean, expected.mean) and torch.equal(ours.values, expected.values)
     single = map_tensors(lambda w: w.float() if isinstance(w, torch.Tensor) else w, weights)
-    health = [planner_health(start_of(config, 3), single, Noise(0), config, backend) for backend in (native, REFERENCE)]
+    planners = [Planner(config, lambda: single, backend) for backend in (native, REFERENCE)]
+    health = [planner_health(planner, start_of(config, 3), Noise(0)) for planner in planners]
     assert health[0] == health[1]
 
 

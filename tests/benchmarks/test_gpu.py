@@ -1,19 +1,20 @@
 """benchmarks/gpu.py without a GPU: it refuses, and its own logic runs on the processor."""
 
-import importlib.util
+import importlib
 import json
 import math
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from lsp_fast.config import make_config
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu.py"
 CPU = torch.device("cpu")
 
@@ -25,20 +26,22 @@ def run(*args, cwd):
 
 @pytest.fixture(scope="module")
 def gpu():
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("benchmark_gpu", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    return module
+    """The benchmark's rooms."""
+    sys.path.insert(0, str(SCRIPT.parent))
+    try:
+        return SimpleNamespace(
+            **{name: importlib.import_module(f"gpu.{name}") for name in ("bench", "checks", "cli", "table", "work")}
+        )
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
 
 
 def bench(gpu, work, variants):
-    """The script's own way through one piece of work, on the processor."""
-    args = gpu.parse(["--device", "cpu"])
+    """The benchmark's own way through one piece of work, on the processor."""
+    args = gpu.cli.parse(["--device", "cpu"])
     args.variants = variants
     config = make_config("smoke", device="cpu", backend="reference")
-    rows, flops = gpu.Bench(gpu.WORKS[work](config, (7, 3), CPU), args, CPU).run()
+    rows, flops = gpu.bench.Bench(gpu.work.WORKS[work](config, (7, 3), CPU), args, CPU).run()
     return {v.name: v for v in rows}, flops
 
 
@@ -94,13 +97,15 @@ def test_what_fails_its_check_is_not_timed(gpu, monkeypatch, work, damage):
             raise RuntimeError("operation not permitted when stream is capturing\nand more")
         return lambda *arguments: spoil(function(*arguments))
 
-    monkeypatch.setattr(gpu, "capture", capture)
+    monkeypatch.setattr(gpu.bench, "capture", capture)
     rows, flops = bench(gpu, work, ("graph",))
     assert rows["eager"].failure is None and len(rows["eager"].seconds) >= 5
     failure = rows["graph"].failure
     assert failure is not None and rows["graph"].seconds == []
     assert failure == "RuntimeError: operation not permitted when stream is capturing" or "check" in failure
-    line = gpu.table([gpu.row(rows["graph"], flops, {"fp32": 1e9}, {"fp32": 1.0})], "title").splitlines()[-1]
+    line = gpu.table.table([gpu.table.row(rows["graph"], flops, {"fp32": 1e9}, {"fp32": 1.0})], "title").splitlines()[
+        -1
+    ]
     assert failure in line
 
 
@@ -109,7 +114,7 @@ def test_a_graph_that_repeats_its_noise_fails(gpu, monkeypatch):
         frozen = function(*inputs)
         return lambda *arguments: frozen
 
-    monkeypatch.setattr(gpu, "capture", capture)
+    monkeypatch.setattr(gpu.bench, "capture", capture)
     for work in ("act", "model", "update"):
         assert "check" in bench(gpu, work, ("graph",))[0]["graph"].failure
 
@@ -125,15 +130,15 @@ def test_jax_plans_the_same(gpu, work, monkeypatch):
 def test_a_plan_costs_what_the_target_says(gpu):
     """1.981 GFLOP a start at the paper's sizes: 16 candidates x 10 steps x 4 iterations x 3.096 MFLOP."""
     config = make_config("paper", device="cpu", backend="reference", train__batch_size=1, train__batch_length=1)
-    args = gpu.parse(["--device", "cpu"])
-    flops = gpu.Bench(gpu.Plan(config, (78, 12), CPU), args, CPU).count_flops()
+    args = gpu.cli.parse(["--device", "cpu"])
+    flops = gpu.bench.Bench(gpu.work.Plan(config, (78, 12), CPU), args, CPU).count_flops()
     assert flops == pytest.approx(1.981e9, rel=1e-3)
 
 
 def test_errors_are_never_hidden_by_nan(gpu):
-    assert gpu.relative_error(torch.tensor([math.nan, 1.0]), torch.tensor([1.0, 1.0])) == math.inf
-    assert gpu.relative_error(torch.tensor([1.0]), torch.tensor([math.nan])) == math.inf
+    assert gpu.checks.relative_error(torch.tensor([math.nan, 1.0]), torch.tensor([1.0, 1.0])) == math.inf
+    assert gpu.checks.relative_error(torch.tensor([1.0]), torch.tensor([math.nan])) == math.inf
     for error in (math.nan, math.inf, 1.0):
-        with pytest.raises(gpu.CheckError):
-            gpu.judge({"eager/mean": error}, "tf32", None)
-    gpu.judge({"eager/mean": 1e-4}, "fp32", None)
+        with pytest.raises(gpu.checks.CheckError):
+            gpu.checks.judge({"eager/mean": error}, "tf32", None)
+    gpu.checks.judge({"eager/mean": 1e-4}, "fp32", None)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsp_fast.config import make_config
-from lsp_fast.learning.behavior import composed_information, intrinsic_reward, segment_log_probs, step_information
+from lsp_fast.learning.intrinsic import composed_information, intrinsic_reward, segment_log_probs, step_information
 from lsp_fast.models.skill_predictor import SkillPredictor
 from lsp_fast.noise import Noise
 from lsp_fast.ops import imagine, layers

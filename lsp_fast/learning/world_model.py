@@ -1,0 +1,55 @@
+"""The world model's loss (SPEC section 2)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lsp_fast.models.world_model import SequenceBatch, WorldModel
+from lsp_fast.ops import layers
+from lsp_fast.ops.types import State, features
+
+
+class WorldModelLoss(NamedTuple):
+    """The loss to minimise, the posterior states it was taken at, and its parts (0-d tensors, detached)."""
+
+    loss: Tensor
+    states: State  # [L, B, ...]
+    metrics: dict[str, Tensor]
+
+
+def world_model_loss(model: WorldModel, batch: SequenceBatch, noise: Tensor) -> WorldModelLoss:
+    """max(mean KL, free nats) - mean log p(o) - mean log p(r), sums over dimensions, means over batch and time.
+
+    Args:
+        batch: [B, L, ...].
+        noise: [L, B, S] standard normal.
+    """
+    c = model.config
+    target = model.normalize(batch.observation).transpose(0, 1)  # [L, B, O]
+    embeddings = model.encode(target)
+    observed = model.rssm.observe(embeddings, batch.action.transpose(0, 1), batch.is_first.transpose(0, 1), noise)
+    feature = features(observed.states)  # [L, B, F]
+
+    observation_nll = model.observation_nll(feature, target).mean()
+    reward = layers.scalar_head(feature, model.reward.weights())
+    reward_nll = -layers.normal_log_prob(batch.reward.T, reward).mean()
+    kl = layers.kl_divergence(observed.posterior, observed.prior).mean()
+    # Free nats apply after averaging, without a gradient below them [D].
+    loss = kl.clamp(min=c.free_nats) + observation_nll + reward_nll
+    metrics = {
+        "observation_nll": observation_nll,
+        "reward_nll": reward_nll,
+        "reward_error": (reward - batch.reward.T).abs().mean(),
+        "kl": kl,
+    }
+    if model.discount is not None:
+        # Log-likelihood of the soft target gamma * (1 - terminal) under a Bernoulli [D].
+        logit = layers.scalar_head(feature, model.discount.weights())
+        soft = model.gamma * (1 - batch.terminal.T)
+        metrics["discount_nll"] = F.binary_cross_entropy_with_logits(logit, soft)
+        loss = loss + c.discount_scale * metrics["discount_nll"]
+    metrics["loss"] = loss
+    return WorldModelLoss(loss, observed.states, {k: v.detach() for k, v in metrics.items()})

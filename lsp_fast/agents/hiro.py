@@ -1,14 +1,14 @@
 """HIRO (Nachum et al. 2018): a high level proposes goals, a low level pursues them, both by TD3 (SPEC section 5).
 
 Goals are changes of the observation (`hiro.goals = states`), or skills (`skills`), which is the HIRO that the paper
-compares with: there the low level earns the task's reward and what the backward predictor tells of the skill.
+compares with: `lsp_fast.agents.goals` says how they differ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,20 +16,11 @@ from torch import Tensor, nn
 
 from lsp_fast.agents import td3
 from lsp_fast.agents.base import Agent
+from lsp_fast.agents.goals import Goals, Segments, SkillGoals, StateGoals
 from lsp_fast.agents.td3 import TD3
 from lsp_fast.config import Config
 from lsp_fast.experience.replay import Replay, Rows
-from lsp_fast.learning.optimizer import Optimizer
-from lsp_fast.models.skill_predictor import SkillPredictor
 from lsp_fast.noise import Noise
-
-MIN_RANGE = 1e-3
-"""Half-range of a goal's entry that the prefill never moved."""
-
-
-def goal_reward(aim: Tensor, reached: Tensor) -> Tensor:
-    """-sqrt(|s + g - s'|^2 + 1e-10), with the aim s + g [..., G] and s' [..., G] -> [...]"""
-    return -((aim - reached).square().sum(-1) + 1e-10).sqrt()
 
 
 def most_likely(candidates: Tensor, actions: Tensor, low: TD3, observations: Tensor, seen: Tensor) -> Tensor:
@@ -54,30 +45,19 @@ def most_likely(candidates: Tensor, actions: Tensor, low: TD3, observations: Ten
 class HiroCarry:
     """What the policy remembers: rows are environments."""
 
-    goal: Tensor  # [N, G], where the goal leads (the aim, s + g), or the skill
+    aim: Tensor  # [N, G], of the goal in force
     step: Tensor  # [N] int64, agent steps since the episode began
     noise: Noise
     explore: bool
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"goal": self.goal, "step": self.step, "noise": self.noise.state_dict()}
+        return {"goal": self.aim, "step": self.step, "noise": self.noise.state_dict()}
 
     def loaded(self, state: dict[str, Any]) -> HiroCarry:
         """This one as `state_dict` found it."""
         self.noise.load_state_dict(state["noise"])
-        return replace(self, goal=state["goal"].to(self.goal.device), step=state["step"])
-
-
-class Segments(NamedTuple):
-    """c agent steps each; rows as in the replay, the first being the state that the segment begins in."""
-
-    observation: Tensor  # [B, c + 1, O]
-    action: Tensor  # [B, c + 1, A], the one that led to the observation
-    reward: Tensor  # [B, c + 1]
-    terminal: Tensor  # [B, c + 1]
-    is_first: Tensor  # [B, c + 1]
-    extras: Tensor  # [B, c + 1, G + 1], goal in force at that action, and whether there was one
+        return replace(self, aim=state["goal"].to(self.aim.device), step=state["step"])
 
 
 class HiroAgent(Agent):
@@ -91,30 +71,26 @@ class HiroAgent(Agent):
         self, observation: int | Sequence[int], action_dim: int, config: Config, goals: Sequence[int] | None = None
     ) -> None:
         super().__init__(observation, action_dim, config)
-        c, width = config, self.observation_shape[0]
-        self.skills = c.hiro.goals == "skills"
+        c, width, initial = config, self.observation_shape[0], Noise(config.seed)
         self.length = c.skill.length
-        self.entries = torch.as_tensor(range(width) if goals is None else list(goals), device=self.device)
-        self.goal_dim = c.skill.dim if self.skills else len(self.entries)
-        self.extras_dim = self.goal_dim + 1
-        initial = Noise(c.seed)
-        self.high = TD3(width, self.goal_dim, c, initial.generator("init/high"))
-        self.low = TD3(width + self.goal_dim, action_dim, c, initial.generator("init/low"))
-        modules: dict[str, nn.Module] = {"high": self.high, "low": self.low}
-        self.predictor = None
-        if self.skills:
-            self.high.scale.fill_(c.hiro.skill_range)
-            modules["predictor"] = self.predictor = SkillPredictor(
-                width, c.skill, c.predictor, c.model, initial.generator("init/predictor")
-            )
+        self.goals: Goals
+        if c.hiro.goals == "skills":
+            self.goals = SkillGoals(c, width, initial.generator("init/predictor"), self.noise, self.device)
+        else:
+            entries = torch.as_tensor(range(width) if goals is None else list(goals), device=self.device)
+            self.goals = StateGoals(c, entries)
+        self.extras_dim = self.goals.dim + 1
+        self.high = TD3(width, self.goals.dim, c, initial.generator("init/high"))
+        self.low = TD3(width + self.goals.dim, action_dim, c, initial.generator("init/low"))
+        self.high.scale.fill_(self.goals.initial_range)
+        modules: dict[str, nn.Module] = {"high": self.high, "low": self.low, **self.goals.modules}
         self.modules = nn.ModuleDict(modules).to(self.device)
         self._levels = {
             "high": self.high.optimizers(c, self.device),
             "low": self.low.optimizers(c, self.device),
         }
-        self.optimizers = {f"{level}_{k}": o for level, held in self._levels.items() for k, o in held.items()}
-        if self.predictor is not None:
-            self.optimizers["predictor"] = Optimizer(self.predictor, c.predictor.learning_rate, c, self.device)
+        levels = {f"{level}_{k}": o for level, held in self._levels.items() for k, o in held.items()}
+        self.optimizers = levels | self.goals.optimizers
         self.updates = 0
 
     # Observation -> action
@@ -122,7 +98,7 @@ class HiroAgent(Agent):
     def initial_carry(self, batch: int, *, explore: bool = False, noise: Noise | None = None) -> HiroCarry:
         """Memory for `batch` episodes that begin now; `explore` adds noise to goals and actions."""
         return HiroCarry(
-            torch.zeros(batch, self.goal_dim, device=self.device),
+            torch.zeros(batch, self.goals.dim, device=self.device),
             torch.zeros(batch, dtype=torch.int64),
             noise if noise is not None else Noise(self.config.seed, self.device),
             explore,
@@ -141,43 +117,30 @@ class HiroAgent(Agent):
         """
         n = len(carry.step)
         obs = self.checked(observation, n)
-        aim, h = carry.goal, self.config.hiro
+        aim, scale = carry.aim, self.high.scale
         rows = (carry.step % self.length == 0).nonzero()[:, 0].to(self.device)
         if len(rows):
             goal = self.high.act(obs[rows])
             if carry.explore:
                 extra = carry.noise.normal("act/goal", *goal.shape)
-                goal = torch.clamp(goal + h.goal_noise * self.high.scale * extra, -self.high.scale, self.high.scale)
-            aim = aim.index_copy(0, rows, goal if self.skills else obs[rows][:, self.entries] + goal)
-        action = self.low.act(torch.cat([obs, self.seen(aim, obs)], -1))
+                goal = torch.clamp(goal + self.config.hiro.goal_noise * scale * extra, -scale, scale)
+            aim = aim.index_copy(0, rows, self.goals.aim(goal, obs[rows]))
+        action = self.low.act(torch.cat([obs, self.goals.seen(aim, obs)], -1))
         if carry.explore:
             extra = carry.noise.normal("act/exploration", n, self.action_dim)
             action = (action + self.config.collect.exploration_noise * extra).clamp(-1, 1)
-        return action.cpu().numpy(), replace(carry, goal=aim, step=carry.step + 1)
-
-    def seen(self, aim: Tensor, observation: Tensor) -> Tensor:
-        """A goal as the low level sees it in a state: skills as they are, of aims what is left of the way.
-
-        Goals thus go over into each other so that s + g stays what it was: ([..., G], [..., O]) -> [..., G].
-        """
-        return aim if self.skills else aim - observation[..., self.entries]
+        return action.cpu().numpy(), replace(carry, aim=aim, step=carry.step + 1)
 
     def extras(self, carry: HiroCarry) -> np.ndarray:
-        """The goal in force, and 1: that there is one. Rows of random actions are zeros."""
-        return torch.cat([carry.goal, torch.ones(len(carry.goal), 1, device=self.device)], -1).cpu().numpy()
+        """The aim in force, and 1: that there is one. Rows of random actions are zeros."""
+        return torch.cat([carry.aim, torch.ones(len(carry.aim), 1, device=self.device)], -1).cpu().numpy()
 
     # Batch -> gradient
 
     def fit(self, replay: Replay) -> None:
-        """The range of goals: `hiro.goal_range` standard deviations of how far the prefill got in c steps."""
-        if self.skills:
-            return
-        entries = self.entries.cpu().numpy()
-        moved = [rows.observation[self.length :, entries] - rows.observation[: -self.length, entries]
-                 for rows in replay.episodes() if len(rows.reward) > self.length]  # fmt: skip
-        if moved:
-            spread = torch.as_tensor(np.concatenate(moved).std(0), dtype=torch.float32)
-            self.high.scale.copy_((self.config.hiro.goal_range * spread).clamp(min=MIN_RANGE))
+        """The range of goals, where the prefill decides it."""
+        if (half_range := self.goals.half_range(replay)) is not None:
+            self.high.scale.copy_(half_range)
 
     def sample(self, replay: Replay, rng: np.random.Generator) -> Rows:
         """Segments of c steps that one goal was held for: [B, c + 1, ...]."""
@@ -197,65 +160,34 @@ class HiroAgent(Agent):
         self.updates += 1
         return metrics
 
-    def _goals(self, batch: Segments) -> tuple[Tensor, Tensor]:
-        """Each segment's aim or skill [B, G], and whether it was set [B]. Where actions were random, the goal is what
-        they led to: the change itself, or the skill that the predictor takes them for."""
+    def aims(self, batch: Segments) -> tuple[Tensor, Tensor]:
+        """Each segment's aim [B, G], and whether it was set [B]. Where actions were random, the goal is what they led
+        to: the change itself, or the skill that the predictor takes them for."""
         # One goal from the first step to the last: learning may have begun in the middle of a segment.
         given = (batch.extras[:, 1:] == batch.extras[:, 1:2]).all(-1).all(-1) & (batch.extras[:, 1, -1] > 0)
-        held = batch.extras[:, 1, :-1]
-        with torch.no_grad():
-            hindsight = self._predicted(batch) if self.skills else batch.observation[:, -1][:, self.entries]
-        return torch.where(given[:, None], held, hindsight), given
-
-    def _predicted(self, batch: Segments) -> Tensor:
-        """The predictor's mean skill of each segment, [B, Z], within the range of skills."""
-        assert self.predictor is not None
-        noise = self.noise.normal("hiro/predicted", *self.predictor.noise_shape(len(batch.reward)))
-        states = batch.observation.transpose(0, 1)  # [c + 1, B, O]
-        return torch.clamp(self.predictor.mean(states[1:], states[0], noise), -self.high.scale, self.high.scale)
+        hindsight = self.goals.hindsight(batch, self.high.scale)
+        return torch.where(given[:, None], batch.extras[:, 1, :-1], hindsight), given
 
     def _update_low(self, batch: Segments, actor: bool) -> dict[str, Tensor]:
         size = len(batch.reward)
-        aim, given = self._goals(batch)
+        aim, given = self.aims(batch)
         rows = torch.arange(size, device=self.device)
         t = self.noise.words("hiro/step", size) % self.length
         before, after = batch.observation[rows, t], batch.observation[rows, t + 1]
-        metrics: dict[str, Tensor] = {}
-        if self.predictor is None:
-            reward = goal_reward(aim, after[:, self.entries])
-            metrics["hiro/goal_reward"] = reward.mean()
-        else:
-            told, metrics = self._update_predictor(batch, aim, given)
-            reward = batch.reward[rows, t + 1] + self.config.skill.beta * told / self.length
+        reward, metrics = self.goals.reward(batch, aim, given, batch.reward[rows, t + 1], after)
         found = td3.learn(
             self.low,
             self._levels["low"],
-            torch.cat([before, self.seen(aim, before)], -1),
+            torch.cat([before, self.goals.seen(aim, before)], -1),
             batch.action[rows, t + 1],
             reward,
             batch.terminal[rows, t + 1],
-            torch.cat([after, self.seen(aim, after)], -1),
+            torch.cat([after, self.goals.seen(aim, after)], -1),
             self.noise,
             "hiro/low_smoothing",
             actor=actor,
         )
         return metrics | {f"hiro/low_{k}": v for k, v in found.items()}
-
-    def _update_predictor(self, batch: Segments, skill: Tensor, given: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """log q(z | segment) [B] as a reward, and one step of the predictor on the skills that were set."""
-        assert self.predictor is not None
-        states = batch.observation.transpose(0, 1)
-        shape = self.predictor.noise_shape(len(skill))
-        with torch.no_grad():
-            told = self.predictor.log_prob(states[1:], states[0], skill, self.noise.normal("hiro/intrinsic", *shape))
-        drawn = self.noise.normal("hiro/predictor", *shape)
-        log_q = self.predictor.log_prob(states[1:], states[0], skill, drawn)
-        loss = -(log_q * given).sum() / given.sum().clamp(min=1)
-        return told, {
-            "hiro/log_q": told.mean(),
-            "hiro/predictor_loss": loss.detach(),
-            "hiro/predictor_grad_norm": self.optimizers["predictor"].step(loss),
-        }
 
     def _update_high(self, batch: Segments, actor: bool) -> dict[str, Tensor]:
         goal, moved = self.relabel(batch)
@@ -277,24 +209,22 @@ class HiroAgent(Agent):
     def relabel(self, batch: Segments) -> tuple[Tensor, Tensor]:
         """Goals under which the low level of today best explains what was done (SPEC section 5).
 
-        The candidates are draws around what the segment led to (its change, or the predictor's mean), that itself, and
-        the goal that was set.
+        The candidates are draws around what the segment led to, that itself, and the goal that was set.
 
         Returns:
             goals [B, G] as the high level proposes them, and the share that is another one than was set, 0-d.
         """
-        h, size = self.config.hiro, len(batch.reward)
+        h, size, scale = self.config.hiro, len(batch.reward), self.high.scale
         first, states = batch.observation[:, 0], batch.observation[:, :-1]
-        aim, _ = self._goals(batch)
-        original = self.seen(aim, first)
-        scale = self.high.scale
-        centre = self._predicted(batch) if self.skills else (batch.observation[:, -1] - first)[:, self.entries]
-        drawn = self.noise.normal("hiro/candidates", size, h.candidates - 2, self.goal_dim)
+        aim, _ = self.aims(batch)
+        original = self.goals.seen(aim, first)
+        centre = self.goals.reached(batch, scale)
+        drawn = self.noise.normal("hiro/candidates", size, h.candidates - 2, self.goals.dim)
         around = centre[:, None] + h.candidate_std * scale * drawn
         candidates = torch.cat([torch.cat([around, centre[:, None]], 1).clamp(-scale, scale), original[:, None]], 1)
         # As the low level would have seen each on the way, [B, D, c, G].
-        aims = candidates if self.skills else candidates + first[:, None, self.entries]
-        seen = self.seen(aims[:, :, None].expand(-1, -1, self.length, -1), states[:, None])
+        aims = self.goals.aim(candidates, first[:, None])
+        seen = self.goals.seen(aims[:, :, None].expand(-1, -1, self.length, -1), states[:, None])
         best = most_likely(candidates, batch.action[:, 1:], self.low, states, seen)
         chosen = candidates[torch.arange(size, device=self.device), best]
         return chosen, (best != h.candidates - 1).float().mean()

@@ -8,7 +8,8 @@ import torch
 
 from agents.test_update import ACTION, OBS, batches, build
 from lsp_fast.agents import td3
-from lsp_fast.agents.hiro import goal_reward, most_likely
+from lsp_fast.agents.goals import SkillGoals, goal_reward
+from lsp_fast.agents.hiro import most_likely
 from lsp_fast.errors import ConfigError
 from lsp_fast.experience.replay import Replay
 
@@ -52,7 +53,7 @@ def test_s_plus_g_stays_what_it_was():
     aims = rows[..., :-1]
     for begin in range(0, 3 * C, C):
         for t in range(begin, begin + C):
-            goal = agent.seen(torch.tensor(aims[t]), torch.tensor(observations[t])).numpy()
+            goal = agent.goals.seen(torch.tensor(aims[t]), torch.tensor(observations[t])).numpy()
             # g' = s + g - s' of SPEC section 5, step by step
             expected = observations[begin] + (aims[begin] - observations[begin]) - observations[t]
             np.testing.assert_allclose(goal, expected, atol=1e-5)
@@ -66,7 +67,7 @@ def test_a_skill_is_held_and_has_no_transition():
     changed = [t for t in range(1, 3 * C) if (rows[t] != rows[t - 1]).any()]
     assert changed == [C, 2 * C] and rows.shape[-1] == 3 + 1 and np.abs(rows[..., :-1]).max() <= 2
     held = torch.tensor(rows[0, :, :-1])
-    assert torch.equal(agent.seen(held, torch.tensor(observations[3])), held)
+    assert torch.equal(agent.goals.seen(held, torch.tensor(observations[3])), held)
 
 
 @pytest.mark.parametrize("algorithm", NAMES)
@@ -79,9 +80,9 @@ def test_evaluation_is_without_noise_and_an_episode_plans_at_its_own_time(algori
     carry = agent.initial_carry(2)
     for t in range(4):
         carry = agent.reset(carry, np.array([t == 3, False]))
-        before = carry.goal.clone()
+        before = carry.aim.clone()
         _, carry = agent.policy(observation + t, carry)
-    assert not torch.equal(carry.goal[0], before[0]) and torch.equal(carry.goal[1], before[1])
+    assert not torch.equal(carry.aim[0], before[0]) and torch.equal(carry.aim[1], before[1])
     with pytest.raises(ValueError, match="observation must be"):
         agent.policy(np.zeros((2, OBS + 1), np.float32), carry)
 
@@ -196,7 +197,7 @@ def test_each_optimiser_changes_its_own_and_the_slow_copies_follow():
 
 def relabelled_by_loops(agent, batch, drawn, predicted):
     """SPEC section 5: eight draws, what was reached, the original; the low level's squared error decides."""
-    obs, skills = doubles(batch.observation), agent.skills
+    obs, skills = doubles(batch.observation), isinstance(agent.goals, SkillGoals)
     scale, chosen, errors = doubles(agent.high.scale), [], []
     for b in range(len(obs)):
         centre = predicted[b] if skills else obs[b, -1] - obs[b, 0]
@@ -222,15 +223,17 @@ def relabelled_by_loops(agent, batch, drawn, predicted):
 def test_relabelling_against_loops(algorithm):
     agent, other = build(algorithm, train__batch_size=20), build(algorithm, train__batch_size=20)
     batch = next(batches(agent.config))
-    drawn = doubles(other.noise.normal("hiro/candidates", 20, 8, agent.goal_dim))
+    drawn = doubles(other.noise.normal("hiro/candidates", 20, 8, agent.goals.dim))
     predicted = None
-    if agent.skills:
-        other._predicted(batch)  # the goal of a segment without one
-        predicted = doubles(other._predicted(batch))  # the candidates' centre
+    if isinstance(agent.goals, SkillGoals):
+        other.goals.reached(batch, other.high.scale)  # the goal of a segment without one
+        predicted = doubles(other.goals.reached(batch, other.high.scale))  # the candidates' centre
     expected, errors = relabelled_by_loops(agent, batch, drawn, predicted)
     goals, moved = agent.relabel(batch)
     clear = errors[:, 1] - errors[:, 0] > 1e-4
-    if agent.skills:  # where no goal was set, two looks through noise at the segment stand for it
+    if isinstance(
+        agent.goals, SkillGoals
+    ):  # where no goal was set, two looks through noise at the segment stand for it
         clear &= (batch.extras[:, 1, -1] > 0).numpy()
     assert clear.sum() >= 10
     np.testing.assert_allclose(doubles(goals)[clear], expected[clear], rtol=1e-4, atol=1e-4)
@@ -245,9 +248,9 @@ def test_a_candidate_that_reproduces_the_actions_is_chosen(algorithm):
     batch = next(batches(agent.config))
     size, tries = len(batch.reward), 10
     states = batch.observation[:, :-1]
-    candidates = torch.randn(size, tries, agent.goal_dim, generator=torch.Generator().manual_seed(3))
-    aims = candidates if agent.skills else candidates + states[:, :1, agent.entries]
-    seen = agent.seen(aims[:, :, None].expand(-1, -1, C, -1), states[:, None])
+    candidates = torch.randn(size, tries, agent.goals.dim, generator=torch.Generator().manual_seed(3))
+    aims = candidates if isinstance(agent.goals, SkillGoals) else candidates + states[:, :1, agent.goals.entries]
+    seen = agent.goals.seen(aims[:, :, None].expand(-1, -1, C, -1), states[:, None])
     true = torch.arange(size) % tries
     actions = agent.low.act(torch.cat([states, seen[torch.arange(size), true]], -1))
     assert torch.equal(most_likely(candidates, actions, agent.low, states, seen), true)
@@ -272,12 +275,12 @@ def test_a_goal_that_was_obeyed_stays():
 def test_random_actions_are_given_the_goal_they_reached():
     agent = build("hiro")
     batch = next(batches(agent.config))
-    aim, given = agent._goals(batch)
+    aim, given = agent.aims(batch)
     assert 0 < given.sum() < len(given)
     assert torch.equal(aim[~given], batch.observation[~given, -1])
     assert torch.equal(aim[given], batch.extras[given, 1, :-1])
     batch.extras[:, C // 2 :] += 1  # another goal from the middle on: learning had just begun
-    assert not agent._goals(batch)[1].any()
+    assert not agent.aims(batch)[1].any()
 
 
 def test_the_predictor_learns_from_skills_that_were_set_and_pays_the_low_level():
@@ -285,9 +288,9 @@ def test_the_predictor_learns_from_skills_that_were_set_and_pays_the_low_level()
     batch = next(batches(agent.config))
     batch = batch._replace(extras=batch.extras.clone())
     batch.extras[..., -1] = 0
-    before = [p.clone() for p in agent.predictor.parameters()]
+    before = [p.clone() for p in agent.goals.predictor.parameters()]
     assert agent.update(batch)["hiro/predictor_loss"] == 0
-    assert all(torch.equal(a, b) for a, b in zip(before, agent.predictor.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, agent.goals.predictor.parameters(), strict=True))
 
     batch = next(batches(other.config))
     seen = {}

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import oracle
 
 from lsp_fast import agents
-from lsp_fast.agents.hiro import Segments
+from lsp_fast.agents.goals import Segments
 from lsp_fast.config import ALGORITHMS, make_config
 from lsp_fast.errors import BackendUnavailable
 from lsp_fast.models.world_model import SequenceBatch

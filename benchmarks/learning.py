@@ -22,8 +22,8 @@ from measure import machine
 
 from lsp_fast import evaluate
 from lsp_fast.config import base_config, differences
-from lsp_fast.reports.plot import learning_curves
-from lsp_fast.storage.logger import read_rows
+from lsp_fast.reports.figures import learning_curves
+from lsp_fast.storage.metrics import read_rows
 
 
 def score(folder: Path, episodes: int) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from lsp_fast.noise import Noise
 from lsp_fast.ops.types import State
 from lsp_fast.planning.health import planner_health
 from lsp_fast.planning.planner import Planner
-from lsp_fast.reports.plot import learning_curves
+from lsp_fast.reports.figures import learning_curves
 
 WAYS = ("independent", "shared")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lsp_fast.cli import COMMANDS, parse
-from lsp_fast.storage.logger import read_rows
+from lsp_fast.storage.metrics import read_rows
 from lsp_fast.training.loop import train
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ from lsp_fast.envs.dmc import DmcEnv
 from lsp_fast.errors import CheckpointError, ConfigError
 from lsp_fast.evaluate import load
 from lsp_fast.storage import checkpoint
-from lsp_fast.storage.logger import read_rows
+from lsp_fast.storage.metrics import read_rows
 from lsp_fast.training.loop import train
 from lsp_fast.training.trainer import Trainer
 

@@ -1,4 +1,7 @@
-"""Where a run's numbers go: metrics.jsonl, TensorBoard events and scores.json. Knows neither models nor agents."""
+"""Where a run's numbers go: metrics.jsonl, scores.json, TensorBoard, pictures. Knows neither models nor agents.
+
+Another place is one more `LogWriter` in `RunLogger.writers`.
+"""
 
 from __future__ import annotations
 
@@ -8,143 +11,186 @@ import json
 import math
 import os
 import warnings
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from lsp_fast.files import write_bytes, write_text
+from lsp_fast.storage.metrics import read_rows
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
 
 
-class Means:
-    """Averages of metrics between two rows of the log; tensors are only read when the row is made."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, list[Tensor]] = defaultdict(list)
-
-    def add(self, metrics: Mapping[str, Tensor]) -> None:
-        """Take 0-d tensors in without waiting for their device."""
-        for name, value in metrics.items():
-            self._values[name].append(value.detach())
-
-    def pop(self) -> dict[str, float]:
-        """The means since the last call."""
-        means = {name: torch.stack(values).float().mean().item() for name, values in self._values.items()}
-        self._values.clear()
-        return means
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """What has come since the last row, for a checkpoint."""
-        return {name: torch.stack(values).cpu() for name, values in self._values.items()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on where `state_dict` was taken."""
-        self._values = defaultdict(list, {name: list(values.unbind()) for name, values in state.items()})
-
-
-class RunLogger:
-    """Appends rows to metrics.jsonl and TensorBoard, and keeps scores.json.
-
-    Args:
-        folder: the run's; made if absent.
-        identity: task, method and seed, which a row of scores.json carries.
-        rows: how many there were where a resumed run goes on; those after them are cut.
-
-    Attributes:
-        rows: written so far.
-    """
-
-    def __init__(self, folder: Path, identity: Mapping[str, Any], rows: int = 0) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.metrics_path, self.scores_path = folder / "metrics.jsonl", folder / "scores.json"
-        self.identity, self.folder = dict(identity), folder
-        kept = read_rows(self.metrics_path)[:rows]
-        if len(kept) < rows:
-            warnings.warn(
-                f"{self.metrics_path} holds {len(kept)} of the {rows} rows written before the checkpoint; the "
-                "others are lost to curves and scores, not to the run",
-                stacklevel=2,
-            )
-        self.rows = len(kept)
-        self._purge_step = kept[-1]["env_steps"] + 1 if kept else None
-        write_text(self.metrics_path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._file = self.metrics_path.open("a")
-        evaluations = [row for row in kept if "eval/return" in row]
-        self.xs = [row["env_steps"] for row in evaluations]
-        self.ys = [math.nan if row["eval/return"] is None else row["eval/return"] for row in evaluations]
-        self._write_scores()
-
-    @functools.cached_property
-    def _events(self) -> SummaryWriter:
-        """Made with the first row: a start that adds nothing leaves no file of events."""
-        from torch.utils.tensorboard.writer import SummaryWriter
-
-        return SummaryWriter(str(self.folder), purge_step=self._purge_step)
+class LogWriter:
+    """A place for rows and pictures; what it does not keep it lets pass."""
 
     def write(self, env_steps: int, row: Mapping[str, float]) -> None:
-        """Add one row. A value that is not finite is written as null: JSON has no NaN."""
+        """Add one row of numbers, which need not be finite."""
+
+    def picture(self, env_steps: int, name: str, pixels: np.ndarray) -> None:
+        """Keep a picture, uint8 [height, width, 3]."""
+
+    def sync(self) -> None:
+        """Make what came so far durable."""
+
+    def close(self) -> None:
+        """Flush and close."""
+
+
+class JsonLines(LogWriter):
+    """metrics.jsonl, one object a row. A value that is not finite is written as null: JSON has no NaN.
+
+    Args:
+        path: of the file.
+        kept: rows that it begins with.
+    """
+
+    def __init__(self, path: Path, kept: Sequence[Mapping[str, Any]]) -> None:
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._file = path.open("a")
+
+    def write(self, env_steps: int, row: Mapping[str, float]) -> None:
         self._file.write(json.dumps({"env_steps": env_steps, **{k: _finite(v) for k, v in row.items()}}) + "\n")
         self._file.flush()
-        self.rows += 1
-        for name, value in row.items():
-            self._events.add_scalar(name, value, env_steps)
+
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Scores(LogWriter):
+    """scores.json: the evaluations, `xs` (environment steps) and `ys` (mean returns). Without any there is no file.
+
+    Args:
+        path: of the file.
+        identity: task, method and seed, which the row carries.
+        kept: rows of metrics that it begins with.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any], kept: Sequence[Mapping[str, Any]]) -> None:
+        self._path, self._identity = path, dict(identity)
+        evaluations = [row for row in kept if "eval/return" in row]
+        self.xs: list[int] = [row["env_steps"] for row in evaluations]
+        self.ys = [math.nan if row["eval/return"] is None else float(row["eval/return"]) for row in evaluations]
+        self._save()
+
+    def write(self, env_steps: int, row: Mapping[str, float]) -> None:
         if "eval/return" in row:
             self.xs.append(env_steps)
             self.ys.append(row["eval/return"])
-            self._write_scores()
+            self._save()
+
+    def _save(self) -> None:
+        if self.xs:
+            row = {**self._identity, "xs": self.xs, "ys": [_finite(y) for y in self.ys]}
+            write_text(self._path, json.dumps([row]) + "\n")
+        else:
+            self._path.unlink(missing_ok=True)
+
+
+class Pictures(LogWriter):
+    """PNG files in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
 
     def picture(self, env_steps: int, name: str, pixels: np.ndarray) -> None:
-        """Keep a picture, uint8 [height, width, 3], in the folder's images/ and in TensorBoard."""
         from PIL import Image
 
         content = io.BytesIO()
         Image.fromarray(pixels).save(content, format="PNG")
-        folder = self.folder / "images"
-        folder.mkdir(exist_ok=True)
-        write_bytes(folder / f"{name}_{env_steps:09d}.png", content.getvalue())
+        self._folder.mkdir(exist_ok=True)
+        write_bytes(self._folder / f"{name}_{env_steps:09d}.png", content.getvalue())
+
+
+class TensorBoard(LogWriter):
+    """Events for TensorBoard.
+
+    Args:
+        folder: of the files.
+        purge_step: what an earlier start wrote from there on does not count.
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None) -> None:
+        self._folder, self._purge_step = folder, purge_step
+
+    @functools.cached_property
+    def _events(self) -> SummaryWriter:
+        """Made with the first row: a start that adds nothing leaves no file."""
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        return SummaryWriter(str(self._folder), purge_step=self._purge_step)
+
+    def write(self, env_steps: int, row: Mapping[str, float]) -> None:
+        for name, value in row.items():
+            self._events.add_scalar(name, value, env_steps)
+
+    def picture(self, env_steps: int, name: str, pixels: np.ndarray) -> None:
         self._events.add_image(name, pixels, env_steps, dataformats="HWC")
 
-    def sync(self) -> None:
-        """Make the rows so far durable: a checkpoint says that they are there."""
-        os.fsync(self._file.fileno())
-
     def close(self) -> None:
-        """Flush and close the files."""
-        self._file.close()
         if "_events" in vars(self):
             self._events.close()
 
-    def _write_scores(self) -> None:
-        """Make scores.json hold the evaluations that there are; none, no file."""
-        if self.xs:
-            row = {**self.identity, "xs": self.xs, "ys": [_finite(y) for y in self.ys]}
-            write_text(self.scores_path, json.dumps([row]) + "\n")
-        else:
-            self.scores_path.unlink(missing_ok=True)
+
+class RunLogger(LogWriter):
+    """All the places of a run's numbers.
+
+    Args:
+        folder: the run's; made if absent.
+        identity: task, method and seed.
+        rows: how many there were where a resumed run goes on; those after them are cut.
+
+    Attributes:
+        rows: written so far.
+        xs, ys: environment steps and mean returns of the evaluations so far.
+        writers: every row and picture goes to each of them.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], rows: int = 0) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "metrics.jsonl"
+        kept = read_rows(path)[:rows]
+        if len(kept) < rows:
+            warnings.warn(
+                f"{path} holds {len(kept)} of the {rows} rows written before the checkpoint; the "
+                "others are lost to curves and scores, not to the run",
+                stacklevel=2,
+            )
+        self.rows = len(kept)
+        scores = Scores(folder / "scores.json", identity, kept)
+        self.xs, self.ys = scores.xs, scores.ys
+        purge_step = kept[-1]["env_steps"] + 1 if kept else None
+        self.writers: list[LogWriter] = [
+            JsonLines(path, kept),
+            scores,
+            Pictures(folder / "images"),
+            TensorBoard(folder, purge_step),
+        ]
+
+    def write(self, env_steps: int, row: Mapping[str, float]) -> None:
+        self.rows += 1
+        for writer in self.writers:
+            writer.write(env_steps, row)
+
+    def picture(self, env_steps: int, name: str, pixels: np.ndarray) -> None:
+        for writer in self.writers:
+            writer.picture(env_steps, name, pixels)
+
+    def sync(self) -> None:
+        """Make the rows so far durable: a checkpoint says that they are there."""
+        for writer in self.writers:
+            writer.sync()
+
+    def close(self) -> None:
+        for writer in self.writers:
+            writer.close()
 
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl up to the first line that is none: the last may be cut off."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text(errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if not isinstance(row, dict) or type(row.get("env_steps")) is not int:
-            break
-        rows.append(row)
-    return rows

@@ -19,8 +19,9 @@ from lsp_fast.config import Config
 from lsp_fast.errors import LspFastError
 from lsp_fast.evaluate import Evaluator
 from lsp_fast.noise import stream_seed
+from lsp_fast.reports.figures import learning_curves
 from lsp_fast.reports.open_loop import predicted_frames
-from lsp_fast.reports.plot import learning_curves, read_scores
+from lsp_fast.reports.scores import read_scores
 from lsp_fast.storage import checkpoint
 from lsp_fast.storage.logger import RunLogger
 from lsp_fast.storage.run_folder import RunFolder

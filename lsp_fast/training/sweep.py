@@ -7,7 +7,6 @@ ordinary one in a folder of its own: a sweep that is begun again goes on with wh
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 import signal
@@ -30,6 +29,7 @@ from lsp_fast.envs import gym
 from lsp_fast.errors import ConfigError, LspFastError
 from lsp_fast.reports.plot import plot
 from lsp_fast.storage import checkpoint
+from lsp_fast.storage.metrics import last_row
 from lsp_fast.storage.run_folder import RunFolder
 from lsp_fast.training.loop import train
 from lsp_fast.training.run import Result
@@ -62,13 +62,8 @@ class Cell:
     @property
     def logged_env_steps(self) -> int:
         """How far the run has come, by its newest metrics."""
-        try:
-            with open(RunFolder(self.folder).metrics, "rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - 10_000))
-                *_, last = file.read().decode(errors="replace").strip().splitlines()
-            return int(json.loads(last)["env_steps"])
-        except (OSError, ValueError, KeyError):  # nothing yet, or a line that is being written
-            return self.env_steps
+        row = last_row(RunFolder(self.folder).metrics)
+        return self.env_steps if row is None else row["env_steps"]
 
     @property
     def finished(self) -> bool:

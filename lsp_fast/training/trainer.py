@@ -19,9 +19,9 @@ from lsp_fast.evaluate import dimensions, make_env
 from lsp_fast.experience import relabel
 from lsp_fast.experience.replay import Replay
 from lsp_fast.storage import checkpoint
-from lsp_fast.storage.logger import Means
 from lsp_fast.training.collector import Collector
 from lsp_fast.training.learner import Learner
+from lsp_fast.training.means import Means
 from lsp_fast.training.schedule import Phase, Schedule
 from lsp_fast.training.transfer import take_over
 

@@ -13,7 +13,10 @@ from matplotlib.figure import Figure
 
 from lsp_fast.config import make_config, to_dict
 from lsp_fast.errors import LspFastError
-from lsp_fast.reports.plot import interquartile_mean, interval, learning_curves, mean_curve, plot, pool, read_scores
+from lsp_fast.reports.figures import learning_curves
+from lsp_fast.reports.plot import plot
+from lsp_fast.reports.scores import read_scores
+from lsp_fast.reports.statistics import interquartile_mean, interval, pool, shared
 
 
 def row(xs, ys, task="t", method="m", seed=0):
@@ -42,15 +45,15 @@ def test_curves_are_drawn_in_a_panel_for_each_task(tmp_path, rows, panels):
 
 def test_the_mean_is_over_the_xs_that_all_seeds_have():
     # Positions alone would pair the second row's 30 with the first one's 20.
-    xs, mean = mean_curve([row([10, 20, 30], [1.0, 2.0, 3.0]), row([10, 30, 40], [3.0, 5.0, 9.0])])
+    xs, values = shared([row([10, 20, 30], [1.0, 2.0, 3.0]), row([10, 30, 40], [3.0, 5.0, 9.0])])
     assert xs == [10, 30]
-    np.testing.assert_array_equal(mean, [2.0, 4.0])
+    np.testing.assert_array_equal(values, [[1.0, 3.0], [3.0, 5.0]])
 
 
 def test_a_score_that_was_not_finite_is_a_gap():
-    xs, mean = mean_curve([row([1, 2], [1.0, None]), row([1, 2], [3.0, 3.0])])
+    xs, values = shared([row([1, 2], [1.0, None]), row([1, 2], [3.0, 3.0])])
     assert xs == [1, 2]
-    np.testing.assert_array_equal(mean, [2.0, np.nan])
+    np.testing.assert_array_equal(values.mean(0), [2.0, np.nan])
 
 
 # The command: runs from their metrics alone
@@ -146,9 +149,10 @@ def test_scores_files_are_drawn_too(tmp_path):
     ]
 
 
-def test_plotting_imports_neither_torch_nor_rliable():
+@pytest.mark.parametrize("module", ["reports.scores", "reports.statistics", "reports.figures", "reports.plot"])
+def test_plotting_imports_neither_torch_nor_rliable(module):
     code = (
-        "import sys, lsp_fast.reports.plot; sys.exit(bool({'torch', 'rliable', 'pandas', 'scipy'} & set(sys.modules)))"
+        f"import sys, lsp_fast.{module}; sys.exit(bool({{'torch', 'rliable', 'pandas', 'scipy'}} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[2]).returncode == 0
 

@@ -10,7 +10,7 @@ import torch
 
 from lsp_fast.cli import main
 from lsp_fast.storage import checkpoint
-from lsp_fast.storage.logger import read_rows
+from lsp_fast.storage.metrics import read_rows
 
 TRAIN = ["train", "--preset", "smoke", "--device", "cpu", "--backend", "reference", "--train.checkpoint-every", "100"]
 

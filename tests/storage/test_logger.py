@@ -2,10 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
-from lsp_fast.storage.logger import Means, RunLogger, read_rows
+from lsp_fast.storage.logger import LogWriter, RunLogger
+from lsp_fast.storage.metrics import last_row, read_rows
+from lsp_fast.training.means import Means
 
 IDENTITY = {"task": "t", "method": "m", "seed": 4}
 
@@ -101,3 +104,47 @@ def test_events_are_written_with_the_first_row_only(tmp_path):
     log.write(1, {"a": 1.0})
     log.close()
     assert len(list(tmp_path.glob("events*"))) == 1
+
+
+def test_a_writer_of_ones_own_gets_every_row_and_picture(tmp_path):
+    class Kept(LogWriter):
+        def __init__(self):
+            self.rows, self.pictures = [], []
+
+        def write(self, env_steps, row):
+            self.rows.append((env_steps, dict(row)))
+
+        def picture(self, env_steps, name, pixels):
+            self.pictures.append((env_steps, name, pixels.shape))
+
+    kept, log = Kept(), RunLogger(tmp_path, IDENTITY)
+    log.writers.append(kept)
+    log.write(10, {"x": 1.0})
+    log.picture(20, "open_loop", np.zeros((4, 6, 3), np.uint8))
+    log.sync()
+    log.close()
+    assert kept.rows == [(10, {"x": 1.0})] and kept.pictures == [(20, "open_loop", (4, 6, 3))]
+    assert (tmp_path / "images" / "open_loop_000000020.png").exists() and not (tmp_path / "scores.json").exists()
+
+
+def test_the_newest_row_is_found_without_reading_the_rest(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert last_row(path) is None
+    path.write_text("".join(json.dumps({"env_steps": n, "x": "y" * 90}) + "\n" for n in range(1000)))
+    assert last_row(path)["env_steps"] == 999
+    with path.open("a") as file:
+        file.write('{"env_steps": 1000, "x"')  # being written
+    assert last_row(path)["env_steps"] == 999
+    path.write_text("[]\n")
+    assert last_row(path) is None
+
+
+def test_means_bring_a_checkpoints_values_to_the_device_of_todays(monkeypatch):
+    """On a GPU the values of a checkpoint lie on the CPU, and a row of both ended every resumed run."""
+    means = Means()
+    means.load_state_dict({"a": torch.tensor([1.0])})
+    means.add({"a": torch.tensor(3.0)})
+    asked = []
+    to = torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device: (asked.append(device), to(self, device))[1])
+    assert means.pop() == {"a": 2.0} and asked == [torch.device("cpu")] * 2

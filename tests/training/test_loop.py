@@ -13,7 +13,7 @@ from lsp_fast.errors import CheckpointError, ConfigError, LspFastError
 from lsp_fast.evaluate import load
 from lsp_fast.experience.replay import Replay
 from lsp_fast.storage import checkpoint
-from lsp_fast.storage.logger import read_rows
+from lsp_fast.storage.metrics import read_rows
 from lsp_fast.storage.run_folder import RunFolder
 from lsp_fast.training.learner import Learner, NotFinite
 from lsp_fast.training.loop import train

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from lsp_fast.config import make_config
 from lsp_fast.storage import checkpoint
-from lsp_fast.storage.logger import read_rows
+from lsp_fast.storage.metrics import read_rows
 
 TIMED = ("seconds", "updates_per_second")
 KILLS = 20

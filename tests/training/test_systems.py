@@ -8,7 +8,7 @@ import torch
 from lsp_fast.config import ALGORITHMS
 from lsp_fast.evaluate import Evaluator, load
 from lsp_fast.storage import checkpoint
-from lsp_fast.storage.logger import read_rows
+from lsp_fast.storage.metrics import read_rows
 from lsp_fast.training.loop import train
 
 

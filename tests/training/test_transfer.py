@@ -12,7 +12,7 @@ from lsp_fast.errors import CheckpointError, ConfigError
 from lsp_fast.experience.relabel import relabeller
 from lsp_fast.experience.replay import Replay
 from lsp_fast.storage import checkpoint
-from lsp_fast.storage.logger import read_rows
+from lsp_fast.storage.metrics import read_rows
 from lsp_fast.storage.run_folder import RunFolder
 from lsp_fast.training.loop import train, transfer
 from lsp_fast.training.trainer import Trainer

@@ -1,0 +1,133 @@
+"""Runs and published scores from their files: rows of task, method, seed, xs (environment steps), ys (returns).
+
+A run still under way, or one that was killed, is read as far as it came. Neither torch nor a checkpoint is needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lsp_fast.config import flat, method_name
+from lsp_fast.errors import LspFastError
+from lsp_fast.storage.metrics import read_rows
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The evaluations of one seed, and where they were read."""
+
+    source: Path
+    row: Row
+    config: dict[str, Any] | None
+    """Values by dotted name; None where a scores.json says nothing of it."""
+
+
+def read_scores(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """All rows of several scores.json files.
+
+    Raises:
+        LspFastError: a file cannot be read, or is no list of such rows.
+    """
+    return [row for path in paths for row in file_rows(Path(path))]
+
+
+def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
+    """The runs behind some paths: run folders, folders with run folders anywhere below, scores.json files.
+
+    Returns:
+        runs, sorted by task, method and seed, each once; and warnings about the folders that were left out.
+
+    Raises:
+        LspFastError: a path that brings no evaluation; the message says what to do.
+    """
+    runs: dict[tuple[Path, str], Run] = {}
+    warnings: list[str] = []
+    for path in map(Path, paths):
+        if path.is_file():
+            found = [Run(path, row, None) for row in file_rows(path) if row["xs"]]
+            if not found:
+                raise LspFastError(f"{path} holds no evaluations; name a run's folder or its scores.json")
+        elif _is_run(path):
+            found = [_read_run(path)]
+        elif path.is_dir():
+            found = []
+            for folder in sorted({p.parent for p in path.rglob("config.json") if _is_run(p.parent)}):
+                try:
+                    found.append(_read_run(folder))
+                except LspFastError as error:
+                    warnings.append(f"left out: {error}")
+            if not found:
+                raise LspFastError("\n".join([f"{path} holds no run with evaluations; name a run's folder", *warnings]))
+        else:
+            raise LspFastError(f"{path} does not exist; name a run's folder, a folder of runs, or a scores.json")
+        # A run may be named twice, by itself and by the folder above it.
+        runs |= {(run.source.resolve(), json.dumps([run.row[k] for k in IDENTITY])): run for run in found}
+    return sorted(runs.values(), key=lambda run: [str(run.row[k]) for k in IDENTITY]), warnings
+
+
+IDENTITY = ("task", "method", "seed")
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.json").is_file() or (folder / "metrics.jsonl").is_file()
+
+
+def _read_run(folder: Path) -> Run:
+    config_path, metrics_path = folder / "config.json", folder / "metrics.jsonl"
+    # Plain values rather than a Config: runs of other versions, whose fields differ, can be drawn too.
+    config = _json(config_path)
+    try:
+        identity = {"task": config["task"], "method": method_name(config), "seed": config["seed"]}
+    except (TypeError, KeyError, AttributeError) as error:
+        raise LspFastError(f"{config_path} is not a run's configuration; name another folder") from error
+    points = _evaluations(metrics_path)
+    if not points:
+        raise LspFastError(f"{folder} has no evaluations yet; let the run go on until its first one")
+    row = {**identity, "xs": list(points), "ys": list(points.values())}
+    return Run(folder, row, flat(config))
+
+
+def _evaluations(path: Path) -> dict[int, float | None]:
+    """Return by environment steps; a last line that was cut off is left out."""
+    return {row["env_steps"]: row["eval/return"] for row in read_rows(path, strict=True) if "eval/return" in row}
+
+
+def file_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of one file of scores; LspFastError where it is none."""
+    rows = _json(path)
+    if not isinstance(rows, list) or not all(map(_is_row, rows)):
+        raise LspFastError(
+            f"{path} is not a list of scores; each must be an object with task, method, seed, xs (environment steps) "
+            "and ys (returns), the last two equally long"
+        )
+    return rows
+
+
+def _is_row(row: Any) -> bool:
+    if not isinstance(row, dict) or not {*IDENTITY, "xs", "ys"} <= set(row):
+        return False
+    xs, ys = row["xs"], row["ys"]
+    return (
+        isinstance(row["task"], str)
+        and isinstance(row["method"], str)
+        and isinstance(xs, list)
+        and isinstance(ys, list)
+        and len(xs) == len(ys)
+        and all(isinstance(x, (int, float)) for x in xs)
+        and all(y is None or isinstance(y, (int, float)) for y in ys)
+    )
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise LspFastError(f"{path} cannot be read: {error.strerror}; name another file or folder") from error
+    except ValueError as error:  # of JSON or of the encoding
+        raise LspFastError(f"{path} is not JSON ({error}); name another file or folder") from error

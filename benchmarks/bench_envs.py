@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from measure import Work
 
-from lsp_fast.envs import dmc
+from lsp_fast.envs import dmc, tasks
+from lsp_fast.envs import suite as suite_of
 from lsp_fast.experience.driver import Driver, episode_seed
 
 REPEAT = 2
@@ -28,7 +29,7 @@ def alone(task: str) -> Work:
     """One environment. The variants play the same episodes; `mj_step` has no observations and no rewards."""
     from mujoco import mj_step
 
-    env = dmc.make(task, action_repeat=REPEAT)
+    env = tasks.make(task, action_repeat=REPEAT)
     reference, reference_random = dm_control(task)
     floor, floor_random = dm_control(task)
     model, data = floor.physics.model.ptr, floor.physics.data.ptr
@@ -64,26 +65,38 @@ def alone(task: str) -> Work:
     )
 
 
+class Rewards:
+    """What a driver's rows add up to."""
+
+    total = 0.0
+
+    def add(self, env: int, observation: np.ndarray, action: np.ndarray, reward: float, *rest: object) -> None:
+        self.total += float(np.float32(reward))
+
+
 def together(task: str) -> Work:
     """Several environments stepped together: dm_control's one after the other, ours by a driver.
 
     Both play the same episodes in every call; EnvPool, with generators of its own, plays others.
     """
     references = [dm_control(task) for _ in range(TOGETHER)]
-    single = dmc.make(task, action_repeat=REPEAT)
+    single = tasks.make(task, action_repeat=REPEAT)
     actions = random_actions((TOGETHER, *single.action_space.shape))
     spec = references[0][0].action_spec()
     controls = np.repeat([[single._control(row) for row in action] for action in actions], REPEAT, axis=0)
 
     def drive(threads: int) -> Callable[[], float]:
-        driver = Driver([dmc.make(task, action_repeat=REPEAT) for _ in range(TOGETHER)], 0, threads=threads)
-
+        rewards = Rewards()
+        driver = Driver([tasks.make(task, action_repeat=REPEAT) for _ in range(TOGETHER)], 0, rewards, threads=threads)
         driver.reset()
         start = driver.state()
 
         def play() -> float:
             driver.load(start)
-            return float(sum(driver.step(action).rewards.sum(dtype=np.float64) for action in actions))
+            rewards.total = 0.0
+            for action in actions:
+                driver.step(action)
+            return rewards.total
 
         return play
 
@@ -131,7 +144,7 @@ def envpool(task: str, controls: np.ndarray, shape: tuple[int, ...], threads: in
 
 def dm_control(task: str) -> tuple:
     """dm_control's environment and the generator that it draws from."""
-    domain, name = dmc.suite_tasks()[task]  # sets MUJOCO_GL before the import
+    domain, name = suite_of.suite_tasks()[task]  # sets MUJOCO_GL before the import
     from dm_control import suite
 
     random = np.random.RandomState(0)

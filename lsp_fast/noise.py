@@ -49,10 +49,6 @@ class Noise:
         """Standard normal numbers, float32, of the given shape."""
         return torch.randn(shape, generator=self.generator(stream), device=self.device)
 
-    def uniform(self, stream: str, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """Uniform numbers in [low, high), float32, of the given shape."""
-        return low + (high - low) * torch.rand(shape, generator=self.generator(stream), device=self.device)
-
     def words(self, stream: str, *shape: int) -> Tensor:
         """Uniform words of 32 bits, int64, of the given shape: a generator's key."""
         return torch.randint(2**32, shape, generator=self.generator(stream), device=self.device)

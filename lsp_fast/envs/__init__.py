@@ -42,13 +42,13 @@ def make(
         from lsp_fast.envs import gl
 
         gl.choose()  # says what is missing now, not at the first frame
-    from lsp_fast.envs import dmc, gym
+    from lsp_fast.envs import gym, tasks
 
     if task.startswith(gym.PREFIX):
         if obs == "pixels":
             raise LspFastError(f"task {task!r} has no pixels: only dm_control's tasks and the arena's have")
         return gym.make(task, action_repeat=action_repeat, seed=seed)
-    env = dmc.make(task, action_repeat=action_repeat, seed=seed, fast_render=fast_render)
+    env = tasks.make(task, action_repeat=action_repeat, seed=seed, fast_render=fast_render)
     if obs == "features":
         return env
     from lsp_fast.envs.pixels import PixelEnv
@@ -58,6 +58,6 @@ def make(
 
 def task_names() -> list[str]:
     """Every task that `make` knows but gymnasium's, sorted."""
-    from lsp_fast.envs import dmc
+    from lsp_fast.envs import tasks
 
-    return dmc.task_names()
+    return tasks.task_names()

@@ -21,7 +21,8 @@ import numba
 import numpy as np
 
 from lsp_fast.envs import quadruped
-from lsp_fast.envs.dmc import UNTRACKED, Advance, DmcEnv, Track
+from lsp_fast.envs.dmc import NO_STEP_INFO, Advance, DmcEnv, StepInfo
+from lsp_fast.envs.rewards import WALK_SPEED, ramp, reaching, walking
 
 SUBSTEPS_WORTH_A_THREAD = 8
 """Of an agent step: they take 5 to 20 µs each, and handing a step to a thread 20 to 90. The cheetah has two."""
@@ -39,7 +40,7 @@ class Recipe:
     observation: np.ndarray
     """Elements of the observation in their order, int64 [O]."""
     inputs: np.ndarray
-    """Elements that the reward is computed from, int64 [R]; they begin with the S that are tracked."""
+    """Elements that the reward is computed from, int64 [R]; they begin with the S of its `StepInfo`."""
     reward: Reward
     warp: Callable[[np.ndarray], np.ndarray] | None = None
     """Gives the observation from `warped` on; with NumPy's own functions, as others differ in the last bit."""
@@ -66,7 +67,7 @@ class DirectEnv(DmcEnv):
         max_env_steps: int,
         action_repeat: int = 2,
         seed: int = 0,
-        track: Track = UNTRACKED,
+        step_info: StepInfo = NO_STEP_INFO,
         camera: int = 0,
     ) -> None:
         """
@@ -77,7 +78,7 @@ class DirectEnv(DmcEnv):
             max_env_steps: truncate an episode after so many environment steps; no other limit is kept.
             action_repeat: environment steps per agent step.
             seed: of the first episode, unless `reset` names another.
-            track, camera: as in `DmcEnv`.
+            step_info, camera: as in `DmcEnv`.
 
         Raises:
             ValueError: the task steps in another way than the one built in here.
@@ -88,7 +89,7 @@ class DirectEnv(DmcEnv):
             action_repeat=action_repeat,
             seed=seed,
             max_env_steps=max_env_steps,
-            track=track,
+            step_info=step_info,
             camera=camera,
         )
         from dm_control.mujoco.wrapper.mjbindings import enums
@@ -232,7 +233,7 @@ def _walker_reward(speed: float, inputs: list[float], control: np.ndarray) -> fl
         # A Gaussian that is 0.1 at half the height; with NumPy's scalars, whose pow and exp are not C's.
         standing = np.exp(-0.5 * (np.float64((stand - height) / (stand / 2)) * _GAUSSIAN) ** 2)
     reward = (3 * standing + (1 + upright) / 2) / 4
-    return reward * (5 * _ramp(velocity, speed, speed / 2, 0.5) + 1) / 6 if speed else reward
+    return reward * (5 * ramp(velocity, speed, speed / 2, 0.5) + 1) / 6 if speed else reward
 
 
 _GAUSSIAN = np.sqrt(-2 * np.log(0.1))
@@ -241,7 +242,7 @@ _GAUSSIAN = np.sqrt(-2 * np.log(0.1))
 def _cheetah(memory: np.ndarray, at: SimpleNamespace, model: Any) -> Recipe:
     velocity = at.sensordata[model.sensor("torso_subtreelinvel").adr[0]]
     observation = np.concatenate([at.qpos[1:], at.qvel])
-    return Recipe(memory, observation, np.array([velocity]), lambda inputs, _: _ramp(inputs[0], 10.0, 10.0, 0.0))
+    return Recipe(memory, observation, np.array([velocity]), lambda inputs, _: ramp(inputs[0], 10.0, 10.0, 0.0))
 
 
 def _hopper(reward: Reward, memory: np.ndarray, at: SimpleNamespace, model: Any) -> Recipe:
@@ -264,7 +265,7 @@ def _hopper_stand_reward(inputs: list[float], control: np.ndarray) -> float:
 
 
 def _hopper_hop_reward(inputs: list[float], control: np.ndarray) -> float:
-    return _hopper_standing(inputs) * _ramp(inputs[2], 2.0, 1.0, 0.5)
+    return _hopper_standing(inputs) * ramp(inputs[2], 2.0, 1.0, 0.5)
 
 
 def _quadruped(speed: float, memory: np.ndarray, at: SimpleNamespace, model: Any) -> Recipe:
@@ -292,14 +293,14 @@ def _quadruped(speed: float, memory: np.ndarray, at: SimpleNamespace, model: Any
         memory,
         observation,
         np.array([upright, velocity[0]]),
-        lambda inputs, _: _ramp(inputs[0], 1.0, 2.0, 0.0) * _ramp(inputs[1], speed, speed, 0.5),
+        lambda inputs, _: ramp(inputs[0], 1.0, 2.0, 0.0) * ramp(inputs[1], speed, speed, 0.5),
         np.arcsinh,
         len(observation) - len(forces),
     )
 
 
 def _arena(arena: quadruped.Arena, memory: np.ndarray, at: SimpleNamespace, model: Any) -> Recipe:
-    walk = _quadruped(quadruped.WALK_SPEED, memory, at, model)
+    walk = _quadruped(WALK_SPEED, memory, at, model)
     torso = model.body("torso").id
     target, *_ = points = [model.body(name).id for name in quadruped.point_names(arena)]
     # The simulation's own bodies, so that the layout of every episode is there without being told.
@@ -314,23 +315,12 @@ def _arena(arena: quadruped.Arena, memory: np.ndarray, at: SimpleNamespace, mode
 
     def reward(inputs: list[float], control: np.ndarray) -> float:
         if arena.within is None:
-            return walk.reward(inputs[10:12], control)
+            return walking(inputs[10], inputs[11])
         x, y, target_x, target_y = *inputs[:2], *inputs[12:14]
-        away = math.hypot(x - target_x, y - target_y)
-        return _ramp(inputs[10], 1.0, 2.0, 0.0) * _ramp(-away, -arena.within, arena.margin, 0.0)
+        return reaching(inputs[10], math.hypot(x - target_x, y - target_y), arena.within, arena.margin)
 
     inputs = np.concatenate([at.qpos[:7], at.qvel[:3], walk.inputs, at.xpos[target, :2]])
     return Recipe(memory, observation, inputs, reward, warp, walk.warped)
-
-
-def _ramp(x: float, lower: float, margin: float, at_margin: float) -> float:
-    """dm_control's `tolerance` with bounds (lower, inf) and the linear sigmoid: 1 from `lower`, 0 below the margin."""
-    if x >= lower:
-        return 1.0
-    if margin == 0:
-        return 0.0
-    fall = (lower - x) / margin * (1 - at_margin)
-    return 1 - fall if fall < 1 else 0.0
 
 
 RECIPES: dict[str, Callable[[np.ndarray, SimpleNamespace, Any], Recipe]] = {

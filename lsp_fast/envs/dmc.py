@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import functools
-import logging
-import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
@@ -14,7 +10,6 @@ import numpy as np
 from dm_control.rl.control import PhysicsError
 
 from lsp_fast.envs import gl
-from lsp_fast.errors import LspFastError
 
 if TYPE_CHECKING:
     import dm_env
@@ -32,7 +27,7 @@ class Advance(NamedTuple):
     observation: np.ndarray | None  # float32 [O]; None where the simulation diverged
     reward: float  # the sum, without a step that diverged
     env_steps: int  # control steps taken, with a step that diverged
-    states: np.ndarray  # what is tracked, float64 [T, S or more], without a step that diverged
+    states: np.ndarray  # what `StepInfo` wants of them, float64 [T, S or more], without a step that diverged
     last: bool = False  # the task itself ended the episode
     terminated: bool = False
 
@@ -48,14 +43,14 @@ class Pose(NamedTuple):
     joints: np.ndarray  # [J], radians: every hinge
 
 
-class Track(NamedTuple):
-    """What an environment tells of every control step beside its reward."""
+class StepInfo(NamedTuple):
+    """What an environment puts into `info` of every control step; a replay's extras are made of it."""
 
     state: Callable[[], np.ndarray]  # now, float64 [S], a new array
     info: Callable[[np.ndarray], dict[str, Any]]  # entries of `info` from states [T, S or more], the first S of each
 
 
-UNTRACKED = Track(lambda: np.empty(0), lambda states: {})
+NO_STEP_INFO = StepInfo(lambda: np.empty(0), lambda states: {})
 
 
 class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
@@ -82,7 +77,7 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         action_repeat: int = 2,
         seed: int = 0,
         max_env_steps: int | None = None,
-        track: Track = UNTRACKED,
+        step_info: StepInfo = NO_STEP_INFO,
         camera: int = 0,
     ) -> None:
         """
@@ -94,7 +89,7 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             seed: of the first episode, unless `reset` names another.
             max_env_steps: truncate an episode after so many environment steps; None leaves it to the task. It stays
                 readable under this name.
-            track: gives `info` more entries, at resets (of the state that the episode begins in) and steps.
+            step_info: gives `info` more entries, at resets (of the state that the episode begins in) and steps.
             camera: number of the model's camera that `render_frame` looks through.
 
         Attributes:
@@ -107,7 +102,7 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._random_state.seed(seed)
         self._action_repeat = action_repeat
         self.max_env_steps = max_env_steps
-        self._track = track
+        self._step_info = step_info
         self._camera = camera
         self._frames: gl.Frames | None = None
         self._episode_env_steps = 0
@@ -131,7 +126,7 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode: (observation float32 [O], info: empty but for what is tracked).
+        """Begin an episode: (observation float32 [O], info: empty but for `step_info`'s).
 
         With a seed (0 to 2**32 - 1) the episode depends on it and the actions alone; without one it goes on from
         the episodes before.
@@ -142,7 +137,7 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._episode_env_steps = 0
         self._running = True
         self._observation = flatten(self._environment.reset().observation)
-        return self._observation.copy(), self._track.info(self._track.state()[None])
+        return self._observation.copy(), self._step_info.info(self._step_info.state()[None])
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One agent step: (observation float32 [O], summed reward, terminated, truncated, info).
@@ -192,7 +187,7 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """What `step` returns."""
         observation, reward, env_steps, states, over, terminated = advance
         self._episode_env_steps += env_steps
-        info: dict[str, Any] = {"env_steps": env_steps, **self._track.info(states)}
+        info: dict[str, Any] = {"env_steps": env_steps, **self._step_info.info(states)}
         if observation is None:
             over = info["diverged"] = True
         else:
@@ -203,14 +198,14 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def _advance(self, control: np.ndarray, repeats: int) -> Advance:
         """Up to `repeats` control steps with one control, float64 [A]."""
-        total, states = 0.0, np.empty((repeats, self._track.state().size))
+        total, states = 0.0, np.empty((repeats, self._step_info.state().size))
         for taken in range(1, repeats + 1):
             try:
                 timestep = self._environment.step(control)
             except PhysicsError:
                 return Advance(None, total, taken, states[: taken - 1])
             total += float(timestep.reward)  # type: ignore[arg-type]  # only a reset has none
-            states[taken - 1] = self._track.state()
+            states[taken - 1] = self._step_info.state()
             # After its last step dm_control resets silently, with reward None: the loop must end here.
             if timestep.last() or taken == repeats:
                 last = timestep.last()
@@ -231,91 +226,3 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 def flatten(observation: Mapping[str, Any]) -> np.ndarray:
     """The entries in their order, each flattened: float32 [O], a new array."""
     return np.concatenate([np.ravel(entry) for entry in observation.values()], dtype=np.float32, casting="same_kind")
-
-
-def make(task: str, *, action_repeat: int = 2, seed: int = 0, fast_render: bool = False, direct: bool = True) -> DmcEnv:
-    """A task of `task_names` as an environment; `lsp_fast.envs.make` documents arguments and errors.
-
-    Tasks that `lsp_fast.envs.direct` knows step MuJoCo without dm_control, to the same bits; `direct=False` takes
-    dm_control's own path for them too.
-    """
-    if task not in (tasks := task_names()):
-        near = difflib.get_close_matches(task, tasks, n=3, cutoff=0.4)
-        hint = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(tasks)}"
-        raise LspFastError(f"unknown task {task!r}; {hint}")
-    # Here, because these modules stand on this one; the second brings numba.
-    from lsp_fast.envs import quadruped
-
-    # lqr draws its springs while it is built. A fixed seed here makes the task the same whatever the seed of its
-    # episodes, so that several environments and the evaluation share one dynamics.
-    random_state = np.random.RandomState(0)
-    options: dict[str, Any] = {"action_repeat": action_repeat, "seed": seed, "max_env_steps": EPISODE_ENV_STEPS}
-    # The usual views: the quadruped's camera 0 follows it from 17 m away, 2 from 4.5 m.
-    options["camera"] = 2 if task.startswith("quadruped") else 0
-    if task in quadruped.TASKS:
-        environment = quadruped.load(task, random_state)
-        environment.reset()
-        options["max_env_steps"] = quadruped.TASKS[task].env_steps
-        options["track"] = quadruped.track(task, environment)
-    else:
-        environment = _load(task, random_state)
-    if fast_render:
-        quality = environment.physics.model.vis.quality
-        quality.shadowsize, quality.offsamples = 256, 0
-    if direct:
-        from lsp_fast.envs.direct import DirectEnv, recipe
-
-        if (built := recipe(task, environment)) is not None:
-            return DirectEnv(environment, random_state, built, **options)
-    return DmcEnv(environment, random_state, **options)
-
-
-def task_names() -> list[str]:
-    """Every task that `make` knows, sorted: the suite's and the arena's."""
-    from lsp_fast.envs import quadruped
-
-    return sorted([*suite_tasks(), *quadruped.TASKS])
-
-
-def _load(task: str, random_state: np.random.RandomState) -> Any:
-    """The suite task as dm_control's environment, reset once."""
-    domain, name = suite_tasks()[task]
-    try:
-        environment = suite().load(domain, name, task_kwargs={"random": random_state})
-        environment.reset()
-    except RuntimeError as error:
-        if "OpenGL" not in str(error):
-            raise
-        raise LspFastError(
-            f"task {task!r} needs OpenGL even without pixels: {error} Set MUJOCO_GL=egl (packages libegl1 libgl1 "
-            "libgl1-mesa-dri) or MUJOCO_GL=osmesa (package libosmesa6)"
-        ) from error
-    return environment
-
-
-@functools.cache
-def suite_tasks() -> dict[str, tuple[str, str]]:
-    """Every suite task: `domain_task` to (domain, task). Domains contain underscores, so a name is never split."""
-    return {f"{domain}_{name}": (domain, name) for domain, name in suite().ALL_TASKS}
-
-
-def suite() -> Any:
-    """dm_control's suite, imported at first use: it takes most of a second."""
-    # Features need no renderer, and looking for one fails on many machines. A user's own choice stands.
-    if os.environ.setdefault("MUJOCO_GL", "disable") != "disable":
-        gl.before_loading()
-    try:
-        from dm_control import suite
-    except (ImportError, AttributeError, RuntimeError) as error:
-        # A renderer without its library breaks dm_control's import with an AttributeError that does not say so.
-        raise LspFastError(
-            f"dm_control cannot be imported (MUJOCO_GL={os.environ['MUJOCO_GL']!r}): {error}. Unset MUJOCO_GL to train "
-            "from features"
-        ) from error
-    # MuJoCo warns of an attribute in dm_control's own models, once for every environment.
-    logging.getLogger("absl").addFilter(_is_not_about_total_mass)
-    return suite
-
-
-def _is_not_about_total_mass(record: logging.LogRecord) -> bool:
-    return "settotalmass" not in record.getMessage()

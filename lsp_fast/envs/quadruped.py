@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lsp_fast.envs import dmc
+from lsp_fast.envs.dmc import StepInfo
+from lsp_fast.envs.rewards import reaching, walking
+from lsp_fast.envs.suite import suite as load_suite
 
-dmc.suite()  # settles MUJOCO_GL, which the next imports read
+load_suite()  # settles MUJOCO_GL, which the next imports read
 
 from dm_control.rl import control  # noqa: E402
 from dm_control.suite import base, common  # noqa: E402
 from dm_control.suite import quadruped as suite  # noqa: E402
-from dm_control.utils.rewards import tolerance  # noqa: E402
 from lxml import etree  # type: ignore[attr-defined]  # noqa: E402
 
 CONTROL_TIMESTEP = 0.02
@@ -37,8 +38,6 @@ PILLARS, PILLAR_RADIUS, PILLAR_HEIGHT = 5, 0.25, 1.25
 FROM_ROBOT, APART, TARGET_AWAY = 1.2, 0.6, 4.0
 """Smallest distances of centres among obstacles: robot to pillar, pillar to pillar, robot to target."""
 
-WALK_SPEED = 0.5
-"""Metres a second forward, from which on walking is fully rewarded."""
 MAX_DRAWS = 1000
 """Of one place. A draw is refused with a probability of at most 0.8: that many in a row say that something is wrong."""
 
@@ -160,15 +159,11 @@ class ArenaTask(base.Task):
         return observation | ({"pillar_positions": points[1:]} if self._arena.pillars else {})
 
     def get_reward(self, physics: suite.Physics) -> float:
-        upright = tolerance(physics.torso_upright(), (1, np.inf), margin=2, value_at_margin=0, sigmoid="linear")
+        upright = float(physics.torso_upright())
         if self._arena.within is None:
-            speed = physics.torso_velocity()[0]
-            moving = tolerance(speed, (WALK_SPEED, np.inf), margin=WALK_SPEED, value_at_margin=0.5, sigmoid="linear")
-            return float(upright * moving)
+            return walking(upright, float(physics.torso_velocity()[0]))
         x, y, _ = physics.named.data.xpos["torso"] - physics.named.data.xpos["target"]
-        bounds, margin = (0, self._arena.within), self._arena.margin
-        near = tolerance(math.hypot(x, y), bounds, margin=margin, value_at_margin=0, sigmoid="linear")
-        return float(upright * near)
+        return reaching(upright, math.hypot(x, y), self._arena.within, self._arena.margin)
 
     def _orientation(self) -> np.ndarray:
         """A quaternion [4]."""
@@ -233,7 +228,7 @@ def _model(arena: Arena) -> bytes:
     return etree.tostring(mjcf)
 
 
-def track(task: str, environment: control.Environment) -> dmc.Track:
+def step_info(task: str, environment: control.Environment) -> StepInfo:
     """What gives a step of one task of the family the reward of another (SPEC section 5, transfer).
 
     `info["root"]`: float32 [T, 10], after each of T control steps (at a reset: of the start, T = 1) the torso's
@@ -253,4 +248,4 @@ def track(task: str, environment: control.Environment) -> dmc.Track:
             told["success"] = any(math.hypot(row[0] - x, row[1] - y) <= within for row in states[:, :2].tolist())
         return told
 
-    return dmc.Track(state, info)
+    return StepInfo(state, info)

@@ -25,19 +25,9 @@ class InParts(Protocol):
 
 
 class Recorder(Protocol):
-    """Where a driver writes its rows; `lsp_fast.experience.replay.Replay` is one."""
+    """Where a driver writes its rows; `lsp_fast.experience.replay.Replay` is one, and its `add` says what a row is."""
 
-    def add(
-        self,
-        env: int,
-        observation: np.ndarray,
-        action: np.ndarray,
-        reward: float,
-        terminated: bool,
-        is_first: bool,
-        is_last: bool,
-        extras: np.ndarray | None = None,
-    ) -> None: ...
+    add: Callable[..., None]
 
 
 class EpisodeSummary(NamedTuple):
@@ -45,21 +35,13 @@ class EpisodeSummary(NamedTuple):
 
     env: int
     episode_return: float
-    agent_steps: int
-    env_steps: int
     success: bool | None = None
     """Whether the task's goal was reached at any step; None where the task has none."""
 
 
 class StepResult(NamedTuple):
-    """What one step of all E environments brought."""
+    """What one step of all E environments brought; the rows themselves go to the recorder."""
 
-    rewards: np.ndarray  # [E] float32
-    next_observations: (
-        np.ndarray
-    )  # [E, O] float32 or [E, 64, 64, 3] uint8; at an episode's end its true last observation
-    terminated: np.ndarray  # [E] bool
-    truncated: np.ndarray  # [E] bool
     env_steps: int  # control steps taken by all environments together
     finished: list[EpisodeSummary]
 
@@ -133,8 +115,6 @@ class Driver:
         self._next_episode = [0] * count
         self._started = False
         self._returns = [0.0] * count
-        self._agent_steps = [0] * count
-        self._env_steps = [0] * count
         self._actions: list[list[np.ndarray]] = [[] for _ in range(count)]
         self._success: list[bool | None] = [None] * count
         self._info_extras = info_extras
@@ -173,25 +153,20 @@ class Driver:
         actions = np.asarray(actions, np.float32)
         if actions.shape != (count, *self._action_shape):
             raise ValueError(f"actions have shape {(count, *self._action_shape)}, not {actions.shape}")
-        rewards = np.empty(count, np.float32)
-        next_observations = np.empty_like(self.observations)
-        terminated, truncated = np.zeros(count, bool), np.zeros(count, bool)
         total_env_steps = 0
         finished: list[EpisodeSummary] = []
         self.observations = np.empty_like(self.observations)
         self.is_first = np.zeros_like(self.is_first)
         for index, outcome in enumerate(self._step_beside(actions, meanwhile)):
             own = None if extras is None else extras[index]
-            observation, reward, terminal, limit, env_steps = self._record(index, actions[index], outcome, own)
-            rewards[index], next_observations[index] = reward, observation
-            terminated[index], truncated[index] = terminal, limit
+            observation, over, env_steps = self._record(index, actions[index], outcome, own)
             total_env_steps += env_steps
-            if terminal or limit:
-                finished.append(self._summary(index))
+            if over:
+                finished.append(EpisodeSummary(index, self._returns[index], self._success[index]))
                 self._begin(index)
             else:
                 self.observations[index] = observation
-        return StepResult(rewards, next_observations, terminated, truncated, total_env_steps, finished)
+        return StepResult(total_env_steps, finished)
 
     def state(self) -> dict[str, Any]:
         """What `load` goes on from: the number of each environment's next episode, and the actions of its running one.
@@ -224,8 +199,8 @@ class Driver:
             for t, action in enumerate(np.asarray(actions, np.float32)):
                 own = np.asarray(state["extras"][index][t], np.float32) if self._extras_dim else None
                 outcome = self.envs[index].step(action)
-                observation, _, terminal, limit, _ = self._record(index, action, outcome, own)
-                if terminal or limit:
+                observation, over, _ = self._record(index, action, outcome, own)
+                if over:
                     raise LspFastError("the running episode did not repeat itself; the task is not deterministic")
                 self.observations[index] = observation
                 self.is_first[index] = False
@@ -275,8 +250,8 @@ class Driver:
 
     def _record(
         self, index: int, action: np.ndarray, outcome: Outcome, own: np.ndarray | None
-    ) -> tuple[np.ndarray, float, bool, bool, int]:
-        """Record one environment's step: observation, reward, terminated, truncated, environment steps."""
+    ) -> tuple[np.ndarray, bool, int]:
+        """Record one environment's step: its observation, whether the episode is over, and environment steps."""
         observation, reward, terminal, limit, info = outcome
         env_steps = int(info.get("env_steps", 1))  # environments of other makers take one
         reward, terminal, limit = float(reward), bool(terminal), bool(limit)
@@ -285,13 +260,11 @@ class Driver:
         if self._extras_dim:
             self._running_extras[index].append(extras[0])
         self._returns[index] += reward
-        self._agent_steps[index] += 1
-        self._env_steps[index] += env_steps
         if "success" in info:
             self._success[index] = bool(self._success[index] or info["success"])
         if self.replay is not None:
             self.replay.add(index, observation, action, reward, terminal, False, terminal or limit, *extras)
-        return observation, reward, terminal, limit, env_steps
+        return observation, terminal or limit, env_steps
 
     def _begin(self, index: int) -> None:
         """Reset one environment for its next episode."""
@@ -299,7 +272,7 @@ class Driver:
         self._next_episode[index] += 1
         self.observations[index] = observation
         self.is_first[index] = True
-        self._returns[index], self._agent_steps[index], self._env_steps[index] = 0.0, 0, 0
+        self._returns[index] = 0.0
         self._actions[index], self._running_extras[index] = [], []
         self._success[index] = bool(info["success"]) if "success" in info else None
         if self.replay is not None:
@@ -311,8 +284,3 @@ class Driver:
         if self._extras_dim:
             return (np.zeros(self._extras_dim, np.float32) if own is None else np.array(own, np.float32),)
         return () if self._info_extras is None else (self._info_extras(info),)
-
-    def _summary(self, index: int) -> EpisodeSummary:
-        return EpisodeSummary(
-            index, self._returns[index], self._agent_steps[index], self._env_steps[index], self._success[index]
-        )

@@ -14,6 +14,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from lsp_fast.envs.rewards import reaching, walking
 from lsp_fast.errors import ConfigError
 from lsp_fast.experience.replay import Rows
 
@@ -59,7 +60,7 @@ def relabeller(source: str, target: str, action_repeat: int) -> Callable[[Rows],
                 f"{source} cannot be relabelled as {target}: {task} is not one of the arena's tasks, whose rewards "
                 "follow from what a replay keeps; leave --relabel out"
             )
-    from lsp_fast.envs.quadruped import TASKS, WALK_SPEED
+    from lsp_fast.envs.quadruped import TASKS
 
     here, there = TASKS[source], TASKS[target]
     if here.layout is not there.layout:
@@ -70,17 +71,15 @@ def relabeller(source: str, target: str, action_repeat: int) -> Callable[[Rows],
     within = -1.0 if there.within is None else there.within
 
     def rewards(rows: Rows) -> np.ndarray:
-        return _rewards(rows.extras, rows.is_first, action_repeat, WALK_SPEED, within, there.margin)
+        return _rewards(rows.extras, rows.is_first, action_repeat, within, there.margin)
 
     return rewards
 
 
-@numba.njit(cache=True, nogil=True)
-def _rewards(extras, is_first, repeat, speed, within, margin):  # pragma: no cover - compiled
-    """Summed rewards of every row's control steps; `within` below 0 rewards forward speed.
-
-    dm_control's tolerance with the linear sigmoid: 1 within the bounds, falling to its value at the margin, 0 beyond.
-    """
+# Not cached on disk, where a change of the formulas, in a file of their own, would not show.
+@numba.njit(nogil=True)
+def _rewards(extras, is_first, repeat, within, margin):  # pragma: no cover - compiled
+    """Summed rewards of every row's control steps; `within` below 0 rewards forward speed."""
     rows = extras.shape[0]
     out = np.zeros(rows, np.float32)
     for row in range(rows):
@@ -92,8 +91,7 @@ def _rewards(extras, is_first, repeat, speed, within, margin):  # pragma: no cov
             w, x, y, z = extras[row, at + 3], extras[row, at + 4], extras[row, at + 5], extras[row, at + 6]
             # float32 leaves a quaternion 1e-7 off unit length.
             scale = 1.0 / (w * w + x * x + y * y + z * z)
-            up = 1.0 - 2.0 * (x * x + y * y) * scale
-            upright = min(1.0, max(0.0, 1.0 - (1.0 - up) / 2.0))
+            upright = 1.0 - 2.0 * (x * x + y * y) * scale
             if within < 0.0:
                 # The torso's x-axis in the world's frame, times the velocity there.
                 forward = (
@@ -101,12 +99,10 @@ def _rewards(extras, is_first, repeat, speed, within, margin):  # pragma: no cov
                     + 2.0 * (x * y + w * z) * scale * extras[row, at + 8]
                     + 2.0 * (x * z - w * y) * scale * extras[row, at + 9]
                 )
-                other = 1.0 if forward >= speed else max(0.0, 1.0 - 0.5 * (speed - forward) / speed)
+                total += walking(upright, forward)
             else:
                 dx = extras[row, at] - extras[row, 10 * repeat + 1]
                 dy = extras[row, at + 1] - extras[row, 10 * repeat + 2]
-                away = np.sqrt(dx * dx + dy * dy) - within
-                other = 1.0 if away <= 0.0 else (max(0.0, 1.0 - away / margin) if margin > 0.0 else 0.0)
-            total += upright * other
+                total += reaching(upright, np.sqrt(dx * dx + dy * dy), within, margin)
         out[row] = total
     return out

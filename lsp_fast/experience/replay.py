@@ -1,4 +1,4 @@
-"""Replay: completed episodes in memory, windows of them as training batches, append-only files on disk (SPEC §1, §2).
+"""Replay: completed episodes in memory, windows of them as training batches (SPEC §1, §2); `replay_files` has the disk.
 
 A row is one observation with the action and the reward that led to it. An episode of n agent steps has n + 1 rows; the
 first is the reset's, with zero action and reward. Rows of completed episodes lie one after the other in a ring, oldest
@@ -8,8 +8,6 @@ first, so that a window is a run of rows in which only the ring's end needs care
 from __future__ import annotations
 
 import math
-import os
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,11 +18,10 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from lsp_fast.errors import CheckpointError, LspFastError
-from lsp_fast.files import sync_folder
+from lsp_fast.experience.replay_files import ReplayFiles, Rows
 
 VERSION = 1
 FIRST_ROWS = 4096
-CHUNK_BYTES = 1 << 24
 
 
 class Batch(NamedTuple):
@@ -46,22 +43,6 @@ class Batch(NamedTuple):
             np.empty((batch, length, action_dim), np.float32),
             *(np.empty((batch, length), kind) for kind in (np.float32, np.float32, bool)),
         )
-
-
-class Rows(NamedTuple):
-    """Rows one after the other, observations flat."""
-
-    observation: np.ndarray  # [R, O], float32 or uint8
-    action: np.ndarray  # [R, A] float32
-    reward: np.ndarray  # [R] float32
-    terminal: np.ndarray  # [R] float32
-    is_first: np.ndarray  # [R] bool
-    extras: np.ndarray  # [R, X] float32, what task or agent wants to be kept; X is 0 for most
-
-    def file(self, field: str) -> str:
-        """On disk: one file per field, named by the field and its little-endian type."""
-        name = {"extras": "track"}.get(field, field)  # as folders have called it from the first
-        return f"{name}.{ {'f': 'f32', 'u': 'u8', 'b': 'u8'}[getattr(self, field).dtype.kind] }"
 
 
 @numba.njit(cache=True)
@@ -120,12 +101,8 @@ class Replay:
         self.num_envs = num_envs
         self._running: list[list[tuple[np.ndarray, np.ndarray, float, bool, bool, np.ndarray]]]
         self._running = [[] for _ in range(num_envs)]
-        # On disk: the folder that holds the rows so far, how many there are, each file's checksum, and how many of
-        # the newest completed rows are not there yet.
-        self._folder: Path | None = None
-        self._file_rows = 0
-        self._checksums: dict[str, int] = {}
-        self._unsaved_rows = 0
+        self._files = ReplayFiles(self._empty(0))
+        self._unsaved_rows = 0  # how many of the newest completed rows the files lack
         self._clear()
 
     def _clear(self) -> None:
@@ -260,7 +237,7 @@ class Replay:
         """
         indices = np.arange(self._oldest, self._oldest + self._live) % self.capacity
         self._rows.reward[indices] = rewards(Rows(*(array[indices] for array in self._rows)))
-        self._folder = None
+        self._files.folder = None
 
     def draw(self, rng: np.random.Generator, batch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """What `sample` takes: each window's episode (0 is the oldest that is held) and its first row there, [B]."""
@@ -298,36 +275,18 @@ class Replay:
             CheckpointError: a file that earlier saves wrote is gone or shorter.
             OSError: the disk's.
         """
-        folder = Path(folder).resolve()
-        if folder != self._folder:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name in self._files():
-                (folder / name).write_bytes(b"")
-            self._folder, self._file_rows, self._checksums = folder, 0, dict.fromkeys(self._files(), 0)
+        folder, files = Path(folder).resolve(), self._files
+        if folder != files.folder:
+            files.begin(folder)
             self._unsaved_rows = self._live
-        new = self._newest(self._unsaved_rows)
-        checksums = {}
-        for name, (field, dtype) in self._files().items():
-            path, array = folder / name, getattr(new, field)
-            data = np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8).data
-            held = self._file_rows * _row_bytes(array, dtype)
-            _check_size(path, held)
-            with open(path, "r+b") as file:
-                file.seek(held)  # over what a save that failed left behind; `load` cuts what sticks out
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            checksums[name] = zlib.crc32(data, self._checksums[name])
-        sync_folder(folder)
-        self._checksums = checksums
-        self._file_rows += self._unsaved_rows
+        files.append(self._newest(self._unsaved_rows))
         self._unsaved_rows = 0
         return {
             "version": VERSION,
             "observation_dim": self.observation_dim,
             "action_dim": self.action_dim,
-            "rows": self._file_rows,
-            "checksums": checksums,
+            "rows": files.rows,
+            "checksums": files.checksums,
             # The live episodes, oldest first: they are the last rows of the files.
             "episodes": list(self._lengths),
         }
@@ -343,33 +302,37 @@ class Replay:
             CheckpointError: a file is missing, shorter than the state says, or not the one that was saved; or the
                 state is of another version or another task. The replay is unchanged then.
         """
-        folder = Path(folder).resolve()
-        rows, lengths, checksums = self._read_state(folder, state)
+        folder, files = Path(folder).resolve(), self._files
+        rows, lengths, checksums = files.read_state(folder, state)
+        self._check_fits(folder, state)
         while sum(lengths) > self.capacity:
             lengths.pop(0)
         live = sum(lengths)
         loaded = self._empty(live)
-        for name, (field, dtype) in self._files().items():
-            array = getattr(loaded, field)
-            path, width = folder / name, _row_bytes(array, dtype)
-            _check_size(path, rows * width)
-            _check_content(path, rows * width, checksums[name])
-            values = np.fromfile(path, dtype, array.size, offset=(rows - live) * width)
-            array[...] = values.reshape(array.shape)
+        files.read(folder, rows, checksums, loaded)
         firsts = np.cumsum([0, *lengths])[:-1]
         if not np.array_equal(np.flatnonzero(loaded.is_first), firsts):
-            raise CheckpointError(f"{folder / loaded.file('is_first')} does not fit the checkpoint's episodes")
-        for name, (field, dtype) in self._files().items():
-            size = rows * _row_bytes(getattr(loaded, field), dtype)
-            if not borrow and (folder / name).stat().st_size > size:
-                os.truncate(folder / name, size)
+            raise CheckpointError(f"{files.path(folder, 'is_first')} does not fit the checkpoint's episodes")
+        if borrow:
+            files.folder = None
+        else:
+            files.adopt(folder, rows, checksums)
         self._clear()
         self._rows, self._live, self._lengths = loaded, live, deque(lengths)
         for episode in self._running:
             episode.clear()
-        self._folder, self._file_rows, self._checksums, self._unsaved_rows = folder, rows, checksums, 0
-        if borrow:
-            self._folder = None
+        self._unsaved_rows = 0
+
+    def _check_fits(self, folder: Path, state: dict[str, Any]) -> None:
+        """Whether a saved state is of this version and these widths."""
+        version, dims = state.get("version"), (state.get("observation_dim"), state.get("action_dim"))
+        if version != VERSION:
+            raise CheckpointError(f"the replay in {folder} has version {version!r}; this program reads {VERSION}")
+        if dims != (self.observation_dim, self.action_dim):
+            raise CheckpointError(
+                f"the replay in {folder} holds observations and actions of {dims[0]} and {dims[1]} numbers; "
+                f"this task has {self.observation_dim} and {self.action_dim}"
+            )
 
     def _empty(self, rows: int) -> Rows:
         return Rows(
@@ -380,13 +343,6 @@ class Replay:
             np.empty(rows, bool),
             np.empty((rows, self.extras_dim), np.float32),
         )
-
-    def _files(self) -> dict[str, tuple[str, np.dtype]]:
-        """Names of the files, each with its field of Rows and its type on disk."""
-        fields = [field for field in Rows._fields if field != "extras" or self.extras_dim]
-        disk = {"f32": np.dtype("<f4"), "u8": np.dtype("u1")}
-        names = {field: self._rows.file(field) for field in fields}
-        return {name: (field, disk[name.rsplit(".", 1)[1]]) for field, name in names.items()}
 
     def _complete(self, episode: Rows) -> None:
         """Append a completed episode, evicting the oldest ones where it needs their room."""
@@ -445,52 +401,7 @@ class Replay:
             if array.shape != shape or array.dtype != row.dtype or not array.flags.c_contiguous:
                 raise ValueError(f"out.{name} must be a C-contiguous {row.dtype} array of shape {shape}")
 
-    def _read_state(self, folder: Path, state: dict[str, Any]) -> tuple[int, list[int], dict[str, int]]:
-        """Rows in the files, lengths of the live episodes, checksums; checked as far as possible without the files."""
-        try:
-            version, dims = state["version"], (state["observation_dim"], state["action_dim"])
-            rows, lengths = int(state["rows"]), [int(length) for length in state["episodes"]]
-            checksums = {name: int(state["checksums"][name]) for name in self._files()}
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"the checkpoint's state of the replay in {folder} is damaged: {error!r}") from error
-        if version != VERSION:
-            raise CheckpointError(f"the replay in {folder} has version {version!r}; this program reads {VERSION}")
-        if dims != (self.observation_dim, self.action_dim):
-            raise CheckpointError(
-                f"the replay in {folder} holds observations and actions of {dims[0]} and {dims[1]} numbers; "
-                f"this task has {self.observation_dim} and {self.action_dim}"
-            )
-        if rows < 0 or any(length < 1 for length in lengths) or sum(lengths) > rows:
-            raise CheckpointError(f"the checkpoint's state of the replay in {folder} contradicts itself")
-        return rows, lengths, checksums
-
 
 def _told(name: str, array: np.ndarray) -> str:
     """An array in a message: its numbers, unless it is a picture."""
     return f"{name} {array.tolist()}" if array.ndim == 1 else f"{name} of shape {array.shape}"
-
-
-def _row_bytes(array: np.ndarray, dtype: np.dtype) -> int:
-    """Bytes of one row [R, ...] on disk."""
-    return dtype.itemsize * int(np.prod(array.shape[1:]))
-
-
-def _check_size(path: Path, size: int) -> None:
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing")
-    if path.stat().st_size < size:
-        raise CheckpointError(f"{path} has {path.stat().st_size} bytes, the checkpoint needs {size}")
-
-
-def _check_content(path: Path, size: int, checksum: int) -> None:
-    """The first `size` bytes must be those that were saved."""
-    found = 0
-    with open(path, "rb") as file:
-        while size:
-            chunk = file.read(min(size, CHUNK_BYTES))
-            if not chunk:
-                raise CheckpointError(f"{path} became shorter while it was read")
-            found = zlib.crc32(chunk, found)
-            size -= len(chunk)
-    if found != checksum:
-        raise CheckpointError(f"{path} is not the file that the checkpoint belongs to: its content differs")

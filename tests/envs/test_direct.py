@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from lsp_fast.envs import direct, dmc, quadruped
+from lsp_fast.envs import direct, quadruped, rewards, tasks
 from lsp_fast.envs.direct import RECIPES, DirectEnv
 from lsp_fast.envs.dmc import DmcEnv, flatten
 
 
 def pair(task, **options):
     """The task on the direct path and on dm_control's."""
-    return dmc.make(task, **options), dmc.make(task, direct=False, **options)
+    return tasks.make(task, **options), tasks.make(task, direct=False, **options)
 
 
 def assert_same(got, expected):
@@ -54,7 +54,7 @@ def test_other_repeats(task, repeat):
 @pytest.mark.parametrize("task", sorted(set(RECIPES) - set(quadruped.TASKS)))
 def test_rewards_and_observations_of_any_state(task):
     """Upright, fast and fallen states, that random actions do not reach (test_quadruped.py has the arena's)."""
-    env = dmc.make(task)
+    env = tasks.make(task)
     physics, suite_task = env._environment.physics, env._environment.task
     recipe, rng = env._recipe, np.random.default_rng(0)
     start = physics.data.qpos.copy()
@@ -83,7 +83,7 @@ def test_ramp_is_tolerance():
             expected = tolerance(
                 x, bounds=(lower, float("inf")), margin=margin, value_at_margin=at_margin, sigmoid="linear"
             )
-            assert direct._ramp(x, lower, margin, at_margin) == expected
+            assert rewards.ramp(x, lower, margin, at_margin) == expected
 
 
 @pytest.mark.parametrize(("height", "standing"), [(0.5, 0.0), (0.6, 1.0), (2.0, 1.0), (2.1, 0.0), (np.nan, 0.0)])
@@ -128,7 +128,7 @@ def test_a_diverging_simulation_ends_the_episode_alike(task, speed, env_steps):
 
 
 def test_only_new_warnings_count():
-    env = dmc.make("cheetah_run")
+    env = tasks.make("cheetah_run")
     env.reset()
     env._environment.physics.data.warning.number[:] = 7
     assert "diverged" not in env.step(np.zeros(6))[4]
@@ -136,14 +136,14 @@ def test_only_new_warnings_count():
 
 def test_what_has_no_recipe_takes_dm_controls_path(monkeypatch):
     assert not {"quadruped_fetch", "quadruped_escape"} & set(RECIPES)
-    assert type(dmc.make("quadruped_fetch")) is type(dmc.make("pendulum_swingup")) is DmcEnv
+    assert type(tasks.make("quadruped_fetch")) is type(tasks.make("pendulum_swingup")) is DmcEnv
     monkeypatch.setattr(direct, "_LINKED", False)  # MuJoCo's library cannot be called
-    assert type(dmc.make("cheetah_run")) is DmcEnv
+    assert type(tasks.make("cheetah_run")) is DmcEnv
 
 
 @pytest.mark.parametrize("change", ["legacy_step", "integrator"])
 def test_another_way_of_stepping_is_refused(change):
-    environment = dmc.make("cheetah_run", direct=False)._environment
+    environment = tasks.make("cheetah_run", direct=False)._environment
     if change == "legacy_step":
         environment.physics.legacy_step = False
     else:

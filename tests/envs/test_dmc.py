@@ -11,7 +11,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from lsp_fast import envs
-from lsp_fast.envs import dmc
+from lsp_fast.envs import suite as suite_of
 from lsp_fast.envs.dmc import DmcEnv
 from lsp_fast.errors import LspFastError
 
@@ -53,7 +53,7 @@ def test_names_cover_the_suite():
     assert {"cheetah_run", "ball_in_cup_catch", "humanoid_CMU_run", "point_mass_easy", "quadruped_walk"} <= set(names)
 
 
-@pytest.mark.parametrize("task", sorted(dmc.suite_tasks()))
+@pytest.mark.parametrize("task", sorted(suite_of.suite_tasks()))
 def test_spaces_and_finite_values(task):
     if task == NEEDS_OPENGL and os.environ["MUJOCO_GL"] == "disable":
         with pytest.raises(LspFastError, match=r"quadruped_escape.*OpenGL.*MUJOCO_GL=egl"):

@@ -189,23 +189,26 @@ def test_bad_arguments():
 
 def test_driver_and_task_together():
     replay = Replay(10_000, 17, 6, num_envs=2)
+    add, rows = replay.add, []
+    replay.add = lambda *row: (rows.append(row), add(*row))
     driver = Driver([envs.make("cheetah_run") for _ in range(2)], seed=0, replay=replay)
     driver.reset()
     rng = np.random.default_rng(0)
-    actions, observations, rewards = [], [driver.observations], []
+    actions = []
     for _ in range(500):
         actions.append(rng.uniform(-1, 1, (2, 6)).astype(np.float32))
         assert replay.num_episodes == 0
-        result = driver.step(actions[-1])
-        observations.append(result.next_observations)
-        rewards.append(result.rewards)
+        driver.step(actions[-1])
     assert replay.num_episodes == 2 and replay.num_rows == 2 * 501
     batch = replay.sample(rng, 20, 501)
+    told = [[row for row in rows if row[0] == env][:501] for env in (0, 1)]
+    observations = np.array([[row[1] for row in one] for one in told]).swapaxes(0, 1)
+    rewards = np.array([[row[3] for row in one] for one in told], np.float32).swapaxes(0, 1)
     for observation, action, reward, terminal, is_first in zip(*batch, strict=True):
         env = 0 if np.array_equal(observation[0], observations[0][0]) else 1
-        np.testing.assert_array_equal(observation, np.stack(observations)[:, env])
+        np.testing.assert_array_equal(observation, observations[:, env])
         np.testing.assert_array_equal(action, np.concatenate([np.zeros((1, 6)), np.stack(actions)[:, env]]))
-        np.testing.assert_array_equal(reward, np.concatenate([[0], np.stack(rewards)[:, env]]))
+        np.testing.assert_array_equal(reward, rewards[:, env])
         assert not terminal.any() and is_first[0] and not is_first[1:].any()
 
 

@@ -33,10 +33,6 @@ class GymEnv(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any], gymnasium.util
         Raises:
             LspFastError: spaces that cannot be learned with.
         """
-        gymnasium.utils.RecordConstructorArgs.__init__(self, action_repeat=action_repeat)
-        super().__init__(env)
-        self.max_env_steps = env.spec.max_episode_steps if env.spec else None
-        self._action_repeat = action_repeat
         actions = env.action_space
         name = env.spec.id if env.spec else type(env.unwrapped).__name__
         if not isinstance(actions, Box) or not np.issubdtype(actions.dtype, np.floating):
@@ -49,14 +45,20 @@ class GymEnv(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any], gymnasium.util
             raise LspFastError(
                 f"{PREFIX}{name} has observations {env.observation_space}, which have no fixed number of entries"
             ) from error
+        gymnasium.utils.RecordConstructorArgs.__init__(self, action_repeat=action_repeat)
+        super().__init__(gymnasium.wrappers.FlattenObservation(env))
+        self.max_env_steps = env.spec.max_episode_steps if env.spec else None
+        self._action_repeat = action_repeat
         self.observation_space = Box(-np.inf, np.inf, (size,), np.float32)
         self.action_space = Box(-1.0, 1.0, (flatdim(actions),), np.float32)
+        # Not RescaleAction, which maps in the bounds' own float32: an action of 1 can then miss the bound, and every
+        # curve so far was made with this.
         self._centre = (actions.low.astype(np.float64) + actions.high) / 2
         self._scale = (actions.high.astype(np.float64) - actions.low) / 2
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         observation, info = self.env.reset(seed=seed, options=options)
-        return self._flat(observation), info
+        return np.asarray(observation, np.float32), info
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         action = np.asarray(action, np.float64)
@@ -71,10 +73,8 @@ class GymEnv(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any], gymnasium.util
         while taken < self._action_repeat and not (terminated or truncated):
             observation, reward, terminated, truncated, info = self.env.step(own)
             total, taken = total + float(reward), taken + 1
-        return self._flat(observation), total, bool(terminated), bool(truncated), {**info, "env_steps": taken}
-
-    def _flat(self, observation: Any) -> np.ndarray:
-        return np.asarray(gymnasium.spaces.flatten(self.env.observation_space, observation), np.float32)
+        info = {**info, "env_steps": taken}
+        return np.asarray(observation, np.float32), total, bool(terminated), bool(truncated), info
 
 
 def make(task: str, *, action_repeat: int = 2, seed: int = 0) -> GymEnv:

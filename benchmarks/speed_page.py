@@ -1,4 +1,4 @@
-"""Writes the README's tables of speed from results/cpu_*.json and planet_*.json: `python benchmarks/readme.py`."""
+"""Writes the tables of docs/speed.md from results/cpu_*.json and planet_*.json: `python benchmarks/speed_page.py`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ RESULTS = [
     for what in ("cpu", "planet")
     for threads in ("1_thread", "2_threads")
 ]
-BEGIN, END = "<!-- written by benchmarks/readme.py -->\n", "<!-- end -->\n"
+BEGIN, END = "<!-- written by benchmarks/speed_page.py -->\n", "<!-- end -->\n"
 
 Row = dict[str, Any]
 
 
 def tables() -> str:
-    """The part of the README between the marks."""
+    """The part of the page between the marks."""
     runs = [json.loads(path.read_text()) for path in RESULTS]
     rows = [{**row, "threads": run["threads"]} for run in runs for row in run["rows"]]
     plans, updates, others, environments = [], [], [], []
@@ -137,7 +137,7 @@ def caption(runs: Iterable[Row]) -> str:
     """How, where, when and with what."""
     runs = list(runs)
     commands = ", ".join(
-        f"`{run['command']}` ([JSON](benchmarks/results/{p.name}))" for run, p in zip(runs, RESULTS, strict=True)
+        f"`{run['command']}` ([JSON](../benchmarks/results/{p.name}))" for run, p in zip(runs, RESULTS, strict=True)
     )
     spread = [row["spread"] for run in runs for row in run["rows"] if row["spread"] is not None]
     few = sorted(spread)[len(spread) // 2]
@@ -151,10 +151,10 @@ def caption(runs: Iterable[Row]) -> str:
 
 
 def main() -> None:
-    readme = ROOT / "README.md"
-    before, rest = readme.read_text().split(BEGIN)
+    page = ROOT / "docs" / "speed.md"
+    before, rest = page.read_text().split(BEGIN)
     _, after = rest.split(END)
-    readme.write_text(f"{before}{BEGIN}{tables()}{END}{after}")
+    page.write_text(f"{before}{BEGIN}{tables()}{END}{after}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,82 @@
+"""Every recipe of docs/recipes.md does what it says, with the smoke preset's sizes; what needs a GPU or a cluster is
+only parsed."""
+
+import contextlib
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from lsp_fast.cli import main, parse
+
+PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
+UNTRIED = ("GPU", "Slurm")
+"""Sections that say so themselves."""
+
+
+def sections():
+    """Title -> its steps in order: commands as lists of words, and (language, code) of blocks."""
+    found = {}
+    for part in PAGE.read_text().split("\n## ")[1:]:
+        title, text = part.split("\n", 1)
+        steps = re.findall(r"^ {4,}(lsp-fast [^\n]*)$|^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        found[title] = [command.split()[1:] if command else (language, code) for command, language, code in steps]
+    return found
+
+
+SECTIONS = sections()
+
+
+def small(argv):
+    """A command at the smoke preset's sizes."""
+    argv = ["smoke" if word in ("cpu", "gpu") and argv[i - 1] == "--preset" else word for i, word in enumerate(argv)]
+    if argv[0] == "train":
+        steps = "1300" if "--env-steps" in argv else "1100"
+        argv = [word for i, word in enumerate(argv) if word != "--env-steps" and argv[i - 1] != "--env-steps"]
+        argv += ["--device", "cpu", "--env-steps", steps]
+    if argv[0] == "transfer":
+        argv += ["--env-steps", "1020"]
+    return argv
+
+
+def test_there_are_recipes():
+    assert len(SECTIONS) == 9 and all(SECTIONS[title] for title in SECTIONS)
+    text = PAGE.read_text()
+    for title in UNTRIED:
+        assert re.search(rf"## {title}\n\nNot (run|tried)", text)
+    for title in SECTIONS:
+        assert f"](#{title.lower().replace(' ', '-')})" in text, title
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where all recipes are tried, one after the other; most begin from the first one's run."""
+    path = tmp_path_factory.mktemp("recipes")
+    with contextlib.chdir(path):
+        assert main(small(SECTIONS["Watch a run"][0])) == 0
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("title", [title for title in SECTIONS if title not in UNTRIED])
+def test_a_recipe_does_what_it_says(title, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    for step in SECTIONS[title]:
+        if isinstance(step, list):
+            assert main(small(step)) == 0, step
+            continue
+        language, code = step
+        if language == "toml":
+            code = code.replace('preset = "cpu"', 'preset = "smoke"\ndevice = "cpu"\nenv_steps = 1100')
+            Path(re.search(r"`(\w+\.toml)`", PAGE.read_text())[1]).write_text(code)
+        else:
+            exec(compile(code.replace("env_steps=4000", "env_steps=1020"), title, "exec"), {})
+    assert os.listdir("runs")
+
+
+@pytest.mark.parametrize("title", UNTRIED)
+def test_what_cannot_be_tried_here_is_understood(title, monkeypatch):
+    monkeypatch.chdir(PAGE.parents[1])
+    for step in SECTIONS[title]:
+        parse(step)

@@ -28,8 +28,7 @@ def tables() -> str:
         first = row["work"].split(",")[0]
         kinds.get(first, environments if "environment" in row["work"] else others).append(row)
     parts = [
-        "Medians of samples taken in turns in one run, as ratios to the first column (above 1 is faster); *of peak* is "
-        "the share of the processor's multiply-adds, measured in the same run.",
+        "Medians of samples taken in turns in one run, as ratios to the first column (above 1 is faster).",
         ratios(
             plans,
             "plan (states × candidates × steps × iterations)",

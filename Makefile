@@ -1,5 +1,6 @@
 # make train   creates .venv, installs the pinned dependencies, builds the extension, and trains
-# make test    the linters and every test, in the same environment
+# make test    the linters and the tests, in the same environment; a quarter of an hour at most on two cores
+# make test-slow   the tests that are slow and rarely break: kernels under an interpreter, kills, wheels, frames
 # make bench   what is fast here, as ratios in one run beside its peers, which it installs
 # make sanitize   the C++ engine's own test under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer; it
 #              needs a compiler and cmake, and no Python
@@ -7,7 +8,7 @@
 #   PYTHON       the interpreter that .venv is made with (3.11 or 3.12)
 #   ARGS         passed on to `lsp-fast train`, e.g. ARGS="--task walker_walk --env-steps 3000 --logdir runs/x"
 #   BENCH_ARGS   passed on to benchmarks/run.py, e.g. BENCH_ARGS="envs --threads 1 --out benchmarks/results/NAME.json"
-#   TEST_ARGS    passed on to pytest, e.g. TEST_ARGS="-m 'not slow'"
+#   TEST_ARGS    passed on to pytest, e.g. TEST_ARGS="tests/envs -x"
 #   TORCH_INDEX  a package index to take torch from; set it to one with CPU wheels where the default index offers CUDA
 #                builds only (several GB)
 
@@ -22,14 +23,17 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
 NATIVE := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*/*.cpp csrc/*/*.hpp csrc/*/*.inl)
 
-.PHONY: train test bench sanitize lint install clean
+.PHONY: train test test-slow bench sanitize lint install clean
 .DELETE_ON_ERROR:
 
 train: .venv/.installed
 	$(BIN)/lsp-fast train --preset cpu $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest -q $(TEST_ARGS)
+	$(BIN)/python -m pytest -q -m "not slow" $(TEST_ARGS)
+
+test-slow: .venv/.installed
+	$(BIN)/python -m pytest -q -m slow $(TEST_ARGS)
 
 bench: .venv/.peers
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)

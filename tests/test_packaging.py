@@ -180,7 +180,8 @@ def test_make_installs_once_and_again_when_the_sources_change(tree):
         ".venv/bin/lsp-fast train --preset cpu --task walker_walk"
     )
     assert "pip" not in commands("test")
-    assert "pytest -q -m smoke" in commands("test", "TEST_ARGS=-m smoke")
+    assert 'pytest -q -m "not slow" -x' in commands("test", "TEST_ARGS=-x")
+    assert "pytest -q -m slow -x" in commands("test-slow", "TEST_ARGS=-x") and "pip" not in commands("test-slow")
 
     later = (tree / ".venv/.installed").stat().st_mtime + 10
     os.utime(tree / "csrc/ops/select_elites.hpp", (later, later))

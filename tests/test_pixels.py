@@ -44,6 +44,7 @@ def told(folder):
     return [{k: v for k, v in row.items() if k not in timed} for row in read_rows(folder / "metrics.jsonl")]
 
 
+@pytest.mark.slow
 def test_a_run_from_pixels_learns_goes_on_and_shows_what_it_predicts(smoke, tmp_path, monkeypatch):
     from PIL import Image
 
@@ -80,6 +81,7 @@ def test_a_run_from_pixels_learns_goes_on_and_shows_what_it_predicts(smoke, tmp_
         agent.policy(np.zeros((1, 17), np.float32), agent.initial_carry(1))
 
 
+@pytest.mark.slow
 def test_pictures_change_nothing_of_what_is_learned(smoke, tmp_path, monkeypatch):
     config = smoke(obs="pixels", env_steps=1100, train__eval_every=50)
     rare = train(smoke(obs="pixels", env_steps=1100, train__eval_every=5000), tmp_path / "rare", progress=False)

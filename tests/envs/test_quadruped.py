@@ -84,6 +84,7 @@ def test_the_observation_begins_with_the_suites():
     assert [spec[name].shape for name in list(spec)[len(names) :]] == [(3,), (3,), (3,), (5, 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_every_layout_keeps_its_distances(task):
     env = envs.make(task)
@@ -136,6 +137,7 @@ def test_every_layout_keeps_its_distances(task):
         assert np.min(targets) < -3 and np.max(targets) > 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", GETUP)
 def test_no_start_touches_the_walls(task):
     """At the very corner of where robots start, in any orientation."""

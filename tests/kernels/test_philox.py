@@ -1,5 +1,7 @@
 """Philox in Triton under Triton's interpreter."""
 
+import pytest
+
 PROGRAM = """
 import torch
 from lsp_fast.kernels import philox as kernel
@@ -16,5 +18,6 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_triton_draws_the_same_bits_under_the_interpreter(interpreted):
     interpreted(PROGRAM)

@@ -42,6 +42,7 @@ def test_planning_from_more_states_needs_more_memory():
     assert many.memory > few.memory + 500_000_000
 
 
+@pytest.mark.slow
 def test_the_goals_that_hiro_keeps_are_counted(smoke, tmp_path):
     config = smoke("hiro", env_steps=2500, train__log_every=10, train__checkpoint_every=100)
     trainer = Trainer(config, tmp_path / "replay")

@@ -1,0 +1,58 @@
+// Vectors of one instruction set's width, and elementwise functions of them; ops/imagine_heads_kernels.inl includes this.
+
+namespace lsp_fast {
+namespace {
+
+typedef float V __attribute__((vector_size(4 * LSP_WIDTH), may_alias));
+typedef std::int32_t I __attribute__((vector_size(4 * LSP_WIDTH), may_alias));
+typedef std::uint32_t U __attribute__((vector_size(4 * LSP_WIDTH), may_alias));
+
+inline V load(const float* p) { return *reinterpret_cast<const V*>(p); }
+inline void store(float* p, V x) { *reinterpret_cast<V*>(p) = x; }
+inline V all(float x) { return x - V{}; }
+inline U all(std::uint32_t x) { return x + U{}; }
+inline U words(V x) { return reinterpret_cast<U>(x); }
+inline V floats(U x) { return reinterpret_cast<V>(x); }
+
+// e^x to about 1 unit in the last place; NaN stays NaN, as every comparison with it is false.
+inline V exp(V x) {
+  x = x > all(88.0f) ? all(88.0f) : x;
+  x = x < all(-87.0f) ? all(-87.0f) : x;
+  const float round = 12582912.0f;  // adding 1.5 * 2^23 rounds to an integer
+  const V shifted = x * 1.44269504f + round;
+  const V n = shifted - round;
+  V r = x - n * 0.693359375f;
+  r = r + n * 2.12194440e-4f;  // log 2 in two parts
+  V p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  const I exponent = (reinterpret_cast<I>(shifted) << 23) + 0x3f800000;
+  return p * reinterpret_cast<V>(exponent);
+}
+
+// log(1 + y) for y in [0, 1], absolute error below 1e-7: atanh's series after halving where 1 + y exceeds sqrt 2.
+inline V log1p_unit(V y) {
+  const I large = y > all(0.41421356f);
+  const V u = large ? (y - 1.0f) * 0.5f : y;  // 1 + u in [0.707, 1.414]
+  const V s = u / (u + 2.0f);
+  const V s2 = s * s;
+  V p = s2 * 0.22222222f + 0.28571429f;
+  p = p * s2 + 0.4f;
+  p = p * s2 + 0.66666667f;
+  p = p * s2 + 2.0f;
+  return p * s + (large ? all(0.69314718f) : V{});
+}
+
+inline V elu(V x) { return x > V{} ? x : exp(x) - 1.0f; }
+inline V sigmoid(V x) { return 1.0f / (1.0f + exp(-x)); }
+inline V tanh(V x) { return 1.0f - 2.0f / (exp(x + x) + 1.0f); }
+inline V softplus(V x) {
+  const V magnitude = x < V{} ? -x : x;
+  return (x > V{} ? x : V{}) + log1p_unit(exp(-magnitude));
+}
+
+}  // namespace
+}  // namespace lsp_fast

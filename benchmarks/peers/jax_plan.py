@@ -7,9 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def build(problem, bf16: bool):
-    """A function of no arguments that plans; with `bf16` matrix products multiply bfloat16 and sum in float32."""
-    operand = jnp.bfloat16 if bf16 else jnp.float32
+def build(problem, precision: str):
+    """A function of no arguments that plans.
+
+    Matrix products multiply float32 (`fp32`), TF32 where the device has it (`tf32`), or bfloat16 summed in float32
+    (`bf16`).
+    """
+    operand = jnp.bfloat16 if precision == "bf16" else jnp.float32
 
     def arrays(x):
         if hasattr(x, "detach"):

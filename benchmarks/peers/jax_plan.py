@@ -14,6 +14,8 @@ def build(problem, precision: str):
     (`bf16`).
     """
     operand = jnp.bfloat16 if precision == "bf16" else jnp.float32
+    # JAX's default is TF32 on recent GPUs.
+    exactness = "highest" if precision == "fp32" else "default"
 
     def arrays(x):
         if hasattr(x, "detach"):
@@ -27,7 +29,7 @@ def build(problem, precision: str):
         return x.T.astype(operand) if isinstance(x, jax.Array) and x.ndim == 2 else x
 
     def product(x, weight):
-        return jnp.dot(x.astype(operand), weight, preferred_element_type=jnp.float32)
+        return jnp.dot(x.astype(operand), weight, precision=exactness, preferred_element_type=jnp.float32)
 
     def dense(x, layer):
         return product(x, layer[0]) + layer[1]

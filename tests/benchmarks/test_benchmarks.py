@@ -71,6 +71,23 @@ def test_a_peer_that_cannot_be_had_says_why():
     assert isinstance(reason, str) and "no such preset" in reason
 
 
+@pytest.mark.parametrize(("precision", "asked"), [("fp32", "highest"), ("tf32", "default"), ("bf16", "default")])
+def test_jax_is_asked_for_the_rows_precision(monkeypatch, precision, asked):
+    pytest.importorskip("jax")
+    from peers import jax_plan
+    from peers.problem import problem
+
+    seen, dot = set(), jax_plan.jnp.dot
+
+    def record(*arguments, **options):
+        seen.add(options["precision"])
+        return dot(*arguments, **options)
+
+    monkeypatch.setattr(jax_plan.jnp, "dot", record)
+    jax_plan.build(problem("smoke", 1), precision)()
+    assert seen == {asked}
+
+
 def test_the_pages_tables_are_the_results():
     import speed_page
 

@@ -7,8 +7,8 @@ from functools import partial
 
 import numpy as np
 import torch
-from bench_plan import DIMS
 from measure import Work
+from peers.problem import DIMS
 
 from lsp_fast.agents import ImaginationAgent
 from lsp_fast.config import make_config

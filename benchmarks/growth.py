@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_plan import detached
 from matplotlib.figure import Figure
 from measure import machine
+from peers.problem import DIMS, detached
 
 from lsp_fast import backends
 from lsp_fast.agents import ImaginationAgent
@@ -38,7 +38,7 @@ FIXED = 48
 def variants(starts: int, eager_until: int, **overrides: Any) -> dict[str, Callable[[], object]]:
     """One plan of those sizes, each way."""
     c = make_config("paper", device="cpu", **overrides)
-    agent = ImaginationAgent(78, 12, c)
+    agent = ImaginationAgent(*DIMS, c)
     noise = Noise(0)
     start = State(noise.normal("s", starts, c.model.stoch), noise.normal("h", starts, c.model.deter).tanh())
     weights, cpp = detached(agent.plan_weights()), backends.get("cpp")

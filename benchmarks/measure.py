@@ -6,18 +6,12 @@ hands them out. `benchmarks/run.py` prints them as one table, `pytest benchmarks
 
 from __future__ import annotations
 
-import atexit
 import datetime
-import functools
 import importlib.metadata
 import json
-import os
 import platform
-import shutil
 import statistics
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -25,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peers.process import Process
 
 from lsp_fast.backends import cpp
-
-HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -102,6 +95,23 @@ def compare(work: Work, *, samples: int = 7, min_seconds: float = 0.05) -> list[
     return rows + [Row(work.name, name, None, None, None, [], reason) for name, reason in work.missing.items()]
 
 
+def operation(
+    name: str, eager: Any, native: Any, arguments: tuple, sizes: str, compiled: Callable[..., Any] | None = None
+) -> Work:
+    """An op on one set of arguments: C++ beside eager PyTorch and torch.compile, checked against each other."""
+    expected = eager(*arguments)
+    torch.testing.assert_close(native(*arguments), expected)
+    variants = {"eager": lambda: eager(*arguments), "C++": lambda: native(*arguments)}
+    missing = {}
+    compiled = compiled or torch.compile(eager, dynamic=False)
+    try:
+        torch.testing.assert_close(compiled(*arguments), expected)
+        variants["torch.compile"] = lambda: compiled(*arguments)
+    except Exception as error:
+        missing["torch.compile"] = str(error).splitlines()[0]
+    return Work(f"{name} {sizes}", "eager", variants, missing=missing)
+
+
 def seconds_of(variant: Callable[[], object], repeats: int) -> float:
     """Seconds that so many calls take."""
     if isinstance(variant, Process):
@@ -110,77 +120,6 @@ def seconds_of(variant: Callable[[], object], repeats: int) -> float:
     for _ in range(repeats):
         variant()
     return time.perf_counter() - began
-
-
-class Process:
-    """A peer of bench_plan in a process of its own, which sleeps until it is timed.
-
-    Raises:
-        RuntimeError: the peer cannot be had, with its reason.
-    """
-
-    def __init__(self, kind: str, *arguments: object, environment: Mapping[str, str] | None = None) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "peers.process", kind, str(torch.get_num_threads()), *map(str, arguments)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            cwd=HERE,
-            env={**os.environ, "PYTHONPATH": str(HERE.parent), **(environment or {})},
-        )
-        atexit.register(self.process.kill)
-        self.values: list = self._answer("values")
-
-    def _answer(self, name: str):
-        assert self.process.stdout is not None
-        answer = json.loads(self.process.stdout.readline() or '{"error": "it ended without an answer"}')
-        if "error" in answer:
-            raise RuntimeError(answer["error"])
-        return answer[name]
-
-    def seconds(self, repeats: int) -> float:
-        """Seconds that so many calls take there."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{repeats}\n")
-        self.process.stdin.flush()
-        return self._answer("seconds")
-
-    def __call__(self) -> None:
-        self.seconds(1)
-
-    def close(self) -> None:
-        """End it."""
-        self.process.kill()
-        self.process.wait()
-
-
-def peer(kind: str, *arguments: object) -> Process | str:
-    """The peer of that kind, or why it cannot be had."""
-    environment = {}
-    if kind == "eager_mkl":
-        library = mkl_shim()
-        if library is None:
-            return "no C compiler"
-        environment["LD_PRELOAD"] = str(library)
-    try:
-        return Process(kind, *arguments, environment=environment)
-    except RuntimeError as error:
-        return str(error)
-
-
-@functools.cache
-def mkl_shim() -> Path | None:
-    """A library that, loaded before MKL, makes it take its fast path on processors that are not Intel's, too."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        return None
-    folder = Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    (folder / "shim.c").write_text("int mkl_serv_intel_cpu_true(void) { return 1; }\n")
-    library = folder / "shim.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "shim.c"], check=True)
-    return library
 
 
 def table(rows: Iterable[Row]) -> str:

@@ -2,7 +2,7 @@
 
     python benchmarks/run.py [NAME ...] [--threads N] [--samples N] [--out benchmarks/results/NAME.json]
 
-NAME is a module without its `bench_`, such as small_ops; all of them by default.
+NAME is a module without its `bench_`, such as select_elites; all of them by default.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 import torch
-from measure import Process, Row, compare, table, write
+from measure import Row, compare, table, write
+from peers.process import Process
 
 HERE = Path(__file__).parent
 NAMES = [path.stem.removeprefix("bench_") for path in sorted(HERE.glob("bench_*.py"))]

@@ -3,6 +3,7 @@
 import itertools
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from lsp_fast.ops.types import ActorWeights, Dense, GRUWeights, ImagineNoise, MLPWeights, PriorWeights, State
 from lsp_fast.planning.planner import Planner
@@ -53,12 +54,8 @@ def build(
 
 
 def to_float(x):
-    if isinstance(x, torch.Tensor):
-        return x.float()
-    if isinstance(x, tuple):
-        parts = [to_float(y) for y in x]
-        return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
-    return x
+    """Nested tuples of tensors."""
+    return tree_map_only(torch.Tensor, torch.Tensor.float, x)
 
 
 def plan_skills(start, weights, noise, config, backend, prior=None):

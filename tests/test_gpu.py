@@ -6,6 +6,7 @@ import dataclasses
 import pytest
 import rollouts
 import torch
+from torch.utils._pytree import tree_map_only
 
 from lsp_fast import backends, ops
 from lsp_fast.agents import ImaginationAgent
@@ -25,12 +26,7 @@ def build(algorithm="lsp", preset="smoke", **overrides):
 
 def on_gpu(x):
     """Nested tuples of tensors."""
-    if isinstance(x, torch.Tensor):
-        return x.cuda()
-    if isinstance(x, tuple):
-        parts = [on_gpu(y) for y in x]
-        return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
-    return x
+    return tree_map_only(torch.Tensor, torch.Tensor.cuda, x)
 
 
 def error(got, want):

@@ -1,14 +1,11 @@
-"""Builds, checks and times all variants of one piece of work."""
+"""One piece of work from beginning to end: every variant is built, checked, and timed in turns with the others."""
 
 from __future__ import annotations
 
 import argparse
 import functools
-import gc
 import math
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,12 +14,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from gpu.checks import MATMUL, CheckError, judge, relative_error, snapshot
-from gpu.variants import ONLY, VARIANTS, Variant, attempt, jax_expected, jax_plan, substitute
-from gpu.work import WORKS, Act, Update, Work
+from gpu.checks import CheckError, judge, relative_error, snapshot
+from gpu.timing import release, sample, synchronize
+from gpu.variants import MATMUL, Variant, build, jax_expected, make_agent, variants_of
+from gpu.work import Act, Update, Work
 from lsp_fast.agents.imagination import ImaginationAgent
-from lsp_fast.backends.cudagraph import capture
-from lsp_fast.config import replace
 
 
 class Bench:
@@ -36,7 +32,9 @@ class Bench:
 
     def run(self) -> tuple[list[Variant], int]:
         """Build and check every variant, then time those that passed; also the work's floating-point operations."""
-        variants = [v for precision in self.args.precisions for v in self.of_precision(precision)]
+        variants = [
+            v for precision in self.args.precisions for v in variants_of(self.work, precision, self.args.variants)
+        ]
         flops = self.count_flops()
         for variant in variants:
             self.prepare(variant)
@@ -44,28 +42,9 @@ class Bench:
         self.time([v for v in variants if v.failure is None])
         return variants, flops
 
-    def of_precision(self, precision: str) -> list[Variant]:
-        names = [name for name in VARIANTS if name == "eager" or name in self.args.variants]
-        names = [name for name in names if self.work.name in ONLY.get(name, WORKS)]
-        if self.work.name == "act":
-            names.insert(1, "policy")
-        return [Variant(self.work.name, name, precision) for name in names]
-
-    def agent(self, name: str, precision: str) -> ImaginationAgent:
-        backend = VARIANTS[name].backend if name in VARIANTS else "auto"
-        c = self.work.config
-        overrides = {
-            "backend": "reference" if self.device.type == "cpu" else backend,
-            "planner.precision": "bf16" if precision == "bf16" else "fp32",
-            "train.matmul": "fp32" if precision == "fp32" else "tf32",
-            # What is timed is captured here; `policy` is the agent's own way.
-            "train.cuda_graph": name == "policy",
-        }
-        return ImaginationAgent(*self.work.dims, replace(c, overrides))
-
     def count_flops(self) -> int:
         """Of matrix products, as the eager function issues them."""
-        agent = self.agent("eager", "fp32")
+        agent = make_agent(self.work, "eager", "fp32")
         with FlopCounterMode(display=False) as counter:
             self.work.timed(self.work.function(agent))(0)
         return counter.get_total_flops()
@@ -86,10 +65,10 @@ class Bench:
             base = torch.cuda.memory_allocated() if cuda else 0
             if cuda:
                 torch.cuda.reset_peak_memory_stats()
-            agent = variant.agent = self.agent(variant.name, variant.precision)
+            agent = variant.agent = make_agent(self.work, variant.name, variant.precision)
             self.work.config = agent.config
             weights = snapshot(agent)
-            function = self.build(variant.name, agent)
+            function = build(self.work, variant.name, agent)
             variant.call = function if variant.name in ("policy", "JAX") else self.work.timed(function)
             variant.call(0)
             if cuda and not variant.name.startswith("graph"):
@@ -101,37 +80,6 @@ class Bench:
             self.check(variant, function, agent, weights)
 
         attempt(variant, build_and_check)
-
-    def build(self, name: str, agent: ImaginationAgent) -> Callable[..., Any]:
-        work = self.work
-        if name == "policy":
-            assert isinstance(work, Act)
-            return work.policy(agent)
-        if name == "JAX":
-            return jax_plan(work, agent)
-        if name == "graph, one kernel":
-            from lsp_fast.backends import triton
-
-            if agent.backend.name != "triton":
-                raise CheckError("not run: there are no Triton kernels here")
-            substitute(agent, pack_heads=functools.partial(triton.pack_heads, whole_rollout=True))
-        function, way = work.function(agent), VARIANTS[name]
-        if name == "eager":
-            return function
-        # A stream's generator is made from its name, which a compiler cannot follow: one eager call makes them all.
-        work.timed(function)(0)
-        torch._dynamo.config.recompile_limit = 64  # beyond its limit, compiled code silently runs eagerly
-        if name == "compile parts":
-            agent.model_loss = torch.compile(agent.model_loss, dynamic=False)
-            compiled = {
-                k: torch.compile(getattr(agent.backend, k), dynamic=False)
-                for k in ("imagine", "lambda_return", "select_elites")
-            }
-            substitute(agent, **compiled)
-            return function
-        if way.mode is not None:
-            return torch.compile(function, mode=None if way.mode == "default" else way.mode, dynamic=False)
-        return capture(function, *(x.to(self.device) for x in work.inputs[0]), generators=agent.noise.generators)
 
     def check(
         self, variant: Variant, function: Callable[..., Any], agent: ImaginationAgent, weights: list[Tensor]
@@ -188,53 +136,12 @@ class Bench:
                     attempt(v, functools.partial(step, v, v.call))
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def release(device: torch.device) -> None:
-    """Give back what a variant left over, so that the next one's memory is its own."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
-
-
-def sample(call: Callable[[int], Any], repeats: int, device: torch.device) -> float:
-    """Seconds of one call: device events around `repeats` of them (the clock on the processor)."""
-    if device.type != "cuda":
-        begin = time.perf_counter()
-        for i in range(repeats):
-            call(i)
-        return (time.perf_counter() - begin) / repeats
-    torch.cuda.synchronize()
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    for i in range(repeats):
-        call(i)
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1e3 / repeats
-
-
-def measure_peaks(args: argparse.Namespace, device: torch.device) -> dict[str, float]:
-    """FLOP/s of a large product of random matrices in each precision."""
-    n = 8192 if device.type == "cuda" else 256
-    kinds = dict.fromkeys([*args.precisions, *(["bf16"] if device.type == "cuda" else [])])
-    peaks = {}
-    for kind in kinds:
-        torch.set_float32_matmul_precision(MATMUL.get(kind, "highest"))
-        dtype = torch.bfloat16 if kind == "bf16" else torch.float32
-        generator = torch.Generator(device).manual_seed(3)
-        a, b = (torch.randn(n, n, generator=generator, device=device).to(dtype) for _ in range(2))
-        out = torch.empty(n, n, device=device, dtype=dtype)
-
-        def product(_: int, a: Tensor = a, b: Tensor = b, out: Tensor = out) -> Tensor:
-            return torch.mm(a, b, out=out)
-
-        for i in range(3):
-            product(i)
-        peaks[kind] = 2 * n**3 / statistics.median(sample(product, 5, device) for _ in range(args.samples))
-    release(device)
-    return peaks
+def attempt(variant: Variant, action: Callable[[], None]) -> None:
+    """Run a part of a variant's measurement; whatever a compiler or a driver raises becomes the variant's row."""
+    try:
+        action()
+    except Exception as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), "")
+        kind = "" if isinstance(error, CheckError) else f"{type(error).__name__}: "
+        variant.failure = (kind + first)[:300]
+        variant.call, variant.agent, variant.seconds = None, None, []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,6 @@ LIMIT = {"fp32": 1e-3, "tf32": 3e-2, "bf16": 1e-1}
 ROUNDING = {"fp32": 1e-5, "tf32": 1e-3, "bf16": 1e-2}
 # Where rounding decides between two candidates, the plans that follow differ: this share must still be the same.
 SAME_ELITES = {"fp32": 0.75, "tf32": 0.0, "bf16": 0.0}
-MATMUL = {"fp32": "highest", "tf32": "high", "bf16": "high"}  # with bf16 plans learning multiplies tf32
 
 
 class CheckError(Exception):
@@ -82,7 +82,7 @@ def judge(errors: dict[str, float], precision: str, eager: dict[str, float] | No
         raise CheckError("failed its check: " + ", ".join(problems))
 
 
-# State of an agent
+# State of an agent, and what it returned
 
 
 def snapshot(agent: ImaginationAgent) -> list[Tensor]:
@@ -132,3 +132,12 @@ class DoubleNoise(Noise):
 
 def double(x: Tensor) -> Tensor:
     return x.double().cpu() if x.is_floating_point() else x.cpu()
+
+
+def clone(result: Any) -> Any:
+    """A graph's next replay overwrites what it returned."""
+    if isinstance(result, Tensor):
+        return result.detach().clone()
+    if isinstance(result, dict):
+        return {k: clone(v) for k, v in result.items()}
+    return type(result)(*(clone(x) for x in result))

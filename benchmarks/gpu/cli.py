@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 
-from gpu.bench import Bench, measure_peaks, release
-from gpu.checks import MATMUL
+from gpu.bench import Bench
 from gpu.table import environment, row, table
-from gpu.variants import VARIANTS
+from gpu.timing import measure_peaks, release
+from gpu.variants import MATMUL, VARIANTS
 from gpu.work import WORKS
 from lsp_fast.config import make_config
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gpu.checks import CheckError, compare_plans, double, in_float64, relative_error, rewind
+from gpu.checks import CheckError, clone, compare_plans, double, in_float64, relative_error, rewind
 from lsp_fast.agents.imagination import ImaginationAgent
 from lsp_fast.config import Config, make_config
 from lsp_fast.models.world_model import SequenceBatch
@@ -63,15 +63,6 @@ class Work:
         m = self.config.model
         stoch = torch.randn(n, m.stoch, generator=generator)
         return stoch.to(self.device), torch.randn(n, m.deter, generator=generator).tanh().to(self.device)
-
-
-def clone(result: Any) -> Any:
-    """A graph's next replay overwrites what it returned."""
-    if isinstance(result, Tensor):
-        return result.detach().clone()
-    if isinstance(result, dict):
-        return {k: clone(v) for k, v in result.items()}
-    return type(result)(*(clone(x) for x in result))
 
 
 class Plan(Work):

@@ -7,9 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def build(problem, bf16: bool):
-    """A function of no arguments that plans; with `bf16` matrix products multiply bfloat16 and sum in float32."""
-    operand = jnp.bfloat16 if bf16 else jnp.float32
+def build(problem, precision: str):
+    """A function of no arguments that plans.
+
+    Matrix products multiply float32 (`fp32`), TF32 where the device has it (`tf32`), or bfloat16 summed in float32
+    (`bf16`).
+    """
+    operand = jnp.bfloat16 if precision == "bf16" else jnp.float32
+    # JAX's default is TF32 on recent GPUs.
+    exactness = "highest" if precision == "fp32" else "default"
 
     def arrays(x):
         if hasattr(x, "detach"):
@@ -23,7 +29,7 @@ def build(problem, bf16: bool):
         return x.T.astype(operand) if isinstance(x, jax.Array) and x.ndim == 2 else x
 
     def product(x, weight):
-        return jnp.dot(x.astype(operand), weight, preferred_element_type=jnp.float32)
+        return jnp.dot(x.astype(operand), weight, precision=exactness, preferred_element_type=jnp.float32)
 
     def dense(x, layer):
         return product(x, layer[0]) + layer[1]

@@ -1,47 +1,89 @@
-"""Runs one peer in a process of its own and times it when asked: `python -m peers.process KIND THREADS ARGUMENTS...`.
-
-It reads a number of repeats a line and answers with seconds; its first line is the values that it computes.
-"""
+"""A peer in a process of its own, as the one who times it sees it; `peers.serve` is what runs there."""
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
+import shutil
+import subprocess
 import sys
-import time
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+import torch
+
+BENCHMARKS = Path(__file__).resolve().parents[1]
 
 
-def main() -> None:
-    # What libraries print must not be taken for an answer.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    kind, threads, *arguments = sys.argv[1:]
-    # JAX makes as many threads as it has cores.
-    if hasattr(os, "sched_setaffinity") and kind.startswith("jax"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(threads)])
+class Process:
+    """A peer in a process of its own, which sleeps until it is timed.
+
+    Raises:
+        RuntimeError: the peer cannot be had, with its reason.
+    """
+
+    def __init__(self, kind: str, *arguments: object, environment: Mapping[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "peers.serve", kind, str(torch.get_num_threads()), *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            cwd=BENCHMARKS,
+            env={**os.environ, "PYTHONPATH": str(BENCHMARKS.parent), **(environment or {})},
+        )
+        atexit.register(self.process.kill)
+        self.values: list = self._answer("values")
+
+    def _answer(self, name: str):
+        assert self.process.stdout is not None
+        answer = json.loads(self.process.stdout.readline() or '{"error": "it ended without an answer"}')
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer[name]
+
+    def seconds(self, repeats: int) -> float:
+        """Seconds that so many calls take there."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{repeats}\n")
+        self.process.stdin.flush()
+        return self._answer("seconds")
+
+    def __call__(self) -> None:
+        self.seconds(1)
+
+    def close(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.wait()
+
+
+def peer(kind: str, *arguments: object) -> Process | str:
+    """The peer of that kind, or why it cannot be had."""
+    environment = {}
+    if kind == "eager_mkl":
+        library = mkl_shim()
+        if library is None:
+            return "no C compiler"
+        environment["LD_PRELOAD"] = str(library)
     try:
-        import numpy as np
-        import torch
-
-        torch.set_num_threads(int(threads))
-        from bench_plan import peer_function
-
-        run = peer_function(kind, *arguments)
-        values = run()
-        first = values[0].float().numpy() if isinstance(values, torch.Tensor) else np.asarray(values[0], np.float32)
-    except Exception as error:  # whatever it is, it becomes the reason in the table
-        answers.write(json.dumps({"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}) + "\n")
-        return
-    answers.write(json.dumps({"values": first.tolist()}) + "\n")
-    for line in sys.stdin:
-        began = time.perf_counter()
-        for _ in range(int(line)):
-            run()
-        answers.write(json.dumps({"seconds": time.perf_counter() - began}) + "\n")
+        return Process(kind, *arguments, environment=environment)
+    except RuntimeError as error:
+        return str(error)
 
 
-if __name__ == "__main__":
-    main()
+@functools.cache
+def mkl_shim() -> Path | None:
+    """A library that, loaded before MKL, makes it take its fast path on processors that are not Intel's, too."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        return None
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "shim.c").write_text("int mkl_serv_intel_cpu_true(void) { return 1; }\n")
+    library = folder / "shim.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "shim.c"], check=True)
+    return library

@@ -39,22 +39,24 @@ def test_the_share_of_the_peak_is_below_one():
 
 
 def test_operations_are_the_layers():
-    from bench_plan import problem
+    from peers.problem import problem
 
     assert problem("paper", 1).operations == pytest.approx(1.981e9, rel=1e-3)  # 640 steps of a start state
 
 
 def test_a_peer_in_its_own_process_computes_the_same():
     import measure
-    from bench_plan import peer_function, problem
+    from peers.kinds import function_of
+    from peers.problem import problem
+    from peers.process import Process
 
     from lsp_fast.backends import REFERENCE
     from lsp_fast.planning.plan import plan
 
     p = problem("smoke", 2)
     expected = plan(p.start, p.weights, p.noise, p.prior, p.rules, REFERENCE).values
-    assert torch.equal(peer_function("eager", "smoke", "2")(), expected)
-    process = measure.Process("eager", "smoke", 2)
+    assert torch.equal(function_of("eager", "smoke", "2")(), expected)
+    process = Process("eager", "smoke", 2)
     try:
         torch.testing.assert_close(torch.tensor(process.values), expected[0])
         assert measure.seconds_of(process, 3) > 0
@@ -63,10 +65,27 @@ def test_a_peer_in_its_own_process_computes_the_same():
 
 
 def test_a_peer_that_cannot_be_had_says_why():
-    import measure
+    from peers.process import peer
 
-    reason = measure.peer("eager", "no such preset", 2)
+    reason = peer("eager", "no such preset", 2)
     assert isinstance(reason, str) and "no such preset" in reason
+
+
+@pytest.mark.parametrize(("precision", "asked"), [("fp32", "highest"), ("tf32", "default"), ("bf16", "default")])
+def test_jax_is_asked_for_the_rows_precision(monkeypatch, precision, asked):
+    pytest.importorskip("jax")
+    from peers import jax_plan
+    from peers.problem import problem
+
+    seen, dot = set(), jax_plan.jnp.dot
+
+    def record(*arguments, **options):
+        seen.add(options["precision"])
+        return dot(*arguments, **options)
+
+    monkeypatch.setattr(jax_plan.jnp, "dot", record)
+    jax_plan.build(problem("smoke", 1), precision)()
+    assert seen == {asked}
 
 
 def test_the_pages_tables_are_the_results():

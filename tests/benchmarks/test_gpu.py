@@ -17,6 +17,7 @@ from lsp_fast.config import make_config
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu.py"
 CPU = torch.device("cpu")
+ROOMS = ("bench", "checks", "cli", "table", "variants", "work")
 
 
 def run(*args, cwd):
@@ -29,9 +30,7 @@ def gpu():
     """The benchmark's rooms."""
     sys.path.insert(0, str(SCRIPT.parent))
     try:
-        return SimpleNamespace(
-            **{name: importlib.import_module(f"gpu.{name}") for name in ("bench", "checks", "cli", "table", "work")}
-        )
+        return SimpleNamespace(**{name: importlib.import_module(f"gpu.{name}") for name in ROOMS})
     finally:
         sys.path.remove(str(SCRIPT.parent))
 
@@ -97,16 +96,14 @@ def test_what_fails_its_check_is_not_timed(gpu, monkeypatch, work, damage):
             raise RuntimeError("operation not permitted when stream is capturing\nand more")
         return lambda *arguments: spoil(function(*arguments))
 
-    monkeypatch.setattr(gpu.bench, "capture", capture)
+    monkeypatch.setattr(gpu.variants, "capture", capture)
     rows, flops = bench(gpu, work, ("graph",))
     assert rows["eager"].failure is None and len(rows["eager"].seconds) >= 5
     failure = rows["graph"].failure
     assert failure is not None and rows["graph"].seconds == []
     assert failure == "RuntimeError: operation not permitted when stream is capturing" or "check" in failure
-    line = gpu.table.table([gpu.table.row(rows["graph"], flops, {"fp32": 1e9}, {"fp32": 1.0})], "title").splitlines()[
-        -1
-    ]
-    assert failure in line
+    row = gpu.table.row(rows["graph"], flops, {"fp32": 1e9}, {"fp32": 1.0})
+    assert failure in gpu.table.table([row], "title").splitlines()[-1]
 
 
 def test_a_graph_that_repeats_its_noise_fails(gpu, monkeypatch):
@@ -114,7 +111,7 @@ def test_a_graph_that_repeats_its_noise_fails(gpu, monkeypatch):
         frozen = function(*inputs)
         return lambda *arguments: frozen
 
-    monkeypatch.setattr(gpu.bench, "capture", capture)
+    monkeypatch.setattr(gpu.variants, "capture", capture)
     for work in ("act", "model", "update"):
         assert "check" in bench(gpu, work, ("graph",))[0]["graph"].failure
 

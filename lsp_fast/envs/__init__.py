@@ -42,12 +42,15 @@ def make(
         from lsp_fast.envs import gl
 
         gl.choose()  # says what is missing now, not at the first frame
-    from lsp_fast.envs import gym, tasks
+    from lsp_fast.envs import gym
 
     if task.startswith(gym.PREFIX):
         if obs == "pixels":
             raise LspFastError(f"task {task!r} has no pixels: only dm_control's tasks and the arena's have")
         return gym.make(task, action_repeat=action_repeat, seed=seed)
+    # After gymnasium's tasks, which need no dm_control: importing it takes most of a second and settles MUJOCO_GL.
+    from lsp_fast.envs import tasks
+
     env = tasks.make(task, action_repeat=action_repeat, seed=seed, fast_render=fast_render)
     if obs == "features":
         return env

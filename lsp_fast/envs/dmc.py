@@ -44,7 +44,10 @@ class Pose(NamedTuple):
 
 
 class StepInfo(NamedTuple):
-    """What an environment puts into `info` of every control step; a replay's extras are made of it."""
+    """What an environment puts into `info` of every control step.
+
+    `lsp_fast.experience.relabel.extras` makes of it the numbers that a replay keeps with a row.
+    """
 
     state: Callable[[], np.ndarray]  # now, float64 [S], a new array
     info: Callable[[np.ndarray], dict[str, Any]]  # entries of `info` from states [T, S or more], the first S of each

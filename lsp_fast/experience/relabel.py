@@ -13,10 +13,11 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.extending import register_jitable
 
-from lsp_fast.envs.rewards import reaching, walking
+from lsp_fast.envs.rewards import ramp, reaching, standing, walking
 from lsp_fast.errors import ConfigError
-from lsp_fast.experience.replay import Rows
+from lsp_fast.experience.replay_files import Rows
 
 ROOT = 10
 """Numbers of a control step."""
@@ -74,6 +75,10 @@ def relabeller(source: str, target: str, action_repeat: int) -> Callable[[Rows],
         return _rewards(rows.extras, rows.is_first, action_repeat, within, there.margin)
 
     return rewards
+
+
+for _formula in (ramp, standing, walking, reaching):
+    register_jitable(_formula)  # compiled where compiled code calls it, plain Python elsewhere
 
 
 # Not cached on disk, where a change of the formulas, in a file of their own, would not show.

@@ -1,5 +1,9 @@
 """Gymnasium's environments behind the contract of ours."""
 
+import os
+import subprocess
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
@@ -14,6 +18,15 @@ from lsp_fast.errors import LspFastError
 @pytest.mark.parametrize("task", ["gym:Pendulum-v1", "gym:HalfCheetah-v5"])
 def test_it_passes_gymnasiums_checker(task):
     check_env(envs.make(task), skip_render_check=True)
+
+
+def test_it_needs_no_dm_control():
+    """Neither its import, most of a second, nor the renderer that it looks for: a bad MUJOCO_GL is not its business."""
+    code = "import os, sys; from lsp_fast import envs; envs.make('gym:Pendulum-v1'); print(os.environ['MUJOCO_GL'])"
+    code += "; print('dm_control' in sys.modules, 'numba' in sys.modules)"
+    environment = {**os.environ, "MUJOCO_GL": "nonsense"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["nonsense", "False", "False"], done.stderr
 
 
 def test_a_step_is_the_repeated_step_of_the_environment_itself():

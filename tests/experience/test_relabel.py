@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lsp_fast import envs
+from lsp_fast.envs import tasks
 from lsp_fast.envs.quadruped import TASKS, ArenaTask
 from lsp_fast.errors import ConfigError
 from lsp_fast.experience import relabel
@@ -23,7 +23,7 @@ def rows_of(tracks, firsts):
 @pytest.mark.parametrize("direct", [True, False])
 def test_rewards_are_the_targets_own_on_the_same_physics(source, target, direct):
     repeat = 2
-    env = envs.tasks.make(source, action_repeat=1, direct=direct)
+    env = tasks.make(source, action_repeat=1, direct=direct)
     physics = env._environment.physics
     judge = ArenaTask(TASKS[target], np.random.RandomState(0))
     rng = np.random.default_rng(3)

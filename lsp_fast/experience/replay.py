@@ -20,7 +20,6 @@ from numpy.typing import DTypeLike
 from lsp_fast.errors import CheckpointError, LspFastError
 from lsp_fast.experience.replay_files import ReplayFiles, Rows
 
-VERSION = 1
 FIRST_ROWS = 4096
 
 
@@ -281,15 +280,7 @@ class Replay:
             self._unsaved_rows = self._live
         files.append(self._newest(self._unsaved_rows))
         self._unsaved_rows = 0
-        return {
-            "version": VERSION,
-            "observation_dim": self.observation_dim,
-            "action_dim": self.action_dim,
-            "rows": files.rows,
-            "checksums": files.checksums,
-            # The live episodes, oldest first: they are the last rows of the files.
-            "episodes": list(self._lengths),
-        }
+        return files.state(list(self._lengths))
 
     def load(self, folder: Path, state: dict[str, Any], *, borrow: bool = False) -> None:
         """Replace everything by what `state` says; rows that were appended after it are cut from the files.
@@ -304,7 +295,6 @@ class Replay:
         """
         folder, files = Path(folder).resolve(), self._files
         rows, lengths, checksums = files.read_state(folder, state)
-        self._check_fits(folder, state)
         while sum(lengths) > self.capacity:
             lengths.pop(0)
         live = sum(lengths)
@@ -322,17 +312,6 @@ class Replay:
         for episode in self._running:
             episode.clear()
         self._unsaved_rows = 0
-
-    def _check_fits(self, folder: Path, state: dict[str, Any]) -> None:
-        """Whether a saved state is of this version and these widths."""
-        version, dims = state.get("version"), (state.get("observation_dim"), state.get("action_dim"))
-        if version != VERSION:
-            raise CheckpointError(f"the replay in {folder} has version {version!r}; this program reads {VERSION}")
-        if dims != (self.observation_dim, self.action_dim):
-            raise CheckpointError(
-                f"the replay in {folder} holds observations and actions of {dims[0]} and {dims[1]} numbers; "
-                f"this task has {self.observation_dim} and {self.action_dim}"
-            )
 
     def _empty(self, rows: int) -> Rows:
         return Rows(

@@ -12,6 +12,7 @@ import numpy as np
 from lsp_fast.errors import CheckpointError
 from lsp_fast.files import sync_folder
 
+VERSION = 1
 CHUNK_BYTES = 1 << 24
 
 
@@ -47,6 +48,7 @@ class ReplayFiles:
     """
 
     def __init__(self, rows: Rows) -> None:
+        self._widths = rows.observation.shape[1], rows.action.shape[1]
         self.columns: dict[str, Column] = {}
         for field, array in zip(Rows._fields, rows, strict=True):
             width = int(np.prod(array.shape[1:]))
@@ -114,17 +116,37 @@ class ReplayFiles:
         """Of a field's file."""
         return next(folder / name for name, column in self.columns.items() if column.field == field)
 
+    def state(self, lengths: list[int]) -> dict[str, Any]:
+        """What `read_state` takes, as JSON. `lengths` are the live episodes', oldest first: the files' last rows."""
+        observation_dim, action_dim = self._widths
+        return {
+            "version": VERSION,
+            "observation_dim": observation_dim,
+            "action_dim": action_dim,
+            "rows": self.rows,
+            "checksums": self.checksums,
+            "episodes": lengths,
+        }
+
     def read_state(self, folder: Path, state: dict[str, Any]) -> tuple[int, list[int], dict[str, int]]:
         """Rows in the files, lengths of the live episodes, checksums; checked as far as possible without the files.
 
         Raises:
-            CheckpointError: the state is damaged, or contradicts itself.
+            CheckpointError: the state is damaged, of another version or another task, or contradicts itself.
         """
         try:
+            version, widths = state["version"], (state["observation_dim"], state["action_dim"])
             rows, lengths = int(state["rows"]), [int(length) for length in state["episodes"]]
             checksums = {name: int(state["checksums"][name]) for name in self.columns}
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint's state of the replay in {folder} is damaged: {error!r}") from error
+        if version != VERSION:
+            raise CheckpointError(f"the replay in {folder} has version {version!r}; this program reads {VERSION}")
+        if widths != self._widths:
+            raise CheckpointError(
+                f"the replay in {folder} holds observations and actions of {widths[0]} and {widths[1]} numbers; "
+                f"this task has {self._widths[0]} and {self._widths[1]}"
+            )
         if rows < 0 or any(length < 1 for length in lengths) or sum(lengths) > rows:
             raise CheckpointError(f"the checkpoint's state of the replay in {folder} contradicts itself")
         return rows, lengths, checksums

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "bindings/gil.hpp"
+
 namespace lsp_fast::bindings {
 
 namespace py = pybind11;
@@ -26,13 +28,19 @@ inline std::vector<py::ssize_t> shape_of(const py::array& array) {
   return {array.shape(), array.shape() + array.ndim()};
 }
 
-// What the errors call an argument: its name, dtype and shape.
-inline std::string describe(const char* name, const py::array& array) {
-  return std::string(name) + " (" + std::string(py::str(array.dtype())) + ", shape " + shape_text(shape_of(array)) + ")";
+// NumPy's names of dtypes are code in Python.
+inline std::string dtype_name(const py::dtype& dtype) {
+  return stay_if_ended([&] { return py::str(dtype); });
 }
 
+// What the errors call an argument: its name, dtype and shape.
+inline std::string describe(const char* name, const py::array& array) {
+  return std::string(name) + " (" + dtype_name(array.dtype()) + ", shape " + shape_text(shape_of(array)) + ")";
+}
+
+// An object's __array__ is code in Python.
 inline py::array as_array(const char* name, const py::object& object) {
-  py::array array = py::array::ensure(object);
+  const auto array = stay_if_ended([&] { return py::array::ensure(object); });
   if (!array) throw py::value_error(std::string(name) + ": not a numeric array");
   return array;
 }
@@ -48,7 +56,7 @@ inline void require_dims(const char* name, const py::array& array, py::ssize_t d
 }
 
 inline void require_shape(const char* name, const py::array& array, std::initializer_list<py::ssize_t> wanted,
-                   const char* names) {
+                          const char* names) {
   if (shape_of(array) != std::vector<py::ssize_t>(wanted)) {
     throw py::value_error(describe(name, array) + " must have shape " + names + " = " + shape_text(wanted));
   }
@@ -58,10 +66,9 @@ inline void require_shape(const char* name, const py::array& array, std::initial
 template <typename T>
 Dense<T> dense(const char* name, const py::array& array, const char* why = "") {
   if (!py::isinstance<py::array_t<T>>(array)) {
-    throw py::value_error(describe(name, array) + " must be " + std::string(py::str(py::dtype::of<T>())) +
-                          why);
+    throw py::value_error(describe(name, array) + " must be " + dtype_name(py::dtype::of<T>()) + why);
   }
-  auto copy = Dense<T>::ensure(array);
+  const auto copy = stay_if_ended([&] { return Dense<T>::ensure(array); });  // NumPy copies without the lock
   if (!copy) throw std::bad_alloc();
   return copy;
 }

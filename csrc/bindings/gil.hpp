@@ -1,4 +1,9 @@
 // Work of C++ without the interpreter's lock (the GIL).
+//
+// A daemon thread may still compute when the process ends. Once Python finalises, it ends such a thread where it asks for
+// the lock. Up to Python 3.13 and with glibc that unwinds the thread's stack: through destructors, which may not throw, so
+// that the whole process aborts; and through objects of Python, which would be let go without the lock. Such a thread
+// sleeps here instead, touches nothing of Python any more, and ends with the process.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -6,10 +11,6 @@
 #include <chrono>
 #include <exception>
 #include <thread>
-#if defined(__GLIBCXX__) || defined(__GLIBCPP__)
-#include <cxxabi.h>
-#define LSP_FAST_FORCED_UNWIND abi::__forced_unwind
-#endif
 
 namespace lsp_fast::bindings {
 
@@ -21,9 +22,23 @@ inline bool finalizing() {
 #endif
 }
 
-// A daemon thread may still compute when the process ends. Python up to 3.13 ends such a thread where it asks for the
-// lock, by unwinding it: through destructors, which may not throw, so that the whole process aborts. Such a thread
-// sleeps here instead, touches nothing of Python any more, and ends with the process.
+[[noreturn]] inline void sleep_for_ever() {
+  for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+}
+
+// Calls what may ask for the lock: its own return, or Python's code. It may throw std::exceptions only, and hold nothing
+// that needs the lock while it asks.
+template <typename Function>
+auto stay_if_ended(const Function& function) {
+  try {
+    return function();
+  } catch (const std::exception&) {
+    throw;
+  } catch (...) {  // an unwinding that ends the thread, which therefore never leaves this handler
+    sleep_for_ever();
+  }
+}
+
 class ReleasedGil {
  public:
   // Whoever holds the lock while the interpreter finalises is the thread that finalises it: it may come back.
@@ -33,33 +48,21 @@ class ReleasedGil {
 
   // No destructor does this: it may not return.
   void take_back() {
+    // The question is for platforms where a thread ends without unwinding. Python may still begin to finalise after it.
     if (!finalizes_ && finalizing()) sleep_for_ever();
-    try {
-      PyEval_RestoreThread(state_);
-#ifdef LSP_FAST_FORCED_UNWIND
-    } catch (LSP_FAST_FORCED_UNWIND&) {  // it began to finalise between the question and here
-      sleep_for_ever();
-#else
-    } catch (...) {
-      sleep_for_ever();
-#endif
-    }
+    stay_if_ended([this] { PyEval_RestoreThread(state_); });
   }
 
   // Calls function(), which may not throw, with the lock.
   template <typename Function>
   auto with_gil(const Function& function) {
     take_back();
-    const auto result = function();
+    const auto result = stay_if_ended(function);
     state_ = PyEval_SaveThread();
     return result;
   }
 
  private:
-  [[noreturn]] static void sleep_for_ever() {
-    for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
-  }
-
   const bool finalizes_;
   PyThreadState* state_;
 };

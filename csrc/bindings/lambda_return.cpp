@@ -17,7 +17,7 @@ const T* flat(const char* name, const py::object& object, std::initializer_list<
   if (!py::isinstance<py::array>(object)) throw py::value_error(std::string(name) + " must be an array");
   const auto array = py::reinterpret_borrow<py::array>(object);
   if (!py::isinstance<py::array_t<T>>(array) || !(array.flags() & py::array::c_style)) {
-    throw py::value_error(describe(name, array) + " must be dense " + std::string(py::str(py::dtype::of<T>())));
+    throw py::value_error(describe(name, array) + " must be dense " + dtype_name(py::dtype::of<T>()));
   }
   require_shape(name, array, wanted, wanted.size() == 1 ? "[C]" : "[T, C]");
   return static_cast<const T*>(array.data());

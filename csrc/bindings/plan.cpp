@@ -33,6 +33,20 @@ class Interrupt {
   std::chrono::steady_clock::time_point asked_ = std::chrono::steady_clock::now();
 };
 
+py::object owned(PyObject* object) {
+  if (!object) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(object);
+}
+
+// Does Python run handlers on this thread? On the main one alone, and on none where it is about to end.
+bool runs_signal_handlers() {
+  if (finalizing()) return false;  // nothing can be imported any more
+  const auto threading = py::module_::import("threading");
+  const auto main = owned(stay_if_ended([&] { return PyObject_CallMethod(threading.ptr(), "main_thread", nullptr); }));
+  const auto ident = owned(stay_if_ended([&] { return PyObject_GetAttrString(main.ptr(), "ident"); }));
+  return py::cast<unsigned long>(ident) == PyThread_get_thread_ident();
+}
+
 // `noise` is (candidates, stoch, action or None), or (key, iterations, candidates, steps, sample, shared).
 py::tuple plan(const py::object& stoch_object, const py::object& deter_object, const py::tuple& prior,
                const py::object& actor, const py::tuple& heads, const py::object& mean_object,
@@ -151,10 +165,7 @@ py::tuple plan(const py::object& stoch_object, const py::object& deter_object, c
   call.stddev = stddev.mutable_data();
   call.values = values.mutable_data();
   call.chosen = chosen.mutable_data();
-  // Python runs handlers on its main thread alone.
-  const auto threading = py::module_::import("threading");
-  const py::object main_thread = threading.attr("main_thread")().attr("ident"), here = threading.attr("get_ident")();
-  const bool asks = main_thread.equal(here);
+  const bool asks = runs_signal_handlers();
   bool done = false;
   without_gil([&](ReleasedGil& released) {
     Interrupt interrupt(released);

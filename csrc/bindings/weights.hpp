@@ -90,7 +90,7 @@ inline Networks sized_networks(const std::string& precision, std::int64_t stoch,
 // Packs lsp_fast.ops.types' PriorWeights, ActorWeights (or None, where plans are actions) and heads into `net`, whose
 // widths are known.
 inline void pack_networks(CheckedPacker& packer, lsp_fast::Networks& net, const py::tuple& prior, const py::object& actor,
-                   const py::tuple& heads) {
+                          const py::tuple& heads) {
   if (heads.size() > lsp_fast::kMaxHeads) throw py::value_error("there are more heads than the kernels take");
   const auto S = net.stoch, D = net.deter, A = net.action;
   net.prior_in = packer.pack("prior.inp", prior[0], S + A, -1, {{S, A}, {0, S}});  // [s, a] as [a, s]

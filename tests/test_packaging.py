@@ -76,7 +76,7 @@ def test_a_wheel_made_from_the_source_archive_trains_from_another_folder(tree, t
 
     run(*PIP, "install", "--no-deps", "--target", site, wheel, cwd=tmp_path)
     code = (
-        "import numpy as np, lsp_fast.kernels; from lsp_fast import native; m = native.load();"
+        "import numpy as np, lsp_fast.kernels; from lsp_fast.backends import cpp; m = cpp.load();"
         "m.select_elites(np.zeros((1, 2)), np.zeros((1, 2, 1, 1)), 1, np.zeros((1, 1, 1)), np.zeros((1, 1, 1)));"
         "print(m.__file__, lsp_fast.kernels.__file__)"
     )
@@ -85,11 +85,11 @@ def test_a_wheel_made_from_the_source_archive_trains_from_another_folder(tree, t
     assert kernels == site / "lsp_fast/kernels/__init__.py" and not kernels.parent.is_symlink()
     assert (site / "bin" / "lsp-fast").exists()
     code = (
-        "from lsp_fast import cli, native, train\n"
+        "from lsp_fast import cli\nfrom lsp_fast.training import loop\n"
         "options = '--preset smoke --device cpu --backend cpp --env-steps 1000 --logdir run'\n"
-        "assert cli.main(['train', *options.split()]) == 0\nprint('at', train.__file__)"
+        "assert cli.main(['train', *options.split()]) == 0\nprint('at', loop.__file__)"
     )
-    assert python(code, site, tmp_path / "trained")[-2:] == ["at", str(site / "lsp_fast" / "train.py")]
+    assert python(code, site, tmp_path / "trained")[-2:] == ["at", str(site / "lsp_fast" / "training" / "loop.py")]
     assert (tmp_path / "trained" / "run" / "learning_curve.png").exists()
 
 
@@ -110,8 +110,8 @@ def test_install_without_a_compiler_goes_on_and_keeps_the_log(tree, tmp_path, mi
     assert not list((site / "lsp_fast").glob("_native*.so"))
 
     code = (
-        "from lsp_fast import native\nfrom lsp_fast.errors import BackendUnavailable\n"
-        "try: native.load()\nexcept BackendUnavailable as error: print(error)"
+        "from lsp_fast.backends import cpp\nfrom lsp_fast.errors import BackendUnavailable\n"
+        "try: cpp.load()\nexcept BackendUnavailable as error: print(error)"
     )
     said = " ".join(python(code, site, tmp_path / "elsewhere"))
     assert "No module named 'lsp_fast._native'" in said
@@ -123,7 +123,7 @@ def test_source_archive_holds_what_the_build_needs(tree):
     (archive,) = (tree / "dist").glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         names = {name.partition("/")[2] for name in tar.getnames()}
-    sources = [path.relative_to(ROOT) for path in (ROOT / "csrc").rglob("*.[ch]pp")]
+    sources = [path.relative_to(ROOT) for path in (ROOT / "csrc").rglob("*") if path.suffix in (".cpp", ".hpp", ".inl")]
     assert len(sources) >= 3
     for wanted in (*map(str, sources), *FILES, "kernels/__init__.py", "lsp_fast/kernels/__init__.py"):
         assert wanted in names

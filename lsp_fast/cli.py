@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import re
 import sys
@@ -28,10 +29,16 @@ class Train:
 
     def run(self) -> int:
         check(self.config)
+        from lsp_fast import backends
         from lsp_fast.training.loop import train
 
         c = self.config
-        logdir = self.logdir or Path("runs") / re.sub(r"[^\w.-]", "-", f"{c.task}-{c.algorithm}-{c.seed}")
+        logdir = self.logdir or Path("runs") / folder_name(f"{c.task}-{c.algorithm}-{c.seed}")
+        if c.preset in ("paper", "gpu") and backends.device(c.device).type == "cpu":
+            print(
+                f"lsp-fast: note: --preset {c.preset} takes weeks on a processor; --preset cpu learns in minutes",
+                file=sys.stderr,
+            )
         result = train(c, logdir, profile=self.profile)
         if result.resumed_at >= c.env_steps:
             print(f"finished before: raise --env-steps to go on, or name another --logdir than {logdir}")
@@ -89,7 +96,7 @@ class Transfer:
         named = "-frozen" * self.freeze_policy + "-relabel" * self.relabel
         if (logdir := self.logdir) is None:
             seed = RunFolder(self.source).read_config().seed if self.seed is None else self.seed
-            logdir = Path("runs") / f"{self.task}-from-{self.source.name}{named}-{seed}"
+            logdir = Path("runs") / folder_name(f"{self.task}-from-{self.source.resolve().name}{named}-{seed}")
         given = {
             "transfer__freeze_policy": self.freeze_policy,
             "transfer__relabel": self.relabel,
@@ -136,6 +143,11 @@ class Sweep:
         report = sweep.run(cells, out, jobs=self.jobs, cluster=self.cluster, parameters=parameters)
         print(report)
         return 1 if report.failed else 130 if report.left else 0
+
+
+def folder_name(text: str) -> str:
+    """A text as the name of a folder: `gym:Pendulum-v1` has a colon, which not every file system knows."""
+    return re.sub(r"[^\w.-]", "-", text)
 
 
 def assignments(option: str, texts: tuple[str, ...]) -> dict[str, Any]:
@@ -270,17 +282,33 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns its exit status; 2 for what the user can mend."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        print(f"usage: lsp-fast COMMAND [OPTIONS]\n\ncommands: {known}\n`lsp-fast COMMAND --help` lists its options.")
+        known = "\n".join(f"  {name:9} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in COMMANDS.items())
+        print(f"usage: lsp-fast COMMAND [OPTIONS]\n\n{known}\n\n`lsp-fast COMMAND --help` lists its options.")
         return 0 if argv and argv[0] in ("-h", "--help") else 2
     try:
-        return parse(argv).run()
+        return at_home(parse(argv)).run()
     except LspFastError as error:
         print(f"lsp-fast: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("lsp-fast: quit; what was written up to the newest checkpoint stays", file=sys.stderr)
         return 130
+
+
+def at_home(command: Any) -> Any:
+    """The command with `~` of its paths replaced by the user's home, as a shell does where it stands alone."""
+
+    def expanded(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(expanded, value))
+        return value.expanduser() if isinstance(value, Path) else value
+
+    try:
+        return dataclasses.replace(
+            command, **{f.name: expanded(getattr(command, f.name)) for f in dataclasses.fields(command)}
+        )
+    except RuntimeError as error:  # no home
+        raise LspFastError(f"~ cannot be replaced: {error}; name the whole path") from error
 
 
 def parse(argv: list[str]) -> Train | Transfer | Sweep | Evaluate | Skills | Plot | Doctor:

@@ -24,7 +24,7 @@ BAD = {
     "unknown gymnasium task": (f"{NEW} --task gym:Pendulm-v1", "gym:Pendulum-v1"),
     "gymnasium task with discrete actions": (f"{NEW} --task gym:CartPole-v1", "only continuous"),
     "task whose package is missing": (f"{NEW} --task gym:CarRacing-v3", "Box2D is not installed"),
-    "unknown command": ("fly", "commands: train, transfer, sweep, evaluate"),
+    "unknown command": ("fly", "usage: lsp-fast COMMAND"),
     "unknown option": (f"{NEW} --sede 1", "--sede"),
     "unknown preset": ("train --preset huge", "huge"),
     "unknown algorithm": ("train --algorithm sac", "sac"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 
 import pytest
@@ -22,7 +23,13 @@ def test_presets_and_algorithms_are_defaults_that_options_override():
 
 def test_commands(capsys):
     assert main([]) == 2 and main(["fly"]) == 2 and main(["--help"]) == 0
-    assert "train, transfer, sweep, evaluate, skills, plot, doctor" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    for name, line in (
+        ("train", "Train an agent"),
+        ("transfer", "Train on another task"),
+        ("doctor", "Say what there is"),
+    ):
+        assert re.search(rf"^  {name} +{line}", told, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ class GymEnv(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any], gymnasium.util
         gymnasium.utils.RecordConstructorArgs.__init__(self, action_repeat=action_repeat)
         super().__init__(gymnasium.wrappers.FlattenObservation(env))
         self.max_env_steps = env.spec.max_episode_steps if env.spec else None
-        self._action_repeat = action_repeat
+        self._action_repeat, self._name = action_repeat, name
         self.observation_space = Box(-np.inf, np.inf, (size,), np.float32)
         self.action_space = Box(-1.0, 1.0, (flatdim(actions),), np.float32)
         # Not RescaleAction, which maps in the bounds' own float32: an action of 1 can then miss the bound, and every
@@ -57,8 +57,14 @@ class GymEnv(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any], gymnasium.util
         self._scale = (actions.high.astype(np.float64) - actions.low) / 2
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
-        observation, info = self.env.reset(seed=seed, options=options)
-        return np.asarray(observation, np.float32), info
+        try:
+            result = self.env.reset(seed=seed, options=options)
+        except OverflowError:
+            # Simulators in C++ may take a signed seed of 32 bits.
+            result = self.env.reset(seed=None if seed is None else seed % 2**31, options=options)
+        if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
+            raise self._misfit(f"reset() gave {_told(result)}", "return (observation, info), info being a dictionary")
+        return self._checked(result[0]), result[1]
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         action = np.asarray(action, np.float64)
@@ -68,13 +74,55 @@ class GymEnv(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any], gymnasium.util
             raise ValueError(f"action is not finite: {action.tolist()}")
         own = self._centre + self._scale * np.clip(action, -1.0, 1.0).reshape(self._centre.shape)
         own = own.astype(self.env.action_space.dtype)
-        total, taken, terminated, truncated = 0.0, 0, False, False
-        observation, info = None, {}
+        total, taken, success = 0.0, 0, None
+        observation, terminated, truncated, info = None, False, False, {}
         while taken < self._action_repeat and not (terminated or truncated):
-            observation, reward, terminated, truncated, info = self.env.step(own)
-            total, taken = total + float(reward), taken + 1
-        info = {**info, "env_steps": taken}
-        return np.asarray(observation, np.float32), total, bool(terminated), bool(truncated), info
+            # A copy: an environment may scale its action in place.
+            observation, reward, terminated, truncated, info = self._outcome(self.env.step(own.copy()))
+            total, taken = total + reward, taken + 1
+            if "success" in info:  # at any of the steps
+                success = bool(success or info["success"])
+        info = {**info, "env_steps": taken, **({} if success is None else {"success": success})}
+        return self._checked(observation), total, terminated, truncated, info
+
+    def _outcome(self, result: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """What `step` gave, as gymnasium wants it."""
+        if not isinstance(result, tuple) or len(result) != 5 or not isinstance(result[4], dict):
+            raise self._misfit(
+                f"step() gave {_told(result)}",
+                "return (observation, reward, terminated, truncated, info), info being a dictionary",
+            )
+        observation, reward, terminated, truncated, info = result
+        ends = bool(self._number("terminated", terminated)), bool(self._number("truncated", truncated))
+        return observation, self._number("reward", reward), *ends, info
+
+    def _checked(self, observation: Any) -> np.ndarray:
+        """Flat float32, of the width that the space declares."""
+        try:
+            flat = np.asarray(observation, np.float32)
+        except (TypeError, ValueError) as error:
+            raise self._misfit(f"an observation is no array of numbers ({error})", "make it fit the space") from error
+        if flat.shape != self.observation_space.shape:
+            wanted = self.observation_space.shape
+            raise self._misfit(f"an observation has shape {flat.shape}, its space {wanted}", "make the two agree")
+        return flat
+
+    def _number(self, name: str, value: Any) -> float:
+        """A number, or an array of one."""
+        try:
+            return float(np.asarray(value).item())
+        except (TypeError, ValueError) as error:
+            raise self._misfit(f"{name} is {_told(value)}", "return one number") from error
+
+    def _misfit(self, what: str, remedy: str) -> LspFastError:
+        return LspFastError(f"{PREFIX}{self._name}: {what}; {remedy}")
+
+
+def _told(value: Any) -> str:
+    """What a value is, in a few words."""
+    if isinstance(value, tuple):
+        return f"{len(value)} values" if len(value) != 5 or isinstance(value[4], dict) else f"an info {value[4]!r}"
+    return f"{type(value).__name__} {np.shape(value)}" if isinstance(value, np.ndarray) else repr(value)[:60]
 
 
 def make(task: str, *, action_repeat: int = 2, seed: int = 0) -> GymEnv:
@@ -82,11 +130,16 @@ def make(task: str, *, action_repeat: int = 2, seed: int = 0) -> GymEnv:
     name = task.removeprefix(PREFIX)
     try:
         env = gymnasium.make(name, disable_env_checker=True)
-    except (gymnasium.error.Error, ImportError, ModuleNotFoundError) as error:
+    except Exception as error:  # an environment's own constructor may raise anything
         near = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.4)
         unknown = near and name not in gymnasium.registry
         hint = f"; the nearest are {', '.join(PREFIX + n for n in near)}" if unknown else ""
-        raise LspFastError(f"cannot make task {task!r}: {error}{hint}") from error
+        what = (
+            str(error)
+            if isinstance(error, (gymnasium.error.Error, ImportError))
+            else f"{type(error).__name__}: {error}"
+        )
+        raise LspFastError(f"cannot make task {task!r}: {what}{hint}") from error
     if env.spec is None or env.spec.max_episode_steps is None:
         # One that never ends would never be learned from: only whole episodes are.
         env = gymnasium.wrappers.TimeLimit(env, EPISODE_ENV_STEPS)
@@ -95,5 +148,17 @@ def make(task: str, *, action_repeat: int = 2, seed: int = 0) -> GymEnv:
     except LspFastError:
         env.close()
         raise
-    wrapped.reset(seed=seed)
+    try:
+        # One step before anything else: what does not fit is said here, and not in the middle of a run.
+        wrapped.reset(seed=seed)
+        wrapped.step(np.zeros(wrapped.action_space.shape or ()))
+        wrapped.reset(seed=seed)
+    except Exception as error:
+        wrapped.close()
+        if isinstance(error, LspFastError):
+            raise
+        raise LspFastError(
+            f"{task} cannot be stepped: {type(error).__name__}: {error}; reset() must return (observation, info), and "
+            "step() (observation, reward, terminated, truncated, info), with observations of its observation_space"
+        ) from error
     return wrapped

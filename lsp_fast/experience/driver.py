@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, SupportsFloat, cast
 import gymnasium
 import numpy as np
 
+from lsp_fast import machine
 from lsp_fast.errors import LspFastError
 
 Outcome = tuple[np.ndarray, SupportsFloat, bool, bool, dict[str, Any]]
@@ -95,7 +96,7 @@ class Driver:
         if not envs:
             raise ValueError("a driver needs at least one environment")
         if threads is None:
-            threads = os.cpu_count() or 1
+            threads = machine.cores()
         elif threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
         self.envs = tuple(envs)

@@ -49,26 +49,50 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
     runs: dict[tuple[Path, str], Run] = {}
     warnings: list[str] = []
     for path in map(Path, paths):
-        if path.is_file():
-            found = [Run(path, row, None) for row in file_rows(path) if row["xs"]]
-            if not found:
-                raise LspFastError(f"{path} holds no evaluations; name a run's folder or its scores.json")
-        elif _is_run(path):
-            found = [_read_run(path)]
-        elif path.is_dir():
-            found = []
-            for folder in sorted({p.parent for p in path.rglob("config.json") if _is_run(p.parent)}):
-                try:
-                    found.append(_read_run(folder))
-                except LspFastError as error:
-                    warnings.append(f"left out: {error}")
-            if not found:
-                raise LspFastError("\n".join([f"{path} holds no run with evaluations; name a run's folder", *warnings]))
-        else:
+        if not path.exists():
             raise LspFastError(f"{path} does not exist; name a run's folder, a folder of runs, or a scores.json")
+        try:
+            found = _runs_of(path)
+        except NoEvaluations as error:
+            warnings.append(str(error))
+            continue
         # A run may be named twice, by itself and by the folder above it.
-        runs |= {(run.source.resolve(), json.dumps([run.row[k] for k in IDENTITY])): run for run in found}
+        runs |= {(run.source.resolve(), json.dumps([run.row[k] for k in IDENTITY])): run for run in found[0]}
+        warnings += [f"left out: {text}" for text in found[1]]
+    if not runs and warnings:
+        raise LspFastError("\n".join(warnings))
+    warnings = [text if text.startswith("left out: ") else f"left out: {text}" for text in warnings]
     return sorted(runs.values(), key=lambda run: [str(run.row[k]) for k in IDENTITY]), warnings
+
+
+PICTURES = {".gif", ".jpeg", ".jpg", ".pdf", ".png", ".svg"}
+"""That lie in folders of runs, where `runs/*` finds them."""
+
+
+class NoEvaluations(LspFastError):
+    """A path that brings nothing to draw; among others that do it is left out."""
+
+
+def _runs_of(path: Path) -> tuple[list[Run], list[str]]:
+    """The runs of one path, and what was left out below it."""
+    if path.is_file():
+        if path.suffix.lower() in PICTURES:
+            raise NoEvaluations(f"{path} is a picture; name a run's folder or its scores.json")
+        found = [Run(path, row, None) for row in file_rows(path) if row["xs"]]
+        if not found:
+            raise NoEvaluations(f"{path} holds no evaluations; name a run's folder or its scores.json")
+        return found, []
+    if _is_run(path):
+        return [_read_run(path)], []
+    found, left = [], []
+    for folder in sorted({p.parent for p in path.rglob("config.json") if _is_run(p.parent)}):
+        try:
+            found.append(_read_run(folder))
+        except LspFastError as error:
+            left.append(str(error))
+    if not found:
+        raise NoEvaluations("\n".join([f"{path} holds no run with evaluations; name a run's folder", *left]))
+    return found, left
 
 
 IDENTITY = ("task", "method", "seed")
@@ -88,7 +112,7 @@ def _read_run(folder: Path) -> Run:
         raise LspFastError(f"{config_path} is not a run's configuration; name another folder") from error
     points = _evaluations(metrics_path)
     if not points:
-        raise LspFastError(f"{folder} has no evaluations yet; let the run go on until its first one")
+        raise NoEvaluations(f"{folder} has no evaluations yet; let the run go on until its first one")
     row = {**identity, "xs": list(points), "ys": list(points.values())}
     return Run(folder, row, flat(config))
 

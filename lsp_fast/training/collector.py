@@ -49,7 +49,8 @@ class Collector:
             told = functools.partial(relabel.extras, action_repeat=config.collect.action_repeat)
         # A name decides a stream's numbers: another one here would change every curve in benchmarks/results.
         seed = stream_seed(config.seed, "train/0")
-        self.driver = Driver(environments, seed, replay, info_extras=told, extras_dim=agent.extras_dim)
+        threads = config.threads or None
+        self.driver = Driver(environments, seed, replay, threads=threads, info_extras=told, extras_dim=agent.extras_dim)
         noise = Noise(stream_seed(config.seed, "collect/0"), agent.device)
         self.carry = agent.initial_carry(len(environments), explore=True, noise=noise)
 

@@ -16,10 +16,14 @@ class Stop:
 
 @contextmanager
 def stop_on_signal() -> Iterator[Stop]:
-    """Ctrl-C (or SIGTERM) asks the loop to end after the step under way, so that it can checkpoint; a second one quits
-    at once."""
+    """Ctrl-C asks the loop to end after the step under way, so that it can checkpoint; a second one quits at once.
+
+    So do SIGTERM, which clusters send, and SIGHUP of a terminal that goes away (unless it is ignored: nohup).
+    """
     stop = Stop()
-    signals = signal.SIGINT, signal.SIGTERM
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signals.append(signal.SIGHUP)
 
     def ask(signum: int, frame: Any) -> None:
         stop.asked = True

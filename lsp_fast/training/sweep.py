@@ -23,7 +23,7 @@ import submitit
 from submitit.helpers import DelayedSubmission
 from tqdm import tqdm
 
-from lsp_fast import envs
+from lsp_fast import envs, machine
 from lsp_fast.config import Config, base_config, check, flat, replace
 from lsp_fast.envs import gym
 from lsp_fast.errors import ConfigError, LspFastError
@@ -296,7 +296,7 @@ class Executors:
     def __init__(self, out: Path, jobs: int, cluster: str, parameters: Mapping[str, Any]) -> None:
         self.out, self.cluster = out, cluster
         self.parameters = {"timeout_min": MINUTES.get(cluster, 60 * 24), **parameters}
-        self.threads = max(1, (os.cpu_count() or 1) // jobs) if cluster == "local" else 0
+        self.threads = max(1, machine.cores() // jobs) if cluster == "local" else 0
         self._executor(out / LOGS)  # so that a mistake shows before anything is begun
 
     def submit(self, cell: Cell, slot: int) -> Any:

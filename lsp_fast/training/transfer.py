@@ -44,7 +44,7 @@ def transfer_config(source: str | Path, logdir: str | Path, task: str, **overrid
             raise CheckpointError(f"{source} has no checkpoint yet; let the run go on until it has written one")
         # What the source itself was transferred from, and how, is its own matter.
         fresh = {"transfer.freeze_policy": False, "transfer.relabel": False}
-        taken = {"transfer.source": str(folder.path), "transfer.source_env_steps": state["env_steps"]}
+        taken = {"transfer.source": str(folder.path.resolve()), "transfer.source_env_steps": state["env_steps"]}
         config = replace(config, {**fresh, **taken, **given})
     check(config)
     return config

@@ -259,7 +259,7 @@ def test_how_many_threads(monkeypatch):
         meets = threading.Barrier(min(threads, count))  # nobody passes it alone
         driver, ran = used([Threaded(meets=meets) for _ in range(count)], threads=threads)
         assert driver._threads == len(set.union(*ran)) == min(threads, count)
-    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    monkeypatch.setattr("lsp_fast.machine.cores", lambda: 3)
     assert [used([Threaded() for _ in range(n)])[0]._threads for n in (1, 2, 5)] == [1, 2, 3]
     driver, ran = used([Threaded(), Counting()])  # one holds the lock: nothing to gain
     assert driver._threads == 1 and driver._pool is None and ran == [set()]

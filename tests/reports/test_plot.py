@@ -410,7 +410,6 @@ def test_returns_below_zero_are_in_the_picture(tmp_path, drawn):
     [
         ({"paths": ["nowhere"]}, "nowhere does not exist"),
         ({"paths": ["runs/young"]}, "young has no evaluations yet; let the run go on"),
-        ({"paths": ["runs", "runs/young"]}, "young has no evaluations yet"),
         ({"paths": ["empty"]}, "empty holds no run"),
         ({"paths": ["damaged"]}, "line 1 of damaged/metrics.jsonl is damaged"),
         ({"paths": ["nobody"]}, "nobody/config.json is not a run's configuration"),
@@ -442,3 +441,13 @@ def test_what_cannot_be_drawn_is_named_and_nothing_is_written(options, named, ru
     with pytest.raises(LspFastError, match=re.escape(named)):
         plot([Path(p) for p in made["paths"]], Path(made["out"]), [Path(p) for p in made["references"]])
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_brings_nothing_is_left_out_among_others(runs, tmp_path, monkeypatch):
+    """`plot runs/*`: a run without an evaluation yet, and the picture that a sweep leaves there."""
+    monkeypatch.chdir(tmp_path)
+    (runs / "learning_curves.png").write_bytes(b"")
+    result = plot(sorted(runs.iterdir()), tmp_path / "all.png")
+    assert result.path.exists() and {final.task for final in result.table} >= {"hopper_hop", "walker_walk"}
+    left = [text for text in result.warnings if text.startswith("left out: ")]
+    assert len(left) == 2 and "is a picture" in left[0] and "young has no evaluations yet" in left[1]

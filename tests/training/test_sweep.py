@@ -1,6 +1,5 @@
 """An experiment's file becomes runs; what is missing is run, what failed is named (`lsp-fast sweep`)."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from lsp_fast import machine
 from lsp_fast.cli import main
 from lsp_fast.config import make_config
 from lsp_fast.errors import ConfigError, LspFastError
@@ -216,7 +216,7 @@ def test_at_most_so_many_at_a_time(write, tmp_path, monkeypatch, jobs):
 
     monkeypatch.setattr(sweep, "Executors", Fake)
     monkeypatch.setattr(sweep, "POLL_SECONDS", 0)
-    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(machine, "cores", lambda: 6)
     cells = sweep.read(write(SMALL), tmp_path)
     with pytest.warns(UserWarning, match="no figure"):
         report = sweep.run(cells, tmp_path, jobs=jobs, progress=False)

@@ -75,7 +75,14 @@ def planner(axis: Any) -> None:
         mean, std = skills[elites].mean(0), skills[elites].std(0)
     arrow(axis, (2.2, 1.35), (2.65, 1.35))
     axis.text(2.42, 1.47, "refit to\nthe elites,\n4 times", ha="center", va="bottom", fontsize=9)
-    axis.text(1.05, 0.25, "16 candidate skills, each imagined\n10 steps; the 4 best are elites", ha="center", va="center", fontsize=9)
+    axis.text(
+        1.05,
+        0.25,
+        "16 candidate skills, each imagined\n10 steps; the 4 best are elites",
+        ha="center",
+        va="center",
+        fontsize=9,
+    )
     axis.text(3.65, 0.25, "the last iteration:\none skill to act on", ha="center", va="center", fontsize=9)
     axis.set(xlim=(-0.3, 4.6), ylim=(-0.05, 2.4))
 
@@ -84,7 +91,9 @@ def acting(axis: Any) -> None:
     """Skills held one after the other, an action at every agent step."""
     for i, colour in enumerate((ORANGE, GREEN, BLUE)):
         left = 0.15 + 1.2 * i
-        axis.add_patch(FancyBboxPatch((left, 1.95), 1.1, 0.3, boxstyle="round,pad=0.01", fc=colour, ec="none", alpha=0.85))
+        axis.add_patch(
+            FancyBboxPatch((left, 1.95), 1.1, 0.3, boxstyle="round,pad=0.01", fc=colour, ec="none", alpha=0.85)
+        )
         axis.text(left + 0.55, 2.1, f"skill $z_{i + 1}$", ha="center", va="center", fontsize=9, color="white")
         for k in range(STEPS):
             x = left + 0.06 + 0.109 * k

@@ -84,7 +84,7 @@ def planner(axis: Any) -> None:
         fontsize=9,
     )
     axis.text(3.65, 0.25, "the last iteration:\none skill to act on", ha="center", va="center", fontsize=9)
-    axis.set(xlim=(0, 4.7), ylim=(-0.05, 2.4))
+    axis.set(xlim=(-0.3, 4.6), ylim=(-0.05, 2.4))
 
 
 def acting(axis: Any) -> None:

@@ -19,7 +19,11 @@ from lsp_fast.errors import LspFastError
 
 @dataclass(frozen=True)
 class Train:
-    """Train an agent, or go on with the run that --logdir holds."""
+    """Train an agent, or go on with the run that --logdir holds.
+
+    Below, [P] is stated in the paper, [D] comes from Dreamer's code and [O] is left open by both. SPEC numbers a
+    section of the project's specification, which users need not know. docs/configuration.md says more.
+    """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     logdir: Path | None = None

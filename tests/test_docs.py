@@ -19,6 +19,12 @@ def examples(page):
     return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
 
 
+def anchors(page):
+    """What a link may name in a page: its headings in lower case, without punctuation, words joined by hyphens."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 def test_the_readmes_example_runs(tmp_path, monkeypatch):
     [example] = examples(ROOT / "README.md")
     assert len([line for line in example.splitlines() if line and not line.startswith(("from", "import", "#"))]) <= 10
@@ -46,8 +52,10 @@ def test_the_task_of_the_page_trains(tmp_path):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
-    for name in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-        assert (page.parent / name).exists(), name
+    for name, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", page.read_text()):
+        target = page.parent / name if name else page
+        assert target.exists(), name
+        assert not anchor or anchor in anchors(target), f"{name}#{anchor}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -2,6 +2,7 @@
 only parsed."""
 
 import contextlib
+import importlib.metadata
 import os
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from lsp_fast.cli import main, parse
 PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
 UNTRIED = ("GPU", "Slurm")
 """Sections that say so themselves."""
+SLOW = ("Compare two methods", "Transfer")
 
 
 def sections():
@@ -58,8 +60,14 @@ def folder(tmp_path_factory):
     return path
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("title", [title for title in SECTIONS if title not in UNTRIED])
+@pytest.mark.parametrize(
+    "title",
+    [
+        pytest.param(title, marks=[pytest.mark.slow] if title in SLOW else [])
+        for title in SECTIONS
+        if title not in UNTRIED
+    ],
+)
 def test_a_recipe_does_what_it_says(title, folder, monkeypatch):
     monkeypatch.chdir(folder)
     for step in SECTIONS[title]:
@@ -71,7 +79,7 @@ def test_a_recipe_does_what_it_says(title, folder, monkeypatch):
             code = code.replace('preset = "cpu"', 'preset = "smoke"\ndevice = "cpu"\nenv_steps = 1100')
             Path(re.search(r"`(\w+\.toml)`", PAGE.read_text())[1]).write_text(code)
         else:
-            exec(compile(code.replace("env_steps=4000", "env_steps=1020"), title, "exec"), {})
+            exec(compile(code.replace("env_steps=8000", "env_steps=1020"), title, "exec"), {})
     assert os.listdir("runs")
 
 
@@ -79,4 +87,14 @@ def test_a_recipe_does_what_it_says(title, folder, monkeypatch):
 def test_what_cannot_be_tried_here_is_understood(title, monkeypatch):
     monkeypatch.chdir(PAGE.parents[1])
     for step in SECTIONS[title]:
-        parse(step)
+        command = parse(step)
+        if "--dry-run" in step:
+            assert command.run() == 0
+
+
+def test_other_programs_of_the_page_are_there():
+    text = PAGE.read_text()
+    assert "\n    tensorboard --logdir runs\n" in text
+    assert importlib.metadata.entry_points(group="console_scripts", name="tensorboard")
+    scripts = re.findall(r"^    \S*python (\S+\.py)", text, re.MULTILINE)
+    assert scripts and all((PAGE.parents[1] / script).exists() for script in scripts)

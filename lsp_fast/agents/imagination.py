@@ -218,7 +218,7 @@ class ImaginationAgent(Agent):
         after = replace(carry, state=state, action=action, skill=skill, step=carry.step + 1, plan=plan)
         return action.cpu().numpy(), after
 
-    def hold(self, carry: Carry, skill: np.ndarray | Tensor) -> Carry:
+    def hold(self, carry: Carry, skill: Sequence[float] | np.ndarray | Tensor) -> Carry:
         """Keep one skill to the end, instead of planning another one every K steps.
 
         Args:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import re
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +55,8 @@ class Train:
             )
         elif not result.finished:
             print(f"interrupted at {result.env_steps} environment steps; the same command goes on from there")
+        if not result.updates:
+            print("nothing was learned: --env-steps ends before the prefill does (--collect.prefill)")
         if result.score is not None:
             print(
                 f"return         {result.score:.1f} at {result.env_steps} environment steps, {result.updates} updates"
@@ -290,9 +294,20 @@ def main(argv: list[str] | None = None) -> int:
         print(f"usage: lsp-fast COMMAND [OPTIONS]\n\n{known}\n\n`lsp-fast COMMAND --help` lists its options.")
         return 0 if argv and argv[0] in ("-h", "--help") else 2
     try:
-        return at_home(parse(argv)).run()
+        status = at_home(parse(argv)).run()
+        sys.stdout.flush()
+        return status
     except LspFastError as error:
         print(f"lsp-fast: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # Whoever read the output, `head` say, has seen enough. Nothing may be flushed there at the end, either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"lsp-fast: {error.filename}: {error.strerror}; name a path that can be used", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("lsp-fast: quit; what was written up to the newest checkpoint stays", file=sys.stderr)

@@ -1,5 +1,6 @@
 """Troubles of users: what they type, what they are told, the exit status, and that nothing is left behind."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -84,6 +85,29 @@ def test_the_papers_preset_on_a_processor_is_warned_of(capsys, monkeypatch):
         with pytest.raises(SystemExit):
             main(["train", "--preset", preset, "--device", "cpu"])
         assert ("--preset cpu learns in minutes" in capsys.readouterr().err) == warned
+
+
+def test_a_run_that_learned_nothing_says_so(capsys):
+    assert main([*f"{TRAIN}Plain-v0".split(), "--collect.prefill", "5000"]) == 0
+    assert "nothing was learned" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", ["skills --logdir run --out taken", "plot run --out taken/x.png"])
+def test_an_output_that_cannot_be_written_is_named(options, capsys, tmp_path):
+    options_of_a_run = (
+        "train --preset smoke --device cpu --backend reference --env-steps 1000 --logdir run --task cheetah_run"
+    )
+    assert main(options_of_a_run.split()) == 0
+    (tmp_path / "taken").write_text("a file")
+    capsys.readouterr()
+    assert main(options.split()) == 2
+    assert "taken" in capsys.readouterr().err and (tmp_path / "taken").read_text() == "a file"
+
+
+def test_a_pipe_that_closes_early_is_no_traceback():
+    command = f"{sys.executable} -m lsp_fast.cli --help; {sys.executable} -m lsp_fast.cli doctor | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr and "Broken" not in done.stderr
 
 
 def test_a_terminal_that_goes_away_leaves_a_checkpoint(tmp_path, monkeypatch):

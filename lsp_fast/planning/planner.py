@@ -116,7 +116,7 @@ class Planner:
         else:
             result = self.search(start, drawn, prior)
             found = Normal(result.mean, result.std)
-        if not explore or c.planner.over == "actions":
+        if not explore:
             return found
         epsilon_std = c.skill.noise if c.skill.noise_kind == "std" else c.skill.noise**0.5
         epsilon = epsilon_std * noise.normal(f"{stream}/epsilon", *found.mean.shape)

@@ -283,6 +283,16 @@ def test_random_actions_are_given_the_goal_they_reached():
     assert not agent.aims(batch)[1].any()
 
 
+def test_random_actions_are_given_the_skill_that_the_predictor_takes_them_for():
+    agent, other = build("hiro_mi"), build("hiro_mi")
+    batch = next(batches(agent.config))
+    aim, given = agent.aims(batch)
+    predicted = other.goals.reached(batch, other.high.scale)  # through the same noise
+    assert 0 < given.sum() < len(given) and predicted.any()
+    assert torch.equal(aim[~given], predicted[~given])
+    assert torch.equal(aim[given], batch.extras[given, 1, :-1])
+
+
 def test_the_predictor_learns_from_skills_that_were_set_and_pays_the_low_level():
     agent, other = build("hiro_mi", skill__beta=5.0), build("hiro_mi", skill__beta=5.0)
     batch = next(batches(agent.config))

@@ -17,7 +17,7 @@ from lsp_fast.storage.metrics import read_rows
 from lsp_fast.storage.run_folder import RunFolder
 from lsp_fast.training.learner import Learner, NotFinite
 from lsp_fast.training.loop import train
-from lsp_fast.training.schedule import Every, Schedule
+from lsp_fast.training.schedule import Schedule
 from lsp_fast.training.trainer import Trainer
 
 
@@ -373,8 +373,3 @@ def test_a_run_larger_than_the_disk_is_refused(smoke, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"will need .* of disk, and 1000 kB are free|1.0 MB are free"):
         train(smoke(), tmp_path / "run", progress=False)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_cadence_is_due_once_for_each_multiple():
-    due = Every(10)
-    assert [t for t in range(1, 60, 3) if due(t)] == [10, 22, 31, 40, 52]

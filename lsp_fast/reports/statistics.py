@@ -43,7 +43,7 @@ def interquartile_mean(scores: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray
 
     Returns:
         the mean over all seeds and tasks [xs], and its 95 % stratified percentile bootstrap, low [xs] and high [xs]:
-        seeds are drawn for every task and x by itself, tasks are not. None for one seed. An x with a score that was not
+        seeds are drawn for every task by itself, tasks are not. None for one seed. An x with a score that was not
         finite gives NaN. The same scores give the same interval, whatever the order of seeds.
 
     Raises:
@@ -74,10 +74,15 @@ def _bootstrap(scores: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]
     rliable, bounds = _rliable(), np.full((2, scores.shape[-1]), np.nan)
     known = np.isfinite(scores).all((0, 1))
     if known.any():
+        seeds, tasks, _ = scores.shape
         # Sorted, as draws pick seeds by their place.
+        ordered, columns = np.sort(scores[..., known], axis=0), np.arange(tasks)
+        # rliable draws the places, and so the same for every x. Draws of its own at each x would give a band of three
+        # seeds a dent wherever their least likely draws, of one seed thrice, happen to be too few for the percentile.
+        places = np.repeat(np.arange(seeds)[:, None], tasks, axis=1)
         with _fixed_draws():
             _, found = rliable.get_interval_estimates(
-                {"": np.sort(scores[..., known], axis=0)}, statistic, reps=RESAMPLES
+                {"": places}, lambda drawn: statistic(ordered[drawn, columns]), reps=RESAMPLES
             )
         bounds[:, known] = found[""]
     return bounds[0], bounds[1]

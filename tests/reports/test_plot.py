@@ -167,6 +167,23 @@ def test_the_interval_is_that_of_the_mean_over_seeds():
     assert np.isnan(interval(np.array([[1.0, np.nan], [2.0, 3.0]]))).tolist() == [[False, True]] * 2
 
 
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_the_interval_of_two_or_three_seeds_is_their_range_at_every_x(seeds):
+    values = np.random.default_rng(4).normal(size=(seeds, 200))
+    for count in (1, 19, 59, 200):
+        low, high = interval(values[:, :count])
+        np.testing.assert_allclose([low, high], [values.min(0)[:count], values.max(0)[:count]], rtol=1e-12)
+
+
+def test_the_same_seeds_are_drawn_at_every_x():
+    scores = np.random.default_rng(5).normal(size=(5, 3))
+    alone = interquartile_mean(scores[..., None])
+    mean, bounds = interquartile_mean(np.repeat(scores[..., None], 50, 2))
+    # The sums may be taken in another order.
+    np.testing.assert_allclose(mean, np.repeat(alone[0], 50), rtol=1e-12)
+    np.testing.assert_allclose(bounds, np.repeat(alone[1], 50, 1), rtol=1e-12)
+
+
 # The interquartile mean
 
 
@@ -212,6 +229,7 @@ def test_the_interval_depends_on_the_scores_alone():
     np.random.seed(2)
     again, bounds_again = interquartile_mean(scores[::-1])
     np.testing.assert_array_equal([mean, *bounds], [again, *bounds_again])
+    np.testing.assert_array_equal(interval(scores[:, 0]), interval(scores[::-1, 0]))
     # And what NumPy draws elsewhere does not depend on it.
     np.random.seed(1)
     assert np.random.random() == following

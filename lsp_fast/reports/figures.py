@@ -1,4 +1,4 @@
-"""Learning curves as a picture: a panel a task, a colour a method."""
+"""Figures: the paper to draw on and where it goes, and learning curves, a panel a task, a colour a method."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from lsp_fast.reports.statistics import MOST, Pooled, interval, reference_curve,
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLUMNS = 3
 """Panels beside each other."""
@@ -66,19 +67,15 @@ def panels_of(rows: Iterable[Row], references: Iterable[Row]) -> dict[str, Panel
 def draw(panels: Mapping[str, Panel], path: Path, pooled: Mapping[str, Pooled] | None = None) -> Path:
     """The last panel is that of all tasks, if there are such curves."""
     import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-    suffix = path.suffix.lower()
-    if suffix not in FORMATS:
+    if path.suffix.lower() not in FORMATS:
         raise LspFastError(f"cannot draw {path}: its suffix must be one of {', '.join(FORMATS)}")
     pooled = {method: of for method, of in (pooled or {}).items() if of.xs}
     count = max(len(panels) + bool(pooled), 1)
     columns, lines = min(count, COLUMNS), math.ceil(count / COLUMNS)
-    figure = Figure(figsize=(5.5 * columns, 3.6 * lines), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
+    figure, grid = canvas(columns, lines, size=(5.5, 3.6))
+    axes = list(grid.flat)
     methods = sorted({method for panel in panels.values() for rows in panel for method in rows})
     palette = matplotlib.colormaps["tab10" if len(methods) <= 10 else "tab20"]
     colors = {method: palette(i % palette.N) for i, method in enumerate(methods)}
@@ -95,11 +92,32 @@ def draw(panels: Mapping[str, Panel], path: Path, pooled: Mapping[str, Pooled] |
         axis.legend(frameon=False, fontsize="small")
     for axis in axes[count:]:
         axis.set_visible(False)
+    return save(figure, path, dpi=120)
+
+
+def canvas(columns: int, lines: int = 1, *, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+    """A figure that needs no screen, and its axes [lines, columns]; `size` is a panel's width and height in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(size[0] * columns, size[1] * lines), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(lines, columns, squeeze=False)
+
+
+def save(figure: Figure, path: Path, *, dpi: int) -> Path:
+    """Write a figure in its suffix's format, whole or not at all. The same figure gives the same file.
+
+    Raises:
+        LspFastError: the file cannot be written.
+    """
+    import matplotlib
+
+    suffix, content = path.suffix.lower(), io.BytesIO()
     # Neither dates nor random identifiers.
     undated = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(suffix)
-    content = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "lsp_fast"}):
-        figure.savefig(content, format=suffix[1:], dpi=120, metadata=undated)
+        figure.savefig(content, format=suffix[1:], dpi=dpi, metadata=undated)
     try:
         write_bytes(path, content.getvalue())
     except OSError as error:

@@ -21,6 +21,7 @@ from lsp_fast.files import write_bytes, write_text
 from lsp_fast.noise import Noise, stream_seed
 from lsp_fast.ops import layers
 from lsp_fast.ops.types import features
+from lsp_fast.reports.figures import canvas, save
 
 FRAME = 160
 """Pixels of a picture's side."""
@@ -83,7 +84,7 @@ def show(agent: Agent, out: Path, *, count: int = 6, env_steps: int = 40, seed: 
     missing = _no_frames(env)
     skills = Noise(stream_seed(seed, "skills")).normal("skills", count, c.skill.dim).numpy()
     held = [act(agent, env, seed, steps, skill, frames=missing is None) for skill in skills]
-    episode = act(agent, env, seed, (getattr(env, "max_env_steps", None) or 1000) // c.collect.action_repeat)
+    episode = act(agent, env, seed, _episode_steps(agent, env))
     numbers = {**distinctness(held), "log_q_minus_log_p": _log_ratio(agent, held)}
     out.mkdir(parents=True, exist_ok=True)
     files = [out / "skills.json", out / "paths.png"]
@@ -111,8 +112,7 @@ def film(agent: Agent, path: Path, seed: int = 0) -> None:
     env = _environment(agent)
     if (missing := _no_frames(env)) is not None:
         raise LspFastError(f"a video needs frames: {missing}")
-    steps = (getattr(env, "max_env_steps", None) or 1000) // agent.config.collect.action_repeat
-    _write_video(act(agent, env, seed, steps, frames=True).frames, path)
+    _write_video(act(agent, env, seed, _episode_steps(agent, env), frames=True).frames, path)
 
 
 def act(
@@ -185,6 +185,11 @@ def _environment(agent: Agent) -> Any:
     return env
 
 
+def _episode_steps(agent: Agent, env: Any) -> int:
+    """Agent steps of a whole episode."""
+    return (getattr(env, "max_env_steps", None) or 1000) // agent.config.collect.action_repeat
+
+
 def _no_frames(env: Any) -> str | None:
     """Why no frame can be had; None where one can."""
     env.reset(seed=0)
@@ -197,7 +202,7 @@ def _no_frames(env: Any) -> str | None:
 
 def _draw_paths(held: Sequence[Held], episode: Held, path: Path, title: str) -> None:
     """From above: each skill from one state, and one episode with the places where its skill changed."""
-    figure, (left, right) = _figure(2)
+    figure, [[left, right]] = canvas(2, size=(5.0, 5.0))
     for h in held:
         points = np.array([pose.root for pose in h.poses])
         assert h.skill is not None
@@ -219,14 +224,14 @@ def _draw_paths(held: Sequence[Held], episode: Held, path: Path, title: str) -> 
         axis.set_ylabel("y (m)")
         axis.set_aspect("equal", adjustable="datalim")
     figure.suptitle(title)
-    _save(figure, path)
+    save(figure, path, dpi=110)
 
 
 def _draw_frames(held: Sequence[Held], path: Path, action_repeat: int) -> None:
     """A row for each skill, columns for the time."""
     shown = np.linspace(0, min(len(h.frames) for h in held) - 1, SHOWN).round().astype(int)
-    figure, axes = _figure(SHOWN, len(held), 1.4)
-    for h, row in zip(held, axes.reshape(len(held), SHOWN), strict=True):
+    figure, axes = canvas(SHOWN, len(held), size=(1.4, 1.4))
+    for h, row in zip(held, axes, strict=True):
         assert h.skill is not None
         for step, axis in zip(shown, row, strict=True):
             axis.imshow(h.frames[step])
@@ -235,22 +240,7 @@ def _draw_frames(held: Sequence[Held], path: Path, action_repeat: int) -> None:
             if h is held[0]:
                 axis.set_title(f"{step * action_repeat} steps", fontsize=8)
         row[0].set_ylabel("\n".join(f"{x:.1f}" for x in h.skill), fontsize=7, rotation=0, labelpad=12)
-    _save(figure, path)
-
-
-def _figure(columns: int, lines: int = 1, size: float = 5.0) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(size * columns, size * lines), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(lines, columns)
-
-
-def _save(figure: Any, path: Path) -> None:
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110)
-    write_bytes(path, content.getvalue())
+    save(figure, path, dpi=110)
 
 
 def _write_video(frames: Sequence[np.ndarray], path: Path) -> None:

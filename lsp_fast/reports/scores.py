@@ -44,25 +44,26 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
         runs, sorted by task, method and seed, each once; and warnings about the folders that were left out.
 
     Raises:
-        LspFastError: a path that brings no evaluation; the message says what to do.
+        LspFastError: a path that does not exist or cannot be used, or none that brings an evaluation; the message says
+            what to do.
     """
     runs: dict[tuple[Path, str], Run] = {}
-    warnings: list[str] = []
+    left: list[str] = []
     for path in map(Path, paths):
         if not path.exists():
             raise LspFastError(f"{path} does not exist; name a run's folder, a folder of runs, or a scores.json")
         try:
-            found = _runs_of(path)
+            found, left_below = _runs_of(path)
         except NoEvaluations as error:
-            warnings.append(str(error))
+            left.append(str(error))
             continue
         # A run may be named twice, by itself and by the folder above it.
-        runs |= {(run.source.resolve(), json.dumps([run.row[k] for k in IDENTITY])): run for run in found[0]}
-        warnings += [f"left out: {text}" for text in found[1]]
-    if not runs and warnings:
-        raise LspFastError("\n".join(warnings))
-    warnings = [text if text.startswith("left out: ") else f"left out: {text}" for text in warnings]
-    return sorted(runs.values(), key=lambda run: [str(run.row[k]) for k in IDENTITY]), warnings
+        runs |= {(run.source.resolve(), json.dumps([run.row[k] for k in IDENTITY])): run for run in found}
+        left += left_below
+    if left and not runs:
+        raise LspFastError("\n".join(left))
+    ordered = sorted(runs.values(), key=lambda run: [str(run.row[k]) for k in IDENTITY])
+    return ordered, [f"left out: {text}" for text in left]
 
 
 PICTURES = {".gif", ".jpeg", ".jpg", ".pdf", ".png", ".svg"}
@@ -110,16 +111,11 @@ def _read_run(folder: Path) -> Run:
         identity = {"task": config["task"], "method": method_name(config), "seed": config["seed"]}
     except (TypeError, KeyError, AttributeError) as error:
         raise LspFastError(f"{config_path} is not a run's configuration; name another folder") from error
-    points = _evaluations(metrics_path)
+    points = {r["env_steps"]: r["eval/return"] for r in read_rows(metrics_path, strict=True) if "eval/return" in r}
     if not points:
         raise NoEvaluations(f"{folder} has no evaluations yet; let the run go on until its first one")
     row = {**identity, "xs": list(points), "ys": list(points.values())}
     return Run(folder, row, flat(config))
-
-
-def _evaluations(path: Path) -> dict[int, float | None]:
-    """Return by environment steps; a last line that was cut off is left out."""
-    return {row["env_steps"]: row["eval/return"] for row in read_rows(path, strict=True) if "eval/return" in row}
 
 
 def file_rows(path: Path) -> list[dict[str, Any]]:

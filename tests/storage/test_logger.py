@@ -4,11 +4,9 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from lsp_fast.storage.logger import LogWriter, RunLogger
-from lsp_fast.storage.metrics import last_row, read_rows
-from lsp_fast.training.means import Means
+from lsp_fast.storage.metrics import read_rows
 
 IDENTITY = {"task": "t", "method": "m", "seed": 4}
 
@@ -39,22 +37,6 @@ def test_a_resumed_log_cuts_what_came_after_the_checkpoint(tmp_path):
     log.close()
     assert [row["env_steps"] for row in read_rows(tmp_path / "metrics.jsonl")] == [10, 20, 25]
     assert json.loads((tmp_path / "scores.json").read_text())[0]["xs"] == [10, 20, 25]
-
-
-def test_means_are_over_what_came_since_the_last():
-    means = Means()
-    means.add({"a": torch.tensor(1.0), "b": torch.tensor(2)})
-    means.add({"a": torch.tensor(3.0)})
-    assert means.pop() == {"a": 2.0, "b": 2.0}
-    assert means.pop() == {}
-
-
-def test_means_go_on_from_a_checkpoint():
-    means, restored = Means(), Means()
-    means.add({"a": torch.tensor(1.0)})
-    restored.load_state_dict(means.state_dict())
-    restored.add({"a": torch.tensor(4.0)})
-    assert restored.pop() == {"a": 2.5} and means.pop() == {"a": 1.0}
 
 
 def test_scores_are_valid_json_whatever_was_scored(tmp_path):
@@ -125,26 +107,3 @@ def test_a_writer_of_ones_own_gets_every_row_and_picture(tmp_path):
     log.close()
     assert kept.rows == [(10, {"x": 1.0})] and kept.pictures == [(20, "open_loop", (4, 6, 3))]
     assert (tmp_path / "images" / "open_loop_000000020.png").exists() and not (tmp_path / "scores.json").exists()
-
-
-def test_the_newest_row_is_found_without_reading_the_rest(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    assert last_row(path) is None
-    path.write_text("".join(json.dumps({"env_steps": n, "x": "y" * 90}) + "\n" for n in range(1000)))
-    assert last_row(path)["env_steps"] == 999
-    with path.open("a") as file:
-        file.write('{"env_steps": 1000, "x"')  # being written
-    assert last_row(path)["env_steps"] == 999
-    path.write_text("[]\n")
-    assert last_row(path) is None
-
-
-def test_means_bring_a_checkpoints_values_to_the_device_of_todays(monkeypatch):
-    """On a GPU the values of a checkpoint lie on the CPU, and a row of both ended every resumed run."""
-    means = Means()
-    means.load_state_dict({"a": torch.tensor([1.0])})
-    means.add({"a": torch.tensor(3.0)})
-    asked = []
-    to = torch.Tensor.to
-    monkeypatch.setattr(torch.Tensor, "to", lambda self, device: (asked.append(device), to(self, device))[1])
-    assert means.pop() == {"a": 2.0} and asked == [torch.device("cpu")] * 2

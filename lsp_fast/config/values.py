@@ -26,7 +26,7 @@ class CollectConfig:
     num_envs: int = 1
     """Environments stepped together in one process; `paper` uses one."""
     prefill: int = 5000
-    """Environment steps of uniformly random actions before learning [P]; lasts until one episode is complete."""
+    """Environment steps of uniformly random actions before learning [D]; lasts until one episode is complete."""
     exploration_noise: float = 0.3
     """Standard deviation of the normal noise added to the sampled action while collecting, then clipped [D]."""
     replay_capacity: int = 1_000_000
@@ -44,13 +44,13 @@ class TrainConfig:
     pretrain_world_model_only: bool = False
     """Small-budget option: the pretrain updates train the world model alone."""
     batch_size: int = 50
-    """Sequences in a batch, B [P]."""
+    """Sequences in a batch, B [D]."""
     batch_length: int = 50
-    """Agent steps in a sequence, L [P]."""
+    """Agent steps in a sequence, L [D]."""
     eval_every: int = 10_000
-    """Environment steps between evaluations [P]."""
+    """Environment steps between evaluations [D]."""
     eval_episodes: int = 5
-    """Episodes of an evaluation; their mean return is the score [P]."""
+    """Episodes of an evaluation; their mean return is the score [D]."""
     log_every: int = 1000
     """Environment steps between rows of metrics."""
     health_every: int = 250
@@ -132,7 +132,7 @@ class BehaviorConfig:
     """Learning in imagination (SPEC sections 3 and 4)."""
 
     horizon: int = 10
-    """Imagined agent steps H, of a plan and of behaviour learning alike [P]; Dreamer: 15 [D]."""
+    """Imagined agent steps H, of a plan [P] and of behaviour learning alike [O]; Dreamer: 15 [D]."""
     gamma: float = 0.99
     lam: float = 0.95
     plan_states: int = 0

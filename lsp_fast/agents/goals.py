@@ -115,6 +115,7 @@ class StateGoals(Goals):
 
     def hindsight(self, batch: Segments, scale: Tensor) -> Tensor:
         """Where the segment ended."""
+        # Not aim(reached(...), s): s + (s' - s) is s' but for rounding.
         return batch.observation[:, -1][:, self.entries]
 
     def reward(

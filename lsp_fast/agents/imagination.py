@@ -193,7 +193,7 @@ class ImaginationAgent(Agent):
             actions [N, A] float32 in [-1, 1], and the carry of the next call.
 
         Raises:
-            ValueError: an observation of another shape, or one that is not finite.
+            ValueError: an observation of another shape. Numbers are not looked at: on a GPU that would wait for it.
         """
         n = len(carry.step)
         obs = self.checked(observation, n)
@@ -219,7 +219,7 @@ class ImaginationAgent(Agent):
         return action.cpu().numpy(), after
 
     def hold(self, carry: Carry, skill: Sequence[float] | np.ndarray | Tensor) -> Carry:
-        """Keep one skill to the end, instead of planning another one every K steps.
+        """Keep one skill to the end, instead of planning another one every K steps; episodes that follow keep it, too.
 
         Args:
             carry: from `initial_carry`, or from a step before.
@@ -229,7 +229,7 @@ class ImaginationAgent(Agent):
             the carry to go on with.
 
         Raises:
-            ValueError: an agent without skills, or a skill of another shape.
+            ValueError: an agent without skills, a skill of another shape, or one that is not finite.
         """
         if carry.skill is None:
             raise ValueError(f"{self.config.algorithm} has no skills to hold")
@@ -237,7 +237,10 @@ class ImaginationAgent(Agent):
         if given.shape not in (carry.skill.shape, carry.skill.shape[1:]):
             wanted = f"{list(carry.skill.shape[1:])} or {list(carry.skill.shape)}"
             raise ValueError(f"a skill must be of shape {wanted}, not {list(given.shape)}")
-        return replace(carry, skill=given.expand_as(carry.skill), hold=True)
+        if not given.isfinite().all():
+            raise ValueError(f"a skill must be finite, not {given.tolist()}")
+        # A copy: an array that the caller goes on to change is not what is held.
+        return replace(carry, skill=given.expand_as(carry.skill).clone(), hold=True)
 
     def _hold_or_plan(self, state: State, carry: Carry) -> tuple[Tensor | None, Tensor | None]:
         """The skill of every row, a new one where t % K == 0, else the one that is held; and the plans' means."""

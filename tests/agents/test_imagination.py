@@ -257,6 +257,12 @@ def test_a_skill_can_be_held():
     assert carry.skill.tolist() == [[0.5, -1.0, 2.0]] * 2
     each = agent.hold(carry, np.arange(6.0).reshape(2, 3))
     assert each.skill.tolist() == [[0, 1, 2], [3, 4, 5]] and each.step is carry.step
+    given = np.ones((2, 3), np.float32)
+    held = agent.hold(carry, given)
+    given[:] = 7
+    assert held.skill.tolist() == [[1.0] * 3] * 2
+    with pytest.raises(ValueError, match=r"must be finite, not \[nan, 0.0, 0.0\]"):
+        agent.hold(carry, [np.nan, 0.0, 0.0])
     with pytest.raises(ValueError, match=r"\[3\] or \[2, 3\], not \[2\]"):
         agent.hold(carry, [1.0, 2.0])
     with pytest.raises(ValueError, match="dreamer has no skills"):

@@ -1,12 +1,15 @@
 """What is asked for by name is had or refused; auto falls back and says so once."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from lsp_fast import backends
+from lsp_fast.agents import Agent
 from lsp_fast.backends import cpp, registry
+from lsp_fast.config import make_config
 from lsp_fast.errors import BackendUnavailable, ConfigError
 
 
@@ -69,3 +72,16 @@ def test_a_gpu_has_a_number(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     assert backends.device(name) == torch.device("cuda:1")
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda", "cuda:1"])
+def test_an_agent_makes_its_gpu_the_current_one_by_number(monkeypatch, name):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
+    agent = SimpleNamespace()  # what all agents share needs no modules
+    Agent.__init__(agent, 5, 2, make_config("smoke", device=name, backend="reference"))
+    assert [device.index for device in chosen] == [1] and agent.device == torch.device("cuda:1")

@@ -1,0 +1,62 @@
+"""The planner's own matter: which plans are replayed as graphs, and that a graph's plan is the plan."""
+
+import numpy as np
+import pytest
+import torch
+from agents.test_update import OBS, batches, build
+
+from lsp_fast.noise import Noise
+from lsp_fast.ops.types import State
+
+SMALL = {"planner__candidates": 20, "planner__elites": 5, "planner__iterations": 2}
+
+
+def watched(agent):
+    """Whether each plan that goes through a graph samples actions, in order."""
+    calls, graphs = [], agent.planner._graphs
+
+    def spy(sample):
+        def call(*tensors):
+            calls.append(sample)
+            return graphs[sample](*tensors)
+
+        return call
+
+    agent.planner._graphs = {sample: spy(sample) for sample in graphs}
+    return calls
+
+
+@pytest.mark.parametrize("noise", ["tensors", "philox"])
+def test_acting_plans_by_a_graph_and_learning_within_its_own(noise):
+    agent = build(planner__noise=noise)
+    calls = watched(agent)
+    for batch in batches(agent.config, 2):
+        agent.update(batch, diagnose=True)
+    assert calls == []  # the whole update is one graph, in which another cannot be replayed
+    observation = np.zeros((2, OBS), np.float32)
+    for explore in (True, False):
+        carry = agent.initial_carry(2, explore=explore)
+        for _ in range(agent.config.skill.length + 1):
+            _, carry = agent.policy(observation, carry)
+    assert calls == [True, True, False, False]
+
+
+def test_planned_actions_are_a_graphs_too_and_sample_nothing():
+    agent = build("planet", **SMALL)
+    calls = watched(agent)
+    for explore in (True, False):
+        agent.policy(np.zeros((2, OBS), np.float32), agent.initial_carry(2, explore=explore))
+    assert calls == [False, False]
+
+
+@pytest.mark.parametrize("noise", ["tensors", "philox"])
+@pytest.mark.parametrize("sample", [True, False])
+@pytest.mark.parametrize("algorithm", ["lsp", "planet"])
+def test_plan_gives_what_search_ends_with(algorithm, sample, noise):
+    agent = build(algorithm, planner__noise=noise, **SMALL)
+    planner, m = agent.planner, agent.config.model
+    start = State(torch.randn(3, m.stoch), torch.randn(3, m.deter).tanh())
+    drawn, prior = planner.draw(Noise(0), "x", 3, sample=sample), planner.prior(start)
+    found, expected = planner.plan(start, drawn, prior), planner.search(start, drawn)
+    assert torch.equal(found.mean, expected.mean) and torch.equal(found.std, expected.std)
+    assert found.mean.shape == (3, *agent.config.plan_shape(2))

@@ -55,7 +55,7 @@ class Train:
             )
         elif not result.finished:
             print(f"interrupted at {result.env_steps} environment steps; the same command goes on from there")
-        if not result.updates:
+        if result.finished and not result.updates:
             print("nothing was learned: --env-steps ends before the prefill does (--collect.prefill)")
         if result.score is not None:
             print(

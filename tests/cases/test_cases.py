@@ -92,6 +92,13 @@ def test_a_run_that_learned_nothing_says_so(capsys):
     assert "nothing was learned" in capsys.readouterr().out
 
 
+def test_a_run_that_is_out_of_time_in_its_prefill_is_not_at_its_end(capsys):
+    options = "--collect.prefill 90000 --env-steps 100000 --max-minutes 0.001"
+    assert main([*f"{TRAIN}Plain-v0".split(), *options.split()]) == 0
+    told = capsys.readouterr().out
+    assert "the same command goes on from there" in told.replace("\n", " ") and "nothing was learned" not in told
+
+
 @pytest.mark.parametrize("options", ["skills --logdir run --out taken", "plot run --out taken/x.png"])
 def test_an_output_that_cannot_be_written_is_named(options, capsys, tmp_path):
     options_of_a_run = (

@@ -84,11 +84,6 @@ class Collector:
         self.returns.extend(episode.episode_return for episode in result.finished)
         self.successes.extend(float(episode.success) for episode in result.finished if episode.success is not None)
 
-    def forget(self) -> None:
-        """From random actions to the policy: it must know the episode that is under way from its beginning on, which it
-        does not, so it starts from the zero state here."""
-        self.carry = self.agent.reset(self.carry, np.ones(len(self.driver.observations), bool))
-
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint: running episodes as their actions, the policy's memory, counts."""
         driver = self.driver.state()

@@ -373,3 +373,28 @@ def test_a_run_larger_than_the_disk_is_refused(smoke, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"will need .* of disk, and 1000 kB are free|1.0 MB are free"):
         train(smoke(), tmp_path / "run", progress=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_stops_among_random_actions_goes_on_with_the_next_ones(smoke, tmp_path):
+    config = smoke(collect__prefill=1100)
+    whole = Trainer(config, tmp_path / "whole")
+    for _ in range(20):
+        whole.collect()
+    state = {**whole.state_dict(), "env_steps": whole.env_steps}
+    again = Trainer(config, tmp_path / "whole", state)
+    for trainer in (whole, again):
+        for _ in range(5):
+            trainer.collect()
+    a, b = (trainer.collector.driver.state()["actions"][0] for trainer in (whole, again))
+    assert len(a) == 25 and np.array_equal(a, b) and len(np.unique(a[20:])) > 5
+
+
+def test_the_policy_enters_a_running_episode_without_a_memory(smoke, tmp_path):
+    trainer = Trainer(smoke(collect__prefill=1100), tmp_path / "replay")  # episodes have 1000 environment steps
+    while not trainer.collect():
+        pass
+    carry = trainer.collector.carry
+    assert trainer.env_steps == 1100 and not trainer.collector.driver.is_first.any()
+    assert not any(x.any() for x in (*carry.state, carry.action, carry.step))
+    trainer.collect()
+    assert trainer.collector.carry.step.tolist() == [1] and trainer.collector.carry.skill.any()

@@ -87,8 +87,8 @@ class Trainer:
         collector.collect(phase, meanwhile, self.learner.check_finite)
         begins = schedule.advance(collector.env_steps, self.replay.num_episodes)
         if begins and phase is Phase.RANDOM:
-            # A policy that was taken over has its scales of observations and goals. The one here enters the episode that
-            # is under way with an empty memory, as it has seen none of it.
+            # A policy that was taken over has its scales of observations and goals. The one here enters the episode
+            # that is under way with an empty memory, as it has seen none of it.
             self.agent.fit(self.replay)
         return begins
 

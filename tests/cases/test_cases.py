@@ -1,54 +1,57 @@
-"""Troubles of users: what they type, what they are told, the exit status, and that nothing is left behind."""
+"""Every row of the table of troubles, and what a row cannot say."""
 
+import importlib
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cases.table import SHORT, Row
 
 from lsp_fast import envs
 from lsp_fast.cli import main
 
-TRAIN = "train --preset smoke --device cpu --backend reference --env-steps 1000 --logdir run --task gym:troubles:"
+HERE = Path(__file__).parent
+PAGES = sorted(path.stem for path in (HERE / "pages").glob("*.py"))
+TABLE = [(page, row) for page in PAGES for row in importlib.import_module(f"cases.pages.{page}").ROWS]
 
 
 @pytest.fixture(autouse=True)
 def troubles(monkeypatch, tmp_path):
     """The environments can be imported, and whatever is written lands in an empty folder."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.syspath_prepend(str(HERE))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), *sys.path]))
     monkeypatch.chdir(tmp_path)
 
 
-REFUSED = {
-    "OldStep": ["cannot be stepped: ValueError", "(observation, reward, terminated, truncated, info)"],
-    "OldReset": ["reset() gave", "return (observation, info)"],
-    "NoInfo": ["step() gave an info None", "info being a dictionary"],
-    "TwoRewards": ["reward is ndarray (2,)", "return one number"],
-    "NoReward": ["reward is None", "return one number"],
-    "Wide": ["an observation has shape (3,), its space (2,)"],
-    "Later": ["an observation has shape (3,), its space (2,)"],
-    "Ragged": ["cannot be stepped: ValueError", "observations of its observation_space"],
-    "Missing": ["cannot be stepped: KeyError: 'b'", "observations of its observation_space"],
-    "NeedsArgument": ["cannot make task", "goal"],
-    "Broken": ["ConnectionRefusedError: no simulator at port 4242"],
-}
+@pytest.mark.parametrize("row", [row for _, row in TABLE], ids=[f"{page}: {row.trouble}" for page, row in TABLE])
+def test_a_trouble(row: Row, capfd, monkeypatch):
+    if row.before is not None:
+        row.before(monkeypatch)
+    there = set(os.listdir())
+    capfd.readouterr()
+    argv = shlex.split(row.command.format(short=SHORT))
+    if row.alone:
+        status = subprocess.run([sys.executable, "-m", "lsp_fast.cli", *argv]).returncode
+    else:
+        status = main(argv)
+    told = " ".join("".join(capfd.readouterr()).split())
+    assert status == row.status, told
+    assert all(words in told for words in row.tells), told
+    assert not any(words in told for words in row.spares), told
+    assert row.leaves is None or set(os.listdir()) - there == set(row.leaves)
+    if row.after is not None:
+        row.after()
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_an_environment_that_does_not_fit_is_refused_in_a_line_before_anything_is_written(name, capsys, tmp_path):
-    assert main(f"{TRAIN}{name}-v0".split()) == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("lsp-fast: ") and name in line
-    for words in REFUSED[name]:
-        assert words in line, line
-    assert list(tmp_path.iterdir()) == []
+def test_the_table_is_long_enough():
+    assert len({row.trouble for _, row in TABLE}) == len(TABLE) >= 20
 
 
-@pytest.mark.parametrize("name", ["Plain", "InPlace", "Int32", "Arrays", "Brief"])
-def test_an_odd_environment_trains(name, tmp_path):
-    assert main(f"{TRAIN}{name}-v0".split()) == 0
-    assert (tmp_path / "run" / "scores.json").exists()
+TRAIN = f"train {SHORT} --logdir run --task gym:troubles:"
 
 
 def test_an_action_that_is_changed_in_place_does_not_reach_the_next_repeat():
@@ -69,14 +72,6 @@ def test_a_seed_beyond_int32_still_decides_the_episode():
     assert env.unwrapped.taken == 2**31 - 1
 
 
-def test_a_home_is_a_home_in_every_path(monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    options = "--preset smoke --device cpu --backend reference --env-steps 1000 --task gym:Pendulum-v1"
-    assert main(["train", *options.split(), "--logdir", "~/run"]) == 0
-    assert (tmp_path / "run" / "config.json").exists() and not Path("~").exists()
-    assert main(["plot", "~/run", "--out", "~/curves.png"]) == 0 and (tmp_path / "curves.png").exists()
-
-
 def test_the_papers_preset_on_a_processor_is_warned_of(capsys, monkeypatch):
     from lsp_fast.training import loop
 
@@ -85,18 +80,6 @@ def test_the_papers_preset_on_a_processor_is_warned_of(capsys, monkeypatch):
         with pytest.raises(SystemExit):
             main(["train", "--preset", preset, "--device", "cpu"])
         assert ("--preset cpu learns in minutes" in capsys.readouterr().err) == warned
-
-
-def test_a_run_that_learned_nothing_says_so(capsys):
-    assert main([*f"{TRAIN}Plain-v0".split(), "--collect.prefill", "5000"]) == 0
-    assert "nothing was learned" in capsys.readouterr().out
-
-
-def test_a_run_that_is_out_of_time_in_its_prefill_is_not_at_its_end(capsys):
-    options = "--collect.prefill 90000 --env-steps 100000 --max-minutes 0.001"
-    assert main([*f"{TRAIN}Plain-v0".split(), *options.split()]) == 0
-    told = capsys.readouterr().out
-    assert "the same command goes on from there" in told.replace("\n", " ") and "nothing was learned" not in told
 
 
 @pytest.mark.parametrize("options", ["skills --logdir run --out taken", "plot run --out taken/x.png"])

@@ -69,7 +69,7 @@ def test_commands_are_commands(page):
 
 def test_every_metric_is_explained(smoke, tmp_path):
     told = (ROOT / "docs" / "metrics.md").read_text()
-    config = smoke(env_steps=1100, model__discount_head=True, planner__value="task")
+    config = smoke(env_steps=1100, model__discount_head="on", planner__value="task")
     rows = read_rows(train(config, tmp_path / "run", progress=False).folder / "metrics.jsonl")
     composing = smoke(env_steps=1100, skill__mi="compose", value__skill=True)
     rows += read_rows(train(composing, tmp_path / "composing", progress=False).folder / "metrics.jsonl")

@@ -20,7 +20,7 @@ MIN_RANGE = 1e-3
 
 
 class Segments(NamedTuple):
-    """c agent steps each; rows as in the replay, the first being the state that the segment begins in."""
+    """c agent steps each, or fewer where the episode ended before; rows as `Replay.segments` gives them."""
 
     observation: Tensor  # [B, c + 1, O]
     action: Tensor  # [B, c + 1, A], the one that led to the observation
@@ -28,6 +28,7 @@ class Segments(NamedTuple):
     terminal: Tensor  # [B, c + 1]
     is_first: Tensor  # [B, c + 1]
     extras: Tensor  # [B, c + 1, G + 1], goal in force at that action, and whether there was one
+    steps: Tensor  # [B] int64, agent steps that were made
 
 
 class Goals(ABC):
@@ -92,12 +93,12 @@ class StateGoals(Goals):
         self.config, self.entries, self.dim = config, entries, len(entries)
 
     def half_range(self, replay: Replay) -> Tensor | None:
-        """`hiro.goal_range` standard deviations of how far the prefill got in c steps."""
+        """`hiro.goal_range` standard deviations of how far the prefill got in c steps; where every episode ends before,
+        in an episode."""
         entries, c = self.entries.cpu().numpy(), self.config.skill.length
-        moved = [rows.observation[c:, entries] - rows.observation[:-c, entries]
-                 for rows in replay.episodes() if len(rows.reward) > c]  # fmt: skip
-        if not moved:
-            return None
+        episodes = [rows.observation[:, entries] for rows in replay.episodes()]
+        c = min(c, max(map(len, episodes)) - 1)
+        moved = [rows[c:] - rows[:-c] for rows in episodes if len(rows) > c]
         spread = torch.as_tensor(np.concatenate(moved).std(0), dtype=torch.float32)
         return (self.config.hiro.goal_range * spread).clamp(min=MIN_RANGE)
 
@@ -170,17 +171,20 @@ class SkillGoals(Goals):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """R + beta * log q(z | segment) / c, and one step of the predictor on the skills that were set."""
         states, shape = batch.observation.transpose(0, 1), self.predictor.noise_shape(len(aim))
+        # A segment that the episode's end cut short tells nothing of its skill (SPEC section 4).
+        whole = batch.steps == self.config.skill.length
+        given = given & whole
         with torch.no_grad():
             told = self.predictor.log_prob(states[1:], states[0], aim, self.noise.normal("hiro/intrinsic", *shape))
         drawn = self.noise.normal("hiro/predictor", *shape)
         log_q = self.predictor.log_prob(states[1:], states[0], aim, drawn)
         loss = -(log_q * given).sum() / given.sum().clamp(min=1)
         metrics = {
-            "hiro/log_q": told.mean(),
+            "hiro/log_q": (told * whole).sum() / whole.sum().clamp(min=1),
             "hiro/predictor_loss": loss.detach(),
             "hiro/predictor_grad_norm": self.optimizers["predictor"].step(loss),
         }
-        return reward + self.config.skill.beta * told / self.config.skill.length, metrics
+        return reward + whole * (self.config.skill.beta * told / self.config.skill.length), metrics
 
 
 def goal_reward(aim: Tensor, reached: Tensor) -> Tensor:

@@ -19,11 +19,13 @@ from lsp_fast.agents.base import Agent
 from lsp_fast.agents.goals import Goals, Segments, SkillGoals, StateGoals
 from lsp_fast.agents.td3 import TD3
 from lsp_fast.config import Config
-from lsp_fast.experience.replay import Replay, Rows
+from lsp_fast.experience.replay import Replay, SegmentBatch
 from lsp_fast.noise import Noise
 
 
-def most_likely(candidates: Tensor, actions: Tensor, low: TD3, observations: Tensor, seen: Tensor) -> Tensor:
+def most_likely(
+    candidates: Tensor, actions: Tensor, low: TD3, observations: Tensor, seen: Tensor, steps: Tensor
+) -> Tensor:
     """The candidate goal under which the low level best explains its actions: least squared error (SPEC section 5).
 
     Args:
@@ -32,13 +34,16 @@ def most_likely(candidates: Tensor, actions: Tensor, low: TD3, observations: Ten
         low: the low level as it is now.
         observations: [N, c, O], the states that it was done in.
         seen: [N, D, c, G], each candidate as the low level would have seen it there.
+        steps: [N], how many of the c were made.
 
     Returns:
         index [N] of the candidate; the first of equals.
     """
     tries = candidates.shape[1]
     x = torch.cat([observations[:, None].expand(-1, tries, -1, -1), seen], -1)  # [N, D, c, O + G]
-    return (low.act(x) - actions[:, None]).square().sum((-2, -1)).argmin(1)
+    made = torch.arange(actions.shape[1], device=steps.device) < steps[:, None]  # [N, c]
+    errors = (low.act(x) - actions[:, None]).square() * made[:, None, :, None]
+    return errors.sum((-2, -1)).argmin(1)
 
 
 @dataclass(frozen=True)
@@ -142,8 +147,8 @@ class HiroAgent(Agent):
         if (half_range := self.goals.half_range(replay)) is not None:
             self.high.scale.copy_(half_range)
 
-    def sample(self, replay: Replay, rng: np.random.Generator) -> Rows:
-        """Segments of c steps that one goal was held for: [B, c + 1, ...]."""
+    def sample(self, replay: Replay, rng: np.random.Generator) -> SegmentBatch:
+        """Segments of c steps that one goal was held for, the last ones of episodes shorter: [B, c + 1, ...]."""
         return replay.segments(rng, self.config.train.batch_size, self.length)
 
     def update(self, batch: Sequence[Tensor], *, behavior: bool = True, diagnose: bool = False) -> dict[str, Tensor]:
@@ -172,7 +177,7 @@ class HiroAgent(Agent):
         size = len(batch.reward)
         aim, given = self.aims(batch)
         rows = torch.arange(size, device=self.device)
-        t = self.noise.words("hiro/step", size) % self.length
+        t = self.noise.words("hiro/step", size) % batch.steps
         before, after = batch.observation[rows, t], batch.observation[rows, t + 1]
         reward, metrics = self.goals.reward(batch, aim, given, batch.reward[rows, t + 1], after)
         found = td3.learn(
@@ -225,7 +230,7 @@ class HiroAgent(Agent):
         # As the low level would have seen each on the way, [B, D, c, G].
         aims = self.goals.aim(candidates, first[:, None])
         seen = self.goals.seen(aims[:, :, None].expand(-1, -1, self.length, -1), states[:, None])
-        best = most_likely(candidates, batch.action[:, 1:], self.low, states, seen)
+        best = most_likely(candidates, batch.action[:, 1:], self.low, states, seen, batch.steps)
         chosen = candidates[torch.arange(size, device=self.device), best]
         return chosen, (best != h.candidates - 1).float().mean()
 

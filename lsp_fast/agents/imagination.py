@@ -101,7 +101,12 @@ class ImaginationAgent(Agent):
         feature_dim = c.model.stoch + c.model.deter
         seen = c.skill_dim if c.value.skill else 0
         self.world_model = WorldModel(
-            self.observation, action_dim, c.model, c.behavior.gamma, initial.generator("init/world_model")
+            self.observation,
+            action_dim,
+            c.model,
+            c.behavior.gamma,
+            initial.generator("init/world_model"),
+            discount_head=c.predicts_terminations,
         )
         modules: dict[str, nn.Module] = {"world_model": self.world_model}
         self.actor = self.value = None
@@ -306,13 +311,19 @@ class ImaginationAgent(Agent):
         metrics["world_model/grad_norm"] = self.optimizers["world_model"].step(model.loss)
         if behavior and self.actor is not None:
             start = map_state(lambda x: x.flatten(0, 1), detach(model.states))  # [L B, ...]
-            metrics |= self._update_behavior(start, diagnose)
+            live = 1 - batch.terminal.T.flatten() if c.predicts_terminations else None  # [L B]
+            metrics |= self._update_behavior(start, live, diagnose)
         return metrics
 
-    def _update_behavior(self, start: State, diagnose: bool) -> dict[str, Tensor]:
+    def _update_behavior(self, start: State, live: Tensor | None, diagnose: bool) -> dict[str, Tensor]:
         c, total = self.config, len(start.stoch)
         if 0 < c.behavior.plan_states < total:
-            rows = self.noise.choice("behavior/starts", total, c.behavior.plan_states)
+            rows = self.noise.choice("behavior/starts", total, total)
+            if live is not None:
+                # States that nothing follows come last, and are taken only where there are no others.
+                rows = rows[(1 - live[rows]).argsort(stable=True)]
+                live = live[rows[: c.behavior.plan_states]]
+            rows = rows[: c.behavior.plan_states]
             start = map_state(lambda x: x[rows], start)
         assert self.value is not None
         metrics: dict[str, Tensor] = {}
@@ -326,6 +337,7 @@ class ImaginationAgent(Agent):
                 metrics["planner/std"] = plan.std.mean()
             # Several skills of one plan are several rollouts from its state.
             start = map_state(lambda x: x.repeat_interleave(c.skill.per_plan, 0), start)
+            live = None if live is None else live.repeat_interleave(c.skill.per_plan)
             plan = Normal(*(x.repeat_interleave(c.skill.per_plan, 0).transpose(0, 1) for x in plan))  # [P, N, Z]
             skills = plan.mean + plan.std * self.noise.normal("behavior/skills", *plan.mean.shape)
         models = BehaviorModels(
@@ -335,7 +347,7 @@ class ImaginationAgent(Agent):
             self.predictor,
         )
         with self._autocast():
-            losses = behavior_losses(start, skills, plan, models, self.noise, c, self.backend)
+            losses = behavior_losses(start, skills, plan, models, self.noise, c, self.backend, live)
         metrics |= {f"behavior/{k}": v for k, v in losses.metrics.items()}
         if diagnose:
             metrics["behavior/task_grad_norm"] = self.optimizers["actor"].norm(losses.task_return)

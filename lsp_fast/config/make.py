@@ -61,6 +61,10 @@ def from_dict(data: Mapping[str, Any]) -> Config:
     if isinstance(data, Mapping) and (missing := [name for name in ("task", "algorithm", "seed") if name not in data]):
         raise ConfigError(f"not a configuration of a run: {', '.join(missing)} missing")
     config = _from_dict(Config, data, "")
+    if isinstance(config.model.discount_head, bool):
+        # Written before there was `auto`, which is off for every task but these.
+        head = "on" if config.model.discount_head else "off" if config.task.startswith("gym:") else "auto"
+        config = replace(config, {"model.discount_head": head})
     check(config)
     return config
 
@@ -79,7 +83,7 @@ def _from_dict(cls: Any, data: Any, prefix: str) -> Any:
             value = _from_dict(type(old), value, f"{prefix}{name}.")
         elif isinstance(old, float) and type(value) is int:
             value = float(value)
-        elif type(value) is not type(old):
+        elif type(value) is not type(old) and not (name == "discount_head" and isinstance(value, bool)):
             raise ConfigError(f"{prefix}{name} = {value!r}: must be of type {type(old).__name__}")
         values[name] = value
     return cls(**values)

@@ -88,8 +88,9 @@ class ModelConfig:
     decoder_max_std: float = 1.5
     """Fixed bounds of the decoder's soft-clamped standard deviation, as in PETS."""
     free_nats: float = 3.0
-    discount_head: bool = False
-    """Predict termination; off as in [D]. When off, every imagined step is discounted by gamma."""
+    discount_head: Literal["auto", "on", "off"] = "auto"
+    """Predict terminations. auto: on for `gym:` tasks, which can end by failing, and off for all others, as in [D].
+    When off, every imagined step is discounted by gamma, and nothing tells that an episode ended."""
     discount_scale: float = 10.0
     """Weight of the discount head's log-likelihood [D]."""
     learning_rate: float = 6e-4
@@ -311,6 +312,12 @@ class Config:
     def skill_dim(self) -> int:
         """Width of the skill that the actor sees; 0 without skills."""
         return 0 if self.skill.source == "none" else self.skill.dim
+
+    @property
+    def predicts_terminations(self) -> bool:
+        """Whether the world model has a discount head."""
+        head = self.model.discount_head
+        return self.task.startswith("gym:") if head == "auto" else head == "on"
 
     @property
     def method(self) -> str:

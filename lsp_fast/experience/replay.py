@@ -44,6 +44,18 @@ class Batch(NamedTuple):
         )
 
 
+class SegmentBatch(NamedTuple):
+    """B stretches of at most c agent steps; the first row of each is the state that it begins in."""
+
+    observation: np.ndarray  # [B, c + 1, O]
+    action: np.ndarray  # [B, c + 1, A] float32, the one that led to the observation
+    reward: np.ndarray  # [B, c + 1] float32
+    terminal: np.ndarray  # [B, c + 1] float32
+    is_first: np.ndarray  # [B, c + 1] bool
+    extras: np.ndarray  # [B, c + 1, X] float32
+    steps: np.ndarray  # [B] int64, agent steps: c, or fewer where the episode ended before
+
+
 @numba.njit(cache=True)
 def _gather(starts, length, oldest, live, ring, rows, out):  # pragma: no cover - compiled
     """Copy the windows that begin `starts` [B] rows after the oldest one, which lies at `oldest` in the ring.
@@ -202,26 +214,27 @@ class Replay:
         _gather(starts, length, self._oldest, self._live, self.capacity, self._rows, flat)
         return out
 
-    def segments(self, rng: np.random.Generator, batch: int, steps: int) -> Rows:
+    def segments(self, rng: np.random.Generator, batch: int, steps: int) -> SegmentBatch:
         """`batch` stretches of `steps` agent steps that begin at multiples of `steps` in their episodes, each of all
-        such equally likely: arrays [batch, steps + 1, ...], the first row being the state they begin in.
+        such equally likely. An episode's last one is as short as it comes: most terminations lie there. Its last row is
+        then repeated, without the reward.
 
         Raises:
-            LspFastError: no completed episode is that long.
+            LspFastError: no episode has been completed.
         """
         self._require_episode()
         lengths, firsts = self._episode_table()
-        ends = np.cumsum((lengths - 1) // steps)  # segments up to the end of each episode
-        if not ends[-1]:
-            raise LspFastError(
-                f"no episode of the replay has {steps} agent steps; raise collect.prefill, or lower skill.length"
-            )
+        ends = np.cumsum(-(-(lengths - 1) // steps))  # segments up to the end of each episode
         drawn = rng.integers(ends[-1], size=batch)
         episodes = np.searchsorted(ends, drawn, side="right")
-        inside = drawn - np.concatenate([[0], ends])[episodes]
-        starts = self._oldest + firsts[episodes] + inside * steps
-        indices = (starts[:, None] + np.arange(steps + 1)) % self.capacity
-        return Rows(*(array[indices] for array in self._rows))
+        begins = (drawn - np.concatenate([[0], ends])[episodes]) * steps
+        real = np.minimum(lengths[episodes] - 1 - begins, steps)
+        offsets = np.arange(steps + 1)
+        starts = self._oldest + firsts[episodes] + begins
+        indices = (starts[:, None] + np.minimum(offsets, real[:, None])) % self.capacity
+        rows = Rows(*(array[indices] for array in self._rows))
+        rows.reward[offsets > real[:, None]] = 0
+        return SegmentBatch(*rows, real)
 
     def episodes(self) -> Iterator[Rows]:
         """The completed episodes, oldest first, each a copy."""

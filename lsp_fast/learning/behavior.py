@@ -61,6 +61,7 @@ def intrinsic_bonus(
     models: BehaviorModels,
     noise: Noise,
     config: Config,
+    live: Tensor | None = None,
 ) -> Bonus:
     """The intrinsic reward as the configuration wants it.
 
@@ -68,7 +69,7 @@ def intrinsic_bonus(
         start: [N, ...]
         states, feature: the imagined ones [T, N, ...], and their features [T, N, F]: the same tensor that all heads
             see, since gradients would add up in another order through a copy.
-        skills, skill_policy: as `behavior_losses` takes them.
+        skills, skill_policy, live: as `behavior_losses` takes them.
     """
     c, first, steps = config.skill, features(start), len(feature)
     if c.intrinsic and c.mi == "compose":
@@ -89,7 +90,7 @@ def intrinsic_bonus(
         "log_q_minus_log_p": (log_q - log_p).mean(),
         "intrinsic_reward_std": reward.std(),
     }
-    return Bonus(reward, -fit.mean(), metrics)
+    return Bonus(reward, -(fit if live is None else live * fit).mean(), metrics)
 
 
 def behavior_losses(
@@ -100,6 +101,7 @@ def behavior_losses(
     noise: Noise,
     config: Config,
     backend: Backend,
+    live: Tensor | None = None,
 ) -> BehaviorLosses:
     """Imagine from detached posterior states and return every loss.
 
@@ -107,6 +109,7 @@ def behavior_losses(
         start: [N, ...], detached.
         skills: [P, N, Z], detached; None without skills.
         skill_policy: mean and std [P, N, Z] that `skills` were drawn from, for log p.
+        live: [N], 0 at a terminal state, from which nothing is learned, and 1 at others; None: all are live.
     """
     b, weights, steps = config.behavior, models.plan, config.imagined_steps
     n, stoch_dim = start.stoch.shape
@@ -126,7 +129,9 @@ def behavior_losses(
     discount = discounts(feature, b.gamma, weights.discount)
     # weight_t = product of the discounts before state t, the first state's being 1 [D].
     weight = torch.cat([torch.ones_like(discount[:1]), discount[:-2]]).cumprod(0).detach()  # [T - 1, N]
-    bonus = intrinsic_bonus(start, rollout.states, feature, skills, skill_policy, models, noise, config)
+    if live is not None:
+        weight = weight * live
+    bonus = intrinsic_bonus(start, rollout.states, feature, skills, skill_policy, models, noise, config, live)
     reward = task_reward if bonus.reward is None else task_reward + bonus.reward
 
     def returns(reward: Tensor, value: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ class WorldModel(nn.Module):
         config: sizes and loss settings.
         gamma: the discount that the discount head scales.
         generator: draws the initial weights.
+        discount_head: predict terminations.
     """
 
     observation_mean: Tensor
@@ -57,6 +58,8 @@ class WorldModel(nn.Module):
         config: ModelConfig,
         gamma: float,
         generator: torch.Generator,
+        *,
+        discount_head: bool = False,
     ) -> None:
         super().__init__()
         c = self.config = config
@@ -75,7 +78,7 @@ class WorldModel(nn.Module):
             self.rssm = RSSM(action_dim, c.encoder_units, c, generator)
             self.decoder = MLP(feature_dim, c.decoder_units, c.decoder_layers, 2 * observation_dim, generator)
         self.reward = MLP(feature_dim, c.reward_units, c.reward_layers, 1, generator)
-        self.discount = MLP(feature_dim, c.reward_units, c.reward_layers, 1, generator) if c.discount_head else None
+        self.discount = MLP(feature_dim, c.reward_units, c.reward_layers, 1, generator) if discount_head else None
         # Ones and zeros change nothing, so that there is one path with normalisation and without.
         self.register_buffer("observation_mean", torch.zeros(observation_dim))
         self.register_buffer("observation_std", torch.ones(observation_dim))

@@ -209,7 +209,7 @@ def relabelled_by_loops(agent, batch, drawn, predicted):
         scores = []
         for goal in tried:
             error = 0.0
-            for t in range(C):
+            for t in range(int(batch.steps[b])):
                 now = goal if skills else obs[b, 0] + goal - obs[b, t]
                 action = np.tanh(net(agent.low.actor, np.concatenate([obs[b, t], now])))
                 error += ((doubles(batch.action[b, t + 1]) - action) ** 2).sum()
@@ -253,7 +253,10 @@ def test_a_candidate_that_reproduces_the_actions_is_chosen(algorithm):
     seen = agent.goals.seen(aims[:, :, None].expand(-1, -1, C, -1), states[:, None])
     true = torch.arange(size) % tries
     actions = agent.low.act(torch.cat([states, seen[torch.arange(size), true]], -1))
-    assert torch.equal(most_likely(candidates, actions, agent.low, states, seen), true)
+    steps = torch.full((size,), C)
+    assert torch.equal(most_likely(candidates, actions, agent.low, states, seen, steps), true)
+    actions[:, 3:], steps[:] = 7.0, 3  # what lies past the end of a short segment is not looked at
+    assert torch.equal(most_likely(candidates, actions, agent.low, states, seen, steps), true)
 
 
 def test_a_goal_that_was_obeyed_stays():
@@ -265,7 +268,7 @@ def test_a_goal_that_was_obeyed_stays():
     extras = torch.tensor(np.concatenate([rows[:1], rows]))[:, 0][None]
     batch = type(next(batches(agent.config)))(
         after, torch.cat([first, torch.tensor(actions[:, 0])[None]], 1), torch.zeros(1, C + 1), torch.zeros(1, C + 1),
-        torch.zeros(1, C + 1), extras,
+        torch.zeros(1, C + 1), extras, torch.tensor([C]),
     )  # fmt: skip
     goals, moved = agent.relabel(batch)
     assert moved == 0
@@ -319,6 +322,30 @@ def test_the_predictor_learns_from_skills_that_were_set_and_pays_the_low_level()
     t = noise.words("hiro/step", len(batch.reward)) % C
     task = batch.reward[torch.arange(len(t)), t + 1]
     assert ((seen["low"] - task).mean() * C / 5).item() == pytest.approx(told.item(), rel=1e-4)
+
+
+def test_a_segment_cut_short_pays_the_task_alone_and_teaches_no_predictor():
+    agent = build("hiro_mi", skill__beta=5.0)
+    batch = next(batches(agent.config))
+    short = batch._replace(steps=torch.full_like(batch.steps, 4))
+    aim, given = agent.aims(short)
+    reward, metrics = agent.goals.reward(short, aim, given, short.reward[:, 1], short.observation[:, 1])
+    assert torch.equal(reward, short.reward[:, 1]) and metrics["hiro/predictor_loss"] == 0
+    assert given.any() and not torch.equal(agent.goals.reward(batch, aim, given, reward, reward)[0], reward)
+
+
+def test_where_no_episode_lasts_a_goals_time_the_range_is_of_whole_ones():
+    agent, rng = build("hiro"), np.random.default_rng(0)
+    replay = Replay(1000, OBS, ACTION, extras_dim=agent.extras_dim)
+    moves = []
+    for length in (4, 4, 3, 4):
+        walk = rng.normal(size=(length + 1, OBS)).astype(np.float32)
+        for t, observation in enumerate(walk):
+            action, extras = np.zeros(ACTION, np.float32), np.zeros(agent.extras_dim, np.float32)
+            replay.add(0, observation, action, 0.0, t == length, t == 0, t == length, extras)
+        moves += [walk[-1] - walk[0]] * (length == 4)
+    agent.fit(replay)
+    np.testing.assert_allclose(agent.high.scale.numpy(), 2 * np.std(moves, axis=0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("algorithm", NAMES)

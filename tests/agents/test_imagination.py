@@ -131,7 +131,7 @@ def test_beta_zero_equals_no_mi_to_the_bit(mi, form, overrides):
         {"predictor__inputs": "ends"},
         {"predictor__inputs": "per_step"},
         {"skill__noise_kind": "variance"},
-        {"model__discount_head": True},
+        {"model__discount_head": "on"},
         {"behavior__horizon": 25},
         {"behavior__plan_states": 0, "skill__per_plan": 1},
         {"skill__length": 4},

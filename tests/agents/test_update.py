@@ -60,7 +60,8 @@ def segments(config, rng, count):
         extras = np.broadcast_to(rng.normal(size=(b, 1, goals + 1)), (b, rows, goals + 1)).copy()
         extras[..., -1] = (np.arange(b) % 3 > 0)[:, None]
         arrays = (observation, action, observation[..., 0], np.zeros((b, rows)), np.zeros((b, rows)), extras)
-        yield Segments(*(torch.tensor(x, dtype=torch.float32) for x in arrays))
+        whole = torch.full((b,), config.skill.length)
+        yield Segments(*(torch.tensor(x, dtype=torch.float32) for x in arrays), whole)
 
 
 def losses(algorithm, backend="reference"):

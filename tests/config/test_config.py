@@ -35,7 +35,7 @@ SPECIFICATION = {
     "model.decoder_min_std": 0.1,
     "model.decoder_max_std": 1.5,
     "model.free_nats": 3.0,
-    "model.discount_head": False,
+    "model.discount_head": "auto",
     "model.discount_scale": 10.0,
     "model.learning_rate": 6e-4,
     "actor.units": 400,

@@ -243,21 +243,20 @@ def test_segments_begin_at_multiples_and_stay_in_their_episode(lengths, steps, s
     for episode, length in enumerate(lengths):
         for t in range(length + 1):
             beside = np.array([episode, t], np.float32)
-            replay.add(0, [100 * episode + t], [0.0], float(t), False, t == 0, t == length, beside)
+            replay.add(0, [100 * episode + t], [0.0], 1.0, t == length, t == 0, t == length, beside)
     kept = [rows.extras[0, 0] for rows in replay.episodes()]
     assert [len(rows.reward) - 1 for rows in replay.episodes()] == lengths[-len(kept) :]
-    possible = {(e, b) for e in kept for b in range(0, lengths[int(e)] - steps + 1, steps)}
-    rng = np.random.default_rng(seed)
-    if not possible:
-        with pytest.raises(LspFastError, match=f"no episode of the replay has {steps} agent steps"):
-            replay.segments(rng, 3, steps)
-        return
-    found = replay.segments(rng, 300, steps)
+    possible = {(e, b) for e in kept for b in range(0, lengths[int(e)], steps)}
+    found = replay.segments(np.random.default_rng(seed), 300, steps)
     assert found.observation.shape == (300, steps + 1, 1) and found.extras.shape == (300, steps + 1, 2)
     assert (found.extras[:, :, 0] == found.extras[:, :1, 0]).all()
-    np.testing.assert_array_equal(
-        found.extras[:, :, 1] - found.extras[:, :1, 1], np.tile(np.arange(steps + 1), (300, 1))
-    )
+    # An episode's last segment is short; its last row is repeated, without the reward.
+    begins, ends = found.extras[:, 0, 1], np.array([lengths[int(e)] for e in found.extras[:, 0, 0]])
+    np.testing.assert_array_equal(found.steps, np.minimum(ends - begins, steps))
+    inside = np.minimum(np.arange(steps + 1), found.steps[:, None])
+    np.testing.assert_array_equal(found.extras[:, :, 1] - begins[:, None], inside)
+    np.testing.assert_array_equal(found.reward[:, 1:].sum(1), found.steps)
+    np.testing.assert_array_equal(found.terminal[:, -1], begins + found.steps == ends)
     np.testing.assert_array_equal(found.observation[..., 0], 100 * found.extras[..., 0] + found.extras[..., 1])
     drawn = [tuple(pair) for pair in found.extras[:, 0].tolist()]
     assert set(drawn) <= possible

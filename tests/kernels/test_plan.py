@@ -14,7 +14,7 @@ triton = backends.get("triton", "cpu")
 torch.manual_seed(0)  # of the states: with others a value in bf16 errs now and then by more than the tolerance
 for overrides in (
     {"skill__length": 4}, {"planner__noise": "philox", "planner__shared_noise": True},
-    {"planner__objective": "sum", "model__discount_head": True}, {"planner__precision": "bf16"}, {"value__skill": True},
+    {"planner__objective": "sum", "model__discount_head": "on"}, {"planner__precision": "bf16"}, {"value__skill": True},
 ):
     config = make_config("smoke", device="cpu", **overrides)
     agent = ImaginationAgent(5, 2, config)

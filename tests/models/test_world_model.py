@@ -27,10 +27,10 @@ SMALL = ModelConfig(
 GAMMA = 0.99
 
 
-def build(config=SMALL, obs=4, action=2, dtype=torch.float64, seed=0):
+def build(config=SMALL, obs=4, action=2, dtype=torch.float64, seed=0, **options):
     """A world model with random biases too, so that a forgotten one shows."""
     generator = torch.Generator().manual_seed(seed)
-    model = WorldModel(obs, action, config, GAMMA, generator)
+    model = WorldModel(obs, action, config, GAMMA, generator, **options)
     for name, p in model.named_parameters():
         if "bias" in name:
             torch.nn.init.normal_(p, std=0.3, generator=generator)
@@ -350,7 +350,7 @@ def test_discount_is_gamma_without_the_head():
 
 def test_discount_head_counts_gamma_once():
     # The head's target is gamma * (1 - terminal): where nothing ends, the loss is least at a discount of gamma [D].
-    model = build(dataclasses.replace(SMALL, discount_head=True))
+    model = build(discount_head=True)
     with torch.no_grad():
         for p in model.discount.parameters():
             p.zero_()

@@ -105,7 +105,7 @@ def test_a_plan_is_its_parts_at_the_presets_sizes(preset, precision):
 
 
 @pytest.mark.parametrize(
-    "options", [{"planner__objective": "sum"}, {"model__discount_head": True}], ids=["sum", "head"]
+    "options", [{"planner__objective": "sum"}, {"model__discount_head": "on"}], ids=["sum", "head"]
 )
 @pytest.mark.parametrize("sample", [True, False])
 def test_sums_and_discount_heads_are_close_to_the_parts(options, sample):

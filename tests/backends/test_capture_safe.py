@@ -92,8 +92,14 @@ def lasting(agent):
 
 @pytest.mark.parametrize(
     ("algorithm", "overrides"),
-    [("lsp", {}), ("no_mi", {}), ("dreamer", {}), ("lsp", {"skill__mi": "compose", "value__skill": True})],
-    ids=["lsp", "no_mi", "dreamer", "compose"],
+    [
+        ("lsp", {}),
+        ("no_mi", {}),
+        ("dreamer", {}),
+        ("lsp", {"skill__mi": "compose", "value__skill": True}),
+        ("lsp", {"model__discount_head": "on"}),
+    ],
+    ids=["lsp", "no_mi", "dreamer", "compose", "terminations"],
 )
 @pytest.mark.parametrize("plan_states", [4, 0])
 def test_an_update_reads_nothing_on_the_host(algorithm, overrides, plan_states):

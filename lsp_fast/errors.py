@@ -15,3 +15,8 @@ class BackendUnavailable(LspFastError):
 
 class CheckpointError(LspFastError):
     """A run folder or checkpoint that cannot be used."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first; its kind where it says nothing."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -61,11 +61,25 @@ class Noise:
         """Every stream's state, for a checkpoint."""
         return {name: generator.get_state() for name, generator in self._streams.items()}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def continues(self, state: dict[str, Tensor]) -> bool:
+        """Whether streams can go on from that state: it was taken on this kind of device."""
+        size = torch.Generator(self.device).get_state().numel()
+        return all(value.numel() == size for value in state.values())
+
+    def load_state_dict(self, state: dict[str, Tensor], env_steps: int = 0) -> None:
         """Continue every stream where `state_dict` was taken; streams it does not name start anew.
 
         Generators stay the same objects: a captured graph draws on them.
+
+        Args:
+            env_steps: when it was taken. Streams of another kind of device cannot go on here; they begin anew, with
+                numbers that depend on the seed, their names and this.
         """
+        if not self.continues(state):
+            moment = {name: stream_seed(self.seed, f"{name}@{env_steps}") for name in {*state, *self._streams}}
+            for name, seed in moment.items():
+                self.generator(name).manual_seed(seed)
+            return
         for name, generator in self._streams.items():
             if name not in state:
                 generator.manual_seed(stream_seed(self.seed, name))

@@ -104,9 +104,17 @@ class Agent(ABC):
             "noise": self.noise.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave, in place: parameters keep their storage."""
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """Of what `state_dict` gave only what acting needs, in place: that goes over to any device."""
         self.modules.load_state_dict(state["modules"])
+
+    def load_state_dict(self, state: dict[str, Any], env_steps: int = 0) -> None:
+        """Restore what `state_dict` gave, in place: parameters keep their storage.
+
+        Args:
+            env_steps: when it was taken, for noise that comes from another kind of device (`Noise.load_state_dict`).
+        """
+        self.load_weights(state)
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-        self.noise.load_state_dict(state["noise"])
+        self.noise.load_state_dict(state["noise"], env_steps)

@@ -60,9 +60,9 @@ class Carry:
             "plan": self.plan,
         }
 
-    def loaded(self, state: dict[str, Any]) -> Carry:
-        """This one as `state_dict` found it."""
-        self.noise.load_state_dict(state["noise"])
+    def loaded(self, state: dict[str, Any], env_steps: int = 0) -> Carry:
+        """This one as `state_dict` found it, after so many environment steps."""
+        self.noise.load_state_dict(state["noise"], env_steps)
         device = self.action.device
         return replace(
             self,

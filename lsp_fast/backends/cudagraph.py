@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from lsp_fast.errors import LspFastError
+from lsp_fast.errors import LspFastError, first_line
 
 WARMUP = 3
 
@@ -49,11 +49,18 @@ def capture(
         for _ in range(warmup):
             _on(side, function, *static)
         graph = torch.cuda.CUDAGraph()
-        for generator in generators():
-            graph.register_generator_state(generator)
-        # The outer one comes back to the current stream also where a capture fails.
-        with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, stream=side):
-            outputs = function(*static)
+        drawn_on = list(generators())
+        before = [generator.clone_state() for generator in drawn_on]
+        _register(graph, drawn_on)
+        try:
+            # The outer one comes back to the current stream also where a capture fails.
+            with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, stream=side):
+                outputs = function(*static)
+        except BaseException:
+            # A generator would go on believing that it is being captured, and refuse to draw.
+            for generator, state in zip(drawn_on, before, strict=True):
+                generator.graphsafe_set_state(state)
+            raise
     # A graph holds addresses: what the function holds on to must live as long as the callable.
     kept = function, graph
 
@@ -69,6 +76,15 @@ def capture(
         return outputs
 
     return replay
+
+
+def _register(graph: Any, generators: Iterable[torch.Generator]) -> None:
+    """Let replays go on in the generators' streams; later versions of PyTorch do so by themselves and warn."""
+    with warnings.catch_warnings():
+        for kind in (FutureWarning, DeprecationWarning):
+            warnings.simplefilter("ignore", kind)
+        for generator in generators:
+            graph.register_generator_state(generator)
 
 
 def _on_a_gpu(tensors: Iterable[Tensor]) -> bool:
@@ -121,10 +137,11 @@ class Graphed:
                 replay = capture(self.function, *arguments, generators=self.generators, warmup=0)
             except Exception as error:
                 self.enabled = False
-                first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+                # What ends a capture complains in its turn; what went wrong came before it.
+                cause = error.__context__ or error
                 warnings.warn(
-                    f"{self.name} goes on without a CUDA graph: {first} (should memory then grow, start again with "
-                    "--train.no-cuda-graph)",
+                    f"{self.name} goes on without a CUDA graph: {first_line(cause)} (should memory then grow, start "
+                    "again with --train.no-cuda-graph)",
                     stacklevel=2,
                 )
                 return self.function(*arguments)

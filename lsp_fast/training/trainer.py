@@ -37,6 +37,9 @@ class Trainer:
     Raises:
         ConfigError: the replay cannot hold an episode, or what is to be taken over does not fit.
         CheckpointError: the checkpoint does not fit.
+
+    Attributes:
+        reseeded: the checkpoint is of another kind of device, whose random numbers cannot go on here.
     """
 
     def __init__(self, config: Config, replay_folder: Path, state: dict[str, Any] | None = None) -> None:
@@ -51,6 +54,7 @@ class Trainer:
         self.learner = Learner(agent, self.replay, config.seed)
         self.means = Means()
         self.on_update: Callable[[], object] | None = None
+        self.reseeded = state is not None and not agent.noise.continues(state["agent"]["noise"])
         if state is not None:
             with checkpoint.fitting(state):
                 self.load_state_dict(state)

@@ -17,7 +17,7 @@ def elsewhere(request, tmp_path_factory):
     logdir = tmp_path_factory.mktemp("runs") / request.param
     command = f"train {OPTIONS} --algorithm {request.param} --env-steps 1100 --logdir {logdir}"
     assert main(command.split()) == 0
-    [path] = checkpoint.list_checkpoints(logdir / "checkpoints")
+    [*_, path] = checkpoint.list_checkpoints(logdir / "checkpoints")
     state = checkpoint.load(path)
     for streams in (state["agent"]["noise"], state["carry"]["noise"]):
         assert streams and all(value.numel() == 5056 for value in streams.values())

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from gpu import estimate
 from gpu.bench import Bench
 from gpu.table import environment, row, table
 from gpu.timing import measure_peaks, release
@@ -39,6 +40,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--variants", nargs="+", choices=tuple(VARIANTS), default=tuple(VARIANTS), help="eager always runs"
     )
     parser.add_argument("--precisions", nargs="+", choices=tuple(MATMUL), default=tuple(MATMUL))
+    parser.add_argument("--estimate", action="store_true", help="count what a plan asks of a card; none is needed")
     parser.add_argument("--samples", type=int, help="at least 5; default 9, or 5 with --quick")
     args = parser.parse_args(argv)
     if args.samples is not None and args.samples < 5:
@@ -53,8 +55,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def write(path: Path, found: dict) -> None:
+    """As JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
+    if args.estimate:
+        found = estimate.report()
+        if args.out:
+            write(args.out, found)
+        print(estimate.text(found))
+        return 0
     if args.device == "cuda" and not torch.cuda.is_available():
         print("benchmarks/gpu.py needs a CUDA GPU, and PyTorch sees none here.", file=sys.stderr)
         return 2
@@ -81,8 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     result = {"environment": about, "sizes": sizes, "matmul_flop_per_s": peaks, "rows": rows}
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write(args.out, result)
     measured = ", ".join(f"{k} {v / 1e12:.3g}" for k, v in peaks.items())
     print(table(rows, f"{about['device']}, torch {about['torch']}; matrix products reach (TFLOP/s): {measured}"))
     # Eager that fails its check leaves nothing to compare with.

@@ -6,8 +6,10 @@ import io
 import logging
 import math
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -105,19 +107,17 @@ def drawing() -> Any:
     log = logging.getLogger("matplotlib")
     level = log.level
     log.setLevel(logging.ERROR)  # fonts are looked for again where they cannot be kept; that is no one's concern
+    backend = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
     try:
-        try:
-            import matplotlib
-        except ValueError:
-            backend = os.environ.pop("MPLBACKEND", None)
-            try:
-                import matplotlib
-            finally:
-                if backend is not None:
-                    os.environ["MPLBACKEND"] = backend
+        import matplotlib
         import matplotlib.backends.backend_agg
     finally:
         log.setLevel(level)
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if backend:
+        with suppress(ValueError):  # what the user's own windows are drawn with, if it is there
+            matplotlib.rcParams["backend"] = backend
     return matplotlib
 
 

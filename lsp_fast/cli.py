@@ -359,7 +359,7 @@ def at_home(command: Any) -> Any:
             command, **{f.name: expanded(getattr(command, f.name)) for f in dataclasses.fields(command)}
         )
     except RuntimeError as error:  # no home
-        raise LspFastError(f"~ cannot be replaced: {str(error).rstrip(".")}; name the whole path") from error
+        raise LspFastError(f"~ cannot be replaced: {str(error).rstrip('.')}; name the whole path") from error
 
 
 def parse(argv: list[str]) -> Train | Transfer | Sweep | Evaluate | Skills | Plot | Doctor:

@@ -73,7 +73,11 @@ def streams() -> Iterator[None]:
         for stream, matters in zip(before, (True, False), strict=True)
     )
     try:
-        yield
+        try:
+            yield
+        except SystemExit:  # of --help, which has been said
+            sys.stdout.flush()
+            raise
         sys.stdout.flush()
     finally:
         sys.stderr.flush()

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numba
@@ -123,7 +124,7 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 )
 def test_a_run_that_is_asked_to_end_leaves_a_checkpoint(sent, tmp_path, monkeypatch, capsys):
     learn = Trainer.learn
-    monkeypatch.setattr(Trainer, "learn", lambda self: ([os.kill(os.getpid(), n) for n in sent], learn(self))[1])
+    monkeypatch.setattr(Trainer, "learn", lambda self: ([*map(signal.raise_signal, sent)], learn(self))[1])
     assert main([*TRAIN.replace("run", str(tmp_path / "run")).split(), "--train.pretrain", "2"]) == 130
     assert "the same command goes on from there" in capsys.readouterr().out
     assert list((tmp_path / "run" / "checkpoints").glob("*1000.pt"))
@@ -136,8 +137,8 @@ def test_signals_that_another_one_answers_are_left_alone():
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
         signal.signal(signal.SIGUSR2, lambda *_: seen.append(1))  # submitit
         with stop_on_signal() as stop:
-            os.kill(os.getpid(), signal.SIGHUP)
-            os.kill(os.getpid(), signal.SIGUSR2)
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGUSR2)
         assert not stop.asked and seen == [1]
     finally:
         for number, handler in before.items():
@@ -155,7 +156,7 @@ def test_signals_that_another_one_answers_are_left_alone():
     ],
 )
 def test_ctrl_c_is_a_line_in_every_command(command, place, monkeypatch, capsys):
-    monkeypatch.setattr(place, lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(place, lambda *_, **__: (signal.raise_signal(signal.SIGINT), time.sleep(10)))
     assert main(command.split()) == 130
     assert capsys.readouterr().err.startswith("lsp-fast: quit")
 

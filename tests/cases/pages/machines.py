@@ -12,7 +12,7 @@ from cases.table import Row
 
 from lsp_fast import machine
 
-NOTEBOOK = "module://a_notebook.backend_inline"
+NOTEBOOK = "module://matplotlib_inline.backend_inline"
 TRAIN = "train {short} --task gym:troubles:Plain-v0 --logdir "
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
+import errno
 import json
-import os
 import re
 import signal
 import sys
@@ -15,6 +16,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+import lsp_fast
+from lsp_fast import machine, terminal
 from lsp_fast.config import ALGORITHMS, PRESETS, Config, base_config, check
 from lsp_fast.errors import LspFastError
 
@@ -289,29 +292,58 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns its exit status; 2 for what the user can mend."""
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] not in COMMANDS:
-        known = "\n".join(f"  {name:9} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in COMMANDS.items())
-        print(f"usage: lsp-fast COMMAND [OPTIONS]\n\n{known}\n\n`lsp-fast COMMAND --help` lists its options.")
-        return 0 if argv and argv[0] in ("-h", "--help") else 2
     try:
-        status = at_home(parse(argv)).run()
-        sys.stdout.flush()
-        return status
+        with terminal.streams():
+            return _told(argv)
+    except terminal.OutputLost as error:
+        if error.reason == errno.EPIPE:  # whoever read the output, `head` say, has seen enough
+            return 128 + signal.SIGPIPE
+        with terminal.streams():
+            print(f"lsp-fast: standard output cannot be written: {error}; name another place for it", file=sys.stderr)
+        return 2
+
+
+def _told(argv: list[str]) -> int:
+    """Run one command, and put what stops it into a line."""
+    if not argv or argv[0] not in COMMANDS:
+        return _usage(argv)
+    for line in machine.drop_thread_variables():
+        print(f"lsp-fast: warning: {line}", file=sys.stderr)
+    try:
+        return at_home(parse(argv)).run()
     except LspFastError as error:
         print(f"lsp-fast: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        # Whoever read the output, `head` say, has seen enough. Nothing may be flushed there at the end, either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
     except OSError as error:
         if error.filename is None:
             raise
         print(f"lsp-fast: {error.filename}: {error.strerror}; name a path that can be used", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("lsp-fast: quit; what was written up to the newest checkpoint stays", file=sys.stderr)
+        kept = (
+            "; what was written up to the newest checkpoint stays" if argv[0] in ("train", "transfer", "sweep") else ""
+        )
+        print(f"lsp-fast: quit{kept}", file=sys.stderr)
         return 130
+
+
+def _usage(argv: list[str]) -> int:
+    """What there is to type; of a name that is no command the nearest."""
+    if argv[:1] == ["--version"]:
+        print(f"lsp-fast {lsp_fast.__version__}")
+        return 0
+    asked = not argv or argv[0] in ("-h", "--help")
+    if not asked:
+        near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        print(f"lsp-fast: no command {argv[0]!r}; {hint}", file=sys.stderr)
+        return 2
+    known = "\n".join(f"  {name:9} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in COMMANDS.items())
+    print(
+        f"usage: lsp-fast COMMAND [OPTIONS]\n\n{known}\n\n"
+        "`lsp-fast COMMAND --help` lists its options, `lsp-fast --version` names the version."
+    )
+    return 0 if argv else 2
 
 
 def at_home(command: Any) -> Any:
@@ -327,7 +359,7 @@ def at_home(command: Any) -> Any:
             command, **{f.name: expanded(getattr(command, f.name)) for f in dataclasses.fields(command)}
         )
     except RuntimeError as error:  # no home
-        raise LspFastError(f"~ cannot be replaced: {error}; name the whole path") from error
+        raise LspFastError(f"~ cannot be replaced: {str(error).rstrip('.')}; name the whole path") from error
 
 
 def parse(argv: list[str]) -> Train | Transfer | Sweep | Evaluate | Skills | Plot | Doctor:

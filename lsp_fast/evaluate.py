@@ -9,7 +9,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
-from lsp_fast import agents, envs
+from lsp_fast import agents, envs, threads
 from lsp_fast.agents import Agent
 from lsp_fast.config import Config
 from lsp_fast.envs.goals import goal_entries
@@ -119,6 +119,7 @@ def load(logdir: str | Path, *, device: str = "auto", backend: str = "auto") -> 
     Raises:
         CheckpointError: the folder holds no run, or no checkpoint that can be read.
     """
+    threads.use()
     config, state = read_run(Path(logdir), device=device, backend=backend)
     with checkpoint.fitting(state):
         agent = agents.make(checkpoint.observation_of(state), state["action_dim"], config, state.get("goals"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 PART = ".part"
@@ -13,7 +14,7 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Replace a file's content atomically and durably.
 
     Raises:
-        OSError: the disk's; the old content is still there, and nothing half-written.
+        OSError: the disk's, with the file's name; the old content is still there, and nothing half-written.
     """
     part = path.with_name(path.name + PART)
     try:
@@ -22,8 +23,11 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        # A write that fails names no file, and the other name is one that nobody chose.
+        error.filename, error.filename2 = str(path), None
         raise
     sync_folder(path.parent)
 

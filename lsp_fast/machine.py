@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import shutil
@@ -11,9 +12,38 @@ from pathlib import Path
 CGROUP = Path("/sys/fs/cgroup")
 
 
-def cores() -> int:
-    """Cores that this process may run on."""
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+"""Environment variables that libraries read when they are loaded; some end the process over a value."""
+
+
+def allowed_cores() -> int:
+    """Cores that this process may run on, whatever a container grants of their time."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cores() -> int:
+    """Cores whose time this process may use: at least one, and no more than a container grants."""
+    quota = cpu_quota()
+    return allowed_cores() if quota is None else max(1, min(allowed_cores(), math.ceil(quota)))
+
+
+def most_threads() -> int:
+    """Threads beyond which a number is a mistake: libraries end the process where a system grants no more of them."""
+    return max(64, 4 * (os.cpu_count() or 1))
+
+
+def drop_thread_variables() -> list[str]:
+    """Forget those of THREAD_VARIABLES that no library can follow; returns a line for each.
+
+    It must come before the libraries are loaded.
+    """
+    lines = []
+    for name in THREAD_VARIABLES:
+        # OpenMP takes a list, a number a level.
+        numbers = os.environ.get(name, "").strip().split(",") if os.environ.get(name) else []
+        if not all(number.strip().isdecimal() and 0 < int(number) <= most_threads() for number in numbers):
+            lines.append(f"{name}={os.environ.pop(name)} is ignored: it must lie in 1 .. {most_threads()}")
+    return lines
 
 
 def cpu_quota() -> float | None:

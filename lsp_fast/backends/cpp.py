@@ -11,6 +11,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from lsp_fast import machine
 from lsp_fast.errors import BackendUnavailable
 from lsp_fast.ops.lambda_return import from_kernels
 from lsp_fast.ops.types import (
@@ -137,7 +138,7 @@ def imagine_heads(
         None if noise.action is None or actor is None else _array("noise.action", noise.action),
         _arrays(heads),
         precision,
-        torch.get_num_threads(),
+        _threads(),
         isa,
     )
     return torch.from_numpy(outputs)
@@ -194,7 +195,7 @@ def plan(
         math.inf if rules.clip is None else rules.clip,
         weights.value is not None,
         rules.precision,
-        torch.get_num_threads(),
+        _threads(),
         isa,
     )
     mean, std, values, elites = (torch.from_numpy(x) for x in results)
@@ -206,13 +207,18 @@ def normals(
 ) -> Tensor:
     """`lsp_fast.ops.philox.normals` in C++: the same numbers to the bit, [steps, rows, columns] (not contiguous)."""
     words = tuple(key.tolist())
-    numbers = load().philox_normals(words, stream, first_step, steps, rows, columns, torch.get_num_threads(), isa)
+    numbers = load().philox_normals(words, stream, first_step, steps, rows, columns, _threads(), isa)
     return torch.from_numpy(numbers).transpose(1, 2)
 
 
 def instruction_sets() -> tuple[str, ...]:
     """The instruction sets that this processor runs kernels of, the best one first."""
     return load().instruction_sets()
+
+
+def _threads() -> int:
+    """PyTorch's, but never so many that the system refuses them; results do not depend on it."""
+    return min(torch.get_num_threads(), machine.most_threads())
 
 
 def _arrays(weights):

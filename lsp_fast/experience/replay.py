@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import DTypeLike
 
+from lsp_fast.compiled import compiled
 from lsp_fast.errors import CheckpointError, LspFastError
 from lsp_fast.experience.replay_files import ReplayFiles, Rows
 
@@ -56,7 +56,7 @@ class SegmentBatch(NamedTuple):
     steps: np.ndarray  # [B] int64, agent steps: c, or fewer where the episode ended before
 
 
-@numba.njit(cache=True)
+@compiled()
 def _gather(starts, length, oldest, live, ring, rows, out):  # pragma: no cover - compiled
     """Copy the windows that begin `starts` [B] rows after the oldest one, which lies at `oldest` in the ring.
 

@@ -131,7 +131,7 @@ def _processor() -> Iterator[Finding]:
         yield Finding("instructions", there + (f" (not {absent})" if absent else ""))
     else:
         yield Finding("instructions", f"unknown on {platform.machine()}")
-    cores, quota = machine.cores(), machine.cpu_quota()
+    cores, quota = machine.allowed_cores(), machine.cpu_quota()
     limited = "" if quota is None else f"; the container may use the time of {quota:.3g}"
     yield Finding("cores", f"{cores} of {os.cpu_count()}{limited}")
 
@@ -139,7 +139,10 @@ def _processor() -> Iterator[Finding]:
 def _threads() -> Iterator[Finding]:
     import torch
 
-    yield Finding("threads", f"{torch.get_num_threads()} of PyTorch (--threads changes that)")
+    from lsp_fast import threads
+
+    limited = threads.use()
+    yield Finding("threads", limited or f"{torch.get_num_threads()} of PyTorch (--threads changes that)")
 
 
 def _memory() -> Iterator[Finding]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
+import os
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -66,7 +70,7 @@ def panels_of(rows: Iterable[Row], references: Iterable[Row]) -> dict[str, Panel
 
 def draw(panels: Mapping[str, Panel], path: Path, pooled: Mapping[str, Pooled] | None = None) -> Path:
     """The last panel is that of all tasks, if there are such curves."""
-    import matplotlib
+    matplotlib = drawing()
     from matplotlib.ticker import EngFormatter
 
     if path.suffix.lower() not in FORMATS:
@@ -95,8 +99,31 @@ def draw(panels: Mapping[str, Panel], path: Path, pooled: Mapping[str, Pooled] |
     return save(figure, path, dpi=120)
 
 
+def drawing() -> Any:
+    """matplotlib with what draws, whatever this machine has set for it: nothing here opens a window or needs a cache.
+
+    MPLBACKEND is a notebook's, and may name what is not installed where a command or a sweep's run draws.
+    """
+    log = logging.getLogger("matplotlib")
+    level = log.level
+    log.setLevel(logging.ERROR)  # fonts are looked for again where they cannot be kept; that is no one's concern
+    backend = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+        import matplotlib.backends.backend_agg
+    finally:
+        log.setLevel(level)
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if backend:
+        with suppress(ValueError):  # what the user's own windows are drawn with, if it is there
+            matplotlib.rcParams["backend"] = backend
+    return matplotlib
+
+
 def canvas(columns: int, lines: int = 1, *, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
     """A figure that needs no screen, and its axes [lines, columns]; `size` is a panel's width and height in inches."""
+    drawing()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -111,8 +138,7 @@ def save(figure: Figure, path: Path, *, dpi: int) -> Path:
     Raises:
         LspFastError: the file cannot be written.
     """
-    import matplotlib
-
+    matplotlib = drawing()
     suffix, content = path.suffix.lower(), io.BytesIO()
     # Neither dates nor random identifiers.
     undated = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(suffix)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from lsp_fast import threads
 from lsp_fast.config import Config, check
 from lsp_fast.evaluate import Evaluator
 from lsp_fast.storage.run_folder import RunFolder
@@ -32,8 +31,7 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True, profile:
         LspFastError: a loss that is not finite, or a disk that is full; the checkpoints before stay.
     """
     check(config)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    limited = threads.use(config.threads)
     folder = RunFolder(logdir)
     try:
         folder.lock()
@@ -43,7 +41,7 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True, profile:
         trainer = Trainer(config, folder.replay, state)
         needs = check_resources(config, trainer, folder)
         if progress:
-            announce(needs)
+            announce(needs if limited is None else f"{needs}\n{limited}")
         if trainer.reseeded:
             announce(
                 f"note: the checkpoint was written on another kind of device than {trainer.agent.device.type}; its "

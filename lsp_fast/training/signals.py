@@ -7,6 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+ALWAYS = (signal.SIGINT, signal.SIGTERM)
+"""Of people, and of schedulers."""
+UNLESS_TAKEN = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+"""Of a terminal that goes away, of schedulers that warn (Slurm's --signal, Grid Engine), of a limit on processor time.
+
+`nohup` ignores the first, and submitit has an answer of its own to one of those between; both keep their way."""
+
 
 class Stop:
     """Whether a signal has asked."""
@@ -18,18 +25,17 @@ class Stop:
 def stop_on_signal() -> Iterator[Stop]:
     """Ctrl-C asks the loop to end after the step under way, so that it can checkpoint; a second one quits at once.
 
-    So do SIGTERM, which clusters send, and SIGHUP of a terminal that goes away (unless it is ignored: nohup).
+    So do the other signals above, but none of them quits as a second one: a terminal that goes away sends SIGHUP twice,
+    and a scheduler SIGTERM after its warning, while the checkpoint is still being written.
     """
     stop = Stop()
-    signals = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signals.append(signal.SIGHUP)
 
     def ask(signum: int, frame: Any) -> None:
+        if stop.asked and signum == signal.SIGINT:
+            raise KeyboardInterrupt
         stop.asked = True
-        for number in signals:
-            signal.signal(number, signal.default_int_handler)
 
+    signals = [*ALWAYS, *(number for number in UNLESS_TAKEN if signal.getsignal(number) is signal.SIG_DFL)]
     try:
         before = [signal.signal(number, ask) for number in signals]
     except ValueError:  # not in the main thread, which alone may set handlers

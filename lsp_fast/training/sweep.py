@@ -13,8 +13,7 @@ import signal
 import time
 import tomllib
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from lsp_fast.storage.metrics import last_row
 from lsp_fast.storage.run_folder import RunFolder
 from lsp_fast.training.loop import train
 from lsp_fast.training.run import Result
+from lsp_fast.training.signals import stop_on_signal
 from lsp_fast.training.transfer import transfer_config
 
 POLL_SECONDS = 0.5
@@ -242,7 +242,7 @@ def run(
     bar = tqdm(total=sum(cell.config.env_steps for cell in everything), unit="step", disable=not progress,
                dynamic_ncols=True, smoothing=0.05, mininterval=1)  # fmt: skip
     stopping = False
-    with bar, _interrupts() as interrupted:
+    with bar, stop_on_signal() as stop:
         while True:
             for slot, (cell, job, begun) in list(running.items()):
                 if job.done():
@@ -260,7 +260,7 @@ def run(
             for cell in [c for c in waiting if c.source in report.failed]:
                 waiting.remove(cell)
                 report.failed[cell.folder] = f"its source {cell.source} failed"
-            if interrupted and not stopping:
+            if stop.asked and not stopping:
                 stopping = True
                 bar.write("every run ends with a checkpoint")
                 for _, job, _ in running.values():
@@ -306,12 +306,13 @@ class Executors:
         executor = self._executor(self.out / LOGS / cell.folder.name)
         if self.cluster == "local" and (gpus := _gpus()):
             executor.update_parameters(gpus_per_node=1, local_visible_gpus=(slot % gpus,))
-        # The process that watches over a run must outlive a Ctrl-C at the terminal, as this one does.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # The process that watches over a run must outlive a Ctrl-C and the end of the terminal, as this one does.
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
         try:
             return executor.submit(cell)
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _executor(self, folder: Path) -> Any:
         try:
@@ -344,21 +345,3 @@ def _ask_to_end(job: Any, cluster: str) -> None:
         job._process.send_signal(signal.SIGTERM)
     else:
         job.cancel()
-
-
-@contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Signals that asked for an end, as they come in; a second one quits at once."""
-    seen: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        if seen:
-            raise KeyboardInterrupt
-        seen.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -6,7 +6,6 @@ Run in a process of its own, without Triton's interpreter.
 import inspect
 import json
 import multiprocessing
-import os
 import re
 import subprocess
 import tempfile
@@ -17,6 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
+from lsp_fast import machine
 from lsp_fast.kernels import imagine_heads, lambda_return, layers, philox, rollout, select_elites
 
 ARCHITECTURES = (80, 86, 90, 100, 120)
@@ -158,7 +158,7 @@ def results(number):
 
 def main():
     # Fresh processes: Triton's compiler has threads of its own.
-    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(machine.cores(), multiprocessing.get_context("spawn")) as pool:
         for found in pool.map(results, range(len(list(kernels())))):
             for about in found:
                 print(json.dumps(about), flush=True)

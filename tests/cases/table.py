@@ -31,3 +31,5 @@ class Row(NamedTuple):
     """What else must be true then."""
     alone: bool = False
     """In an interpreter of its own, for what is decided when one starts."""
+    slow: bool = False
+    """Left to `make test-slow`."""

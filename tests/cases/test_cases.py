@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.backends.backend_agg  # noqa: F401 - its caches belong in the real home, not in a row's
 import numpy as np
 import pytest
 from cases.table import SHORT, Row
@@ -27,7 +28,13 @@ def troubles(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("row", [row for _, row in TABLE], ids=[f"{page}: {row.trouble}" for page, row in TABLE])
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, id=f"{page}: {row.trouble}", marks=[pytest.mark.slow] if row.slow else [])
+        for page, row in TABLE
+    ],
+)
 def test_a_trouble(row: Row, capfd, monkeypatch):
     if row.before is not None:
         row.before(monkeypatch)

@@ -79,7 +79,7 @@ def test_a_check_that_fails_hides_no_other(healthy, monkeypatch):
     def fail():
         raise ZeroDivisionError("no such thing")
 
-    monkeypatch.setattr(machine, "cores", fail)
+    monkeypatch.setattr(machine, "allowed_cores", fail)
     report = doctor.report()
     assert line(report, "unknown").endswith("this could not be looked at: ZeroDivisionError: no such thing")
     assert line(report, "instructions") and line(report, "threads") and line(report, "agent")

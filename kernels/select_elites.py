@@ -7,7 +7,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-
 OTHERS = 32  # that a candidate is compared with at a time
 
 

@@ -195,14 +195,14 @@ class Packer:
         self.round = 13 if precision == "tf32" else 16 if bf16 and INTERPRETED else 0
         self.device = device
         self._into: list[Tensor] = []
-        self._what: list[Tensor] = []
+        self._what: list[tuple[Tensor, int]] = []  # and how many bits are rounded away
 
     def zeros(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.zeros(shape, dtype=dtype, device=self.device)
 
-    def put(self, into: Tensor, what: Tensor) -> None:
+    def put(self, into: Tensor, what: Tensor, bits: int = 0) -> None:
         self._into.append(into)
-        self._what.append(what.detach())
+        self._what.append((what.detach(), bits))
 
     def layer(
         self, weight: Tensor, bias: Tensor, parts: Sequence[Part] = (), blocks: int = 1, lines: int = 0,
@@ -223,13 +223,12 @@ class Packer:
         if into is None:
             weights = self.zeros(blocks * rows, k, dtype=self.dtype)
             into = Layer(weights, self.zeros(blocks * rows), padded(size))
-        # What is multiplied is rounded, also where it is kept in fp32; biases are not.
-        weight = rounded(weight.detach(), self.round)
         for block in range(blocks):
             there, here = slice(block * size, (block + 1) * size), slice(block * rows, block * rows + size)
             self.put(into.bias[here], bias[there])
             for first, n, to in parts:
-                self.put(into.weight[here, to : to + n], weight[there, first : first + n])
+                # What is multiplied is rounded, also where it is kept in fp32; biases are not.
+                self.put(into.weight[here, to : to + n], weight[there, first : first + n], self.round)
         return into
 
     def hidden(self, mlp: Any, parts: Sequence[Part]) -> tuple[Layer, ...]:
@@ -253,12 +252,14 @@ class Packer:
         return Head(self.hidden(mlp, parts), out, bias)
 
     def fill(self) -> None:
-        """Copy what was put."""
-        torch._foreach_copy_(self._into, self._what)
+        """Copy what was put, as it is now."""
+        torch._foreach_copy_(self._into, [rounded(what, bits) for what, bits in self._what])
 
 
 class ImagineHeads:
     """`lsp_fast.ops.imagine_heads` with its weights packed, for as many calls as these weights are good for.
+
+    `pack` takes them anew, into the same memory.
 
     Args:
         prior, actor, heads: weight tuples; without an actor rollouts follow given actions.
@@ -295,7 +296,8 @@ class ImagineHeads:
             # A zero output gives the initial deviation: log(e^s - 1) is what softplus makes s of.
             self.limits = actor.min_std, actor.mean_scale, actor.init_std + math.log(-math.expm1(-actor.init_std))
         self.heads = tuple(packer.head(head, feature) for head in heads)
-        packer.fill()
+        self.pack = packer.fill
+        self.pack()
         # One kernel for a whole rollout reads the actor's later layers from one tensor.
         self.whole = whole and actor is not None and len({len(layer.weight) for layer in self.actor or ()}) == 1
 

@@ -313,6 +313,7 @@ class ImaginationAgent(Agent):
             start = map_state(lambda x: x.flatten(0, 1), detach(model.states))  # [L B, ...]
             live = 1 - batch.terminal.T.flatten() if c.predicts_terminations else None  # [L B]
             metrics |= self._update_behavior(start, live, diagnose)
+        self.planner.pack()
         return metrics
 
     def _update_behavior(self, start: State, live: Tensor | None, diagnose: bool) -> dict[str, Tensor]:

@@ -10,7 +10,9 @@ import json
 import re
 import signal
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -132,9 +134,11 @@ class Sweep:
     """Runs at a time; on one machine they share its processors."""
     cluster: str = "local"
     """Where: local, or slurm."""
-    set: tuple[str, ...] = ()
-    """Configuration values that override the file's, as env_steps=20000 or planner.candidates=8."""
-    submitit: tuple[str, ...] = ()
+    set: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE...")] = ()
+    """Values that override the file's, as env_steps=20000, planner.candidates=8 or seeds=[0,1]."""
+    submitit: Annotated[
+        tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE...")
+    ] = ()
     """Parameters of submitit, as slurm_partition=gpu or timeout_min=600."""
     dry_run: bool = False
     """Only list the runs and how far they have come."""
@@ -147,11 +151,14 @@ class Sweep:
         out = self.out or Path("runs") / self.file.stem
         cells = sweep.read(self.file, out, **assignments("--set", self.set))
         if self.dry_run:
+            sweep.check_folders(cells)
             for cell in cells:
-                print(f"{cell.env_steps:>9} of {cell.config.env_steps:>9}  {cell.folder}")
+                told = "  finished" if cell.finished else ""
+                print(f"{cell.env_steps:>9} of {cell.config.env_steps:>9}  {cell.folder}{told}")
             return 0
         parameters = assignments("--submitit", self.submitit)
         report = sweep.run(cells, out, jobs=self.jobs, cluster=self.cluster, parameters=parameters)
+        warn(report.warnings)
         print(report)
         return 1 if report.failed else 130 if report.left else 0
 
@@ -161,18 +168,31 @@ def folder_name(text: str) -> str:
     return re.sub(r"[^\w.-]", "-", text)
 
 
-def assignments(option: str, texts: tuple[str, ...]) -> dict[str, Any]:
-    """NAME=VALUE as a dictionary; a value that is not JSON (true, 8, 0.1) is text."""
+def assignments(option: str, given: Iterable[Iterable[str]]) -> dict[str, Any]:
+    """NAME=VALUE as a dictionary, of all times that the option is there; a value that is not JSON (true, 8, 0.1) is
+    text.
+
+    Raises:
+        LspFastError: a text without a name or a value, or a name that is there twice.
+    """
     values: dict[str, Any] = {}
-    for text in texts:
+    for text in chain.from_iterable(given):
         name, equals, value = text.partition("=")
         if not (name and equals):
             raise LspFastError(f"{option} {text}: must be NAME=VALUE")
+        if name in values:
+            raise LspFastError(f"{option} {text}: {name} is there twice; name it once")
         try:
             values[name] = json.loads(value)
         except json.JSONDecodeError:
             values[name] = value
     return values
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Say on standard error what a user should know of a result."""
+    for warning in warnings:
+        print(f"lsp-fast: warning: {warning}", file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -260,8 +280,7 @@ class Plot:
         from lsp_fast.reports.plot import plot
 
         result = plot(self.logdirs, self.out, self.reference)
-        for warning in result.warnings:
-            print(f"lsp-fast: warning: {warning}", file=sys.stderr)
+        warn(result.warnings)
         print(result)
         return 0
 

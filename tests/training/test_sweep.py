@@ -12,9 +12,10 @@ from lsp_fast import machine
 from lsp_fast.cli import main
 from lsp_fast.config import make_config
 from lsp_fast.errors import ConfigError, LspFastError
+from lsp_fast.storage import checkpoint
 from lsp_fast.storage.checkpoint import list_checkpoints
 from lsp_fast.storage.run_folder import RunFolder
-from lsp_fast.training import sweep
+from lsp_fast.training import cell, sweep
 
 SMALL = """
 preset = "smoke"
@@ -147,7 +148,7 @@ class Here(sweep.Executors):
 def test_what_is_missing_is_run_and_a_failure_is_named(write, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     cells = sweep.read(write(TRANSFER), out)
-    begun, train = [], sweep.train
+    begun, train = [], cell.train
 
     def broken(config, folder, **more):
         begun.append(folder.name)
@@ -155,7 +156,7 @@ def test_what_is_missing_is_run_and_a_failure_is_named(write, tmp_path, monkeypa
             raise LspFastError("no more")
         return train(config, folder, **more)
 
-    monkeypatch.setattr(sweep, "train", broken)
+    monkeypatch.setattr(cell, "train", broken)
     monkeypatch.setattr(sweep, "Executors", Here)
     broken.task = "walker_walk"
     report = sweep.run(cells, out, progress=False)
@@ -192,8 +193,7 @@ class Job:
         if self.looks == 3:
             self.running.discard(self.cell.folder)
             folder = RunFolder(self.cell.folder).checkpoints
-            folder.mkdir(parents=True)
-            (folder / f"{self.cell.config.env_steps:09d}.pt").touch()
+            checkpoint.save(folder, self.cell.config.env_steps, {"finished": True})
         return self.looks >= 3
 
     def result(self):
@@ -218,8 +218,8 @@ def test_at_most_so_many_at_a_time(write, tmp_path, monkeypatch, jobs):
     monkeypatch.setattr(sweep, "POLL_SECONDS", 0)
     monkeypatch.setattr(machine, "cores", lambda: 6)
     cells = sweep.read(write(SMALL), tmp_path)
-    with pytest.warns(UserWarning, match="no figure"):
-        report = sweep.run(cells, tmp_path, jobs=jobs, progress=False)
+    report = sweep.run(cells, tmp_path, jobs=jobs, progress=False)
+    assert report.figure is None and "no figure" in report.warnings[0]
     assert max(most) == min(jobs, 4) and len(report.finished) == 4
     assert set(threads) == {max(1, 6 // jobs)}
 

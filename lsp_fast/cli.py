@@ -22,6 +22,7 @@ import lsp_fast
 from lsp_fast import machine, terminal
 from lsp_fast.config import ALGORITHMS, PRESETS, Config, base_config, check
 from lsp_fast.errors import LspFastError
+from lsp_fast.files import check_writable
 
 
 @dataclass(frozen=True)
@@ -214,8 +215,10 @@ class Evaluate:
     def run(self) -> int:
         from lsp_fast import evaluate
 
-        if self.video is not None and self.video.suffix != ".gif":
-            raise LspFastError(f"--video {self.video}: name a .gif")
+        if self.video is not None:
+            if self.video.suffix.lower() != ".gif" or self.video.is_dir():
+                raise LspFastError(f"--video {self.video}: name a .gif")
+            check_writable(self.video.parent)
         if self.episodes < 1:
             raise LspFastError(f"episodes = {self.episodes}: must be at least 1")
         if self.seed < 0:
@@ -259,8 +262,11 @@ class Skills:
         from lsp_fast import evaluate
         from lsp_fast.reports import skills
 
-        agent = evaluate.load(self.logdir, device=self.device, backend=self.backend)
+        if self.seed < 0:
+            raise LspFastError(f"seed = {self.seed}: must be at least 0")
         out = self.out or self.logdir / "skills"
+        check_writable(out)
+        agent = evaluate.load(self.logdir, device=self.device, backend=self.backend)
         print(skills.show(agent, out, count=self.count, env_steps=self.env_steps, seed=self.seed))
         return 0
 

@@ -173,7 +173,8 @@ class Run:
         """A checkpoint, unless this very state was saved or loaded just now; one of a run that has come to its end says
         so, as the number of steps does not tell of the last updates and of the last evaluation."""
         trainer = self.trainer
-        if self._saved == (trainer.env_steps, trainer.updates) and self._told_finished >= finished:
+        told = self._told_finished or not finished
+        if told and self._saved == (trainer.env_steps, trainer.updates):
             return
         trainer.learner.check_finite()
         self.logger.sync()

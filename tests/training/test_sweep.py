@@ -15,7 +15,8 @@ from lsp_fast.errors import ConfigError, LspFastError
 from lsp_fast.storage import checkpoint
 from lsp_fast.storage.checkpoint import list_checkpoints
 from lsp_fast.storage.run_folder import RunFolder
-from lsp_fast.training import cell, sweep
+from lsp_fast.training import cell as cells_module
+from lsp_fast.training import sweep
 
 SMALL = """
 preset = "smoke"
@@ -148,7 +149,7 @@ class Here(sweep.Executors):
 def test_what_is_missing_is_run_and_a_failure_is_named(write, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     cells = sweep.read(write(TRANSFER), out)
-    begun, train = [], cell.train
+    begun, train = [], cells_module.train
 
     def broken(config, folder, **more):
         begun.append(folder.name)
@@ -156,7 +157,7 @@ def test_what_is_missing_is_run_and_a_failure_is_named(write, tmp_path, monkeypa
             raise LspFastError("no more")
         return train(config, folder, **more)
 
-    monkeypatch.setattr(cell, "train", broken)
+    monkeypatch.setattr(cells_module, "train", broken)
     monkeypatch.setattr(sweep, "Executors", Here)
     broken.task = "walker_walk"
     report = sweep.run(cells, out, progress=False)

@@ -190,6 +190,14 @@ def assignments(option: str, given: Iterable[Iterable[str]]) -> dict[str, Any]:
     return values
 
 
+def check_seed(seed: int) -> None:
+    """Refuse what no environment could be seeded with."""
+    if seed < 0:
+        raise LspFastError(f"seed = {seed}: must be at least 0")
+    if seed >= 2**31:
+        raise LspFastError(f"seed = {seed}: must lie in 0 .. 2**31 - 1")
+
+
 def warn(warnings: Iterable[str]) -> None:
     """Say on standard error what a user should know of a result."""
     for warning in warnings:
@@ -221,8 +229,7 @@ class Evaluate:
             check_writable(self.video.parent)
         if self.episodes < 1:
             raise LspFastError(f"episodes = {self.episodes}: must be at least 1")
-        if self.seed < 0:
-            raise LspFastError(f"seed = {self.seed}: must be at least 0")
+        check_seed(self.seed)
         agent = evaluate.load(self.logdir, device=self.device, backend=self.backend)
         evaluator = evaluate.Evaluator(agent.config, self.episodes)
         scores = {
@@ -262,8 +269,7 @@ class Skills:
         from lsp_fast import evaluate
         from lsp_fast.reports import skills
 
-        if self.seed < 0:
-            raise LspFastError(f"seed = {self.seed}: must be at least 0")
+        check_seed(self.seed)
         out = self.out or self.logdir / "skills"
         check_writable(out)
         agent = evaluate.load(self.logdir, device=self.device, backend=self.backend)
@@ -279,13 +285,13 @@ class Plot:
     """Run folders, folders that hold some, or scores.json files."""
     out: Path = Path("learning_curves.png")
     """The figure: .png, .svg, .pdf or .jpg."""
-    reference: tuple[Path, ...] = ()
+    reference: Annotated[tuple[tuple[Path, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FILE...")] = ()
     """Files of published scores: lists of rows of task, method, seed, xs and ys."""
 
     def run(self) -> int:
         from lsp_fast.reports.plot import plot
 
-        result = plot(self.logdirs, self.out, self.reference)
+        result = plot(self.logdirs, self.out, tuple(chain.from_iterable(self.reference)))
         warn(result.warnings)
         print(result)
         return 0

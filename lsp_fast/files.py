@@ -53,7 +53,7 @@ def check_writable(folder: Path) -> None:
     Raises:
         OSError: a file lies in the way, or writing is not allowed; `filename` says where.
     """
-    place = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    place = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
     if not place.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
     if not os.access(place, os.W_OK | os.X_OK):

@@ -30,9 +30,10 @@ def read(path: str | Path, out: str | Path, **values: Any) -> list[Cell]:
     try:
         content = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path} cannot be read: {why}; name a file, as those in experiments/") from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
+        raise ConfigError(f"{path} is not TOML: {error}; docs/running.md shows a file") from error
     try:
         return _cells(content, out, {name.replace("__", "."): value for name, value in values.items()})
     except LspFastError as error:

@@ -129,8 +129,8 @@ def check_folders(cells: Iterable[Cell]) -> None:
     if not other:
         return
     folder, changed = other[0]
-    more = f" (as {len(other) - 1} more of its folders do)" if len(other) > 1 else ""
     values = "; ".join(f"{name}: {old!r} there, {new!r} asked for" for name, (old, new) in changed.items())
+    more = f" (and so do {len(other) - 1} more folders)" if len(other) > 1 else ""
     raise ConfigError(
         f"{folder} holds a run with other values{more}, {values}; name another --out, or delete the folder"
     )

@@ -110,8 +110,8 @@ def _sealed(before: Callable[[Any], None]) -> Callable[[Any], None]:
 
 ROWS = [
     *(
-        Row(f"{name}: {what}", READ[name][0].format(path), 2, tells=["lsp-fast: ", _told(name, path)], before=there,
-            leaves=())
+        Row(f"{name} reads {what}", READ[name][0].format(path), 2, tells=["lsp-fast: ", _told(name, path)],
+            before=there, leaves=())
         for name in READ
         for what, path in {"a file": "file", "an empty folder": "empty", "a run without a checkpoint": "young",
                            "nothing there": "nowhere"}.items()

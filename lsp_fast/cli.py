@@ -10,7 +10,9 @@ import json
 import re
 import signal
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +22,7 @@ import lsp_fast
 from lsp_fast import machine, terminal
 from lsp_fast.config import ALGORITHMS, PRESETS, Config, base_config, check
 from lsp_fast.errors import LspFastError
+from lsp_fast.files import check_writable
 
 
 @dataclass(frozen=True)
@@ -132,9 +135,11 @@ class Sweep:
     """Runs at a time; on one machine they share its processors."""
     cluster: str = "local"
     """Where: local, or slurm."""
-    set: tuple[str, ...] = ()
-    """Configuration values that override the file's, as env_steps=20000 or planner.candidates=8."""
-    submitit: tuple[str, ...] = ()
+    set: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE...")] = ()
+    """Values that override the file's, as env_steps=20000, planner.candidates=8 or seeds=[0,1]."""
+    submitit: Annotated[
+        tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE...")
+    ] = ()
     """Parameters of submitit, as slurm_partition=gpu or timeout_min=600."""
     dry_run: bool = False
     """Only list the runs and how far they have come."""
@@ -147,11 +152,14 @@ class Sweep:
         out = self.out or Path("runs") / self.file.stem
         cells = sweep.read(self.file, out, **assignments("--set", self.set))
         if self.dry_run:
+            sweep.check_folders(cells)
             for cell in cells:
-                print(f"{cell.env_steps:>9} of {cell.config.env_steps:>9}  {cell.folder}")
+                told = "  finished" if cell.finished else ""
+                print(f"{cell.env_steps:>9} of {cell.config.env_steps:>9}  {cell.folder}{told}")
             return 0
         parameters = assignments("--submitit", self.submitit)
         report = sweep.run(cells, out, jobs=self.jobs, cluster=self.cluster, parameters=parameters)
+        warn(report.warnings)
         print(report)
         return 1 if report.failed else 130 if report.left else 0
 
@@ -161,18 +169,39 @@ def folder_name(text: str) -> str:
     return re.sub(r"[^\w.-]", "-", text)
 
 
-def assignments(option: str, texts: tuple[str, ...]) -> dict[str, Any]:
-    """NAME=VALUE as a dictionary; a value that is not JSON (true, 8, 0.1) is text."""
+def assignments(option: str, given: Iterable[Iterable[str]]) -> dict[str, Any]:
+    """NAME=VALUE as a dictionary, of all times that the option is there; a value that is not JSON (true, 8, 0.1) is
+    text.
+
+    Raises:
+        LspFastError: a text without a name or a value, or a name that is there twice.
+    """
     values: dict[str, Any] = {}
-    for text in texts:
+    for text in chain.from_iterable(given):
         name, equals, value = text.partition("=")
         if not (name and equals):
             raise LspFastError(f"{option} {text}: must be NAME=VALUE")
+        if name in values:
+            raise LspFastError(f"{option} {text}: {name} is there twice; name it once")
         try:
             values[name] = json.loads(value)
         except json.JSONDecodeError:
             values[name] = value
     return values
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what no environment could be seeded with."""
+    if seed < 0:
+        raise LspFastError(f"seed = {seed}: must be at least 0")
+    if seed >= 2**31:
+        raise LspFastError(f"seed = {seed}: must lie in 0 .. 2**31 - 1")
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Say on standard error what a user should know of a result."""
+    for warning in warnings:
+        print(f"lsp-fast: warning: {warning}", file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -194,12 +223,13 @@ class Evaluate:
     def run(self) -> int:
         from lsp_fast import evaluate
 
-        if self.video is not None and self.video.suffix != ".gif":
-            raise LspFastError(f"--video {self.video}: name a .gif")
+        if self.video is not None:
+            if self.video.suffix.lower() != ".gif" or self.video.is_dir():
+                raise LspFastError(f"--video {self.video}: name a .gif")
+            check_writable(self.video.parent)
         if self.episodes < 1:
             raise LspFastError(f"episodes = {self.episodes}: must be at least 1")
-        if self.seed < 0:
-            raise LspFastError(f"seed = {self.seed}: must be at least 0")
+        check_seed(self.seed)
         agent = evaluate.load(self.logdir, device=self.device, backend=self.backend)
         evaluator = evaluate.Evaluator(agent.config, self.episodes)
         scores = {
@@ -239,8 +269,10 @@ class Skills:
         from lsp_fast import evaluate
         from lsp_fast.reports import skills
 
-        agent = evaluate.load(self.logdir, device=self.device, backend=self.backend)
+        check_seed(self.seed)
         out = self.out or self.logdir / "skills"
+        check_writable(out)
+        agent = evaluate.load(self.logdir, device=self.device, backend=self.backend)
         print(skills.show(agent, out, count=self.count, env_steps=self.env_steps, seed=self.seed))
         return 0
 
@@ -253,15 +285,14 @@ class Plot:
     """Run folders, folders that hold some, or scores.json files."""
     out: Path = Path("learning_curves.png")
     """The figure: .png, .svg, .pdf or .jpg."""
-    reference: tuple[Path, ...] = ()
+    reference: Annotated[tuple[tuple[Path, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FILE...")] = ()
     """Files of published scores: lists of rows of task, method, seed, xs and ys."""
 
     def run(self) -> int:
         from lsp_fast.reports.plot import plot
 
-        result = plot(self.logdirs, self.out, self.reference)
-        for warning in result.warnings:
-            print(f"lsp-fast: warning: {warning}", file=sys.stderr)
+        result = plot(self.logdirs, self.out, tuple(chain.from_iterable(self.reference)))
+        warn(result.warnings)
         print(result)
         return 0
 

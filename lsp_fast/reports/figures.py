@@ -68,13 +68,18 @@ def panels_of(rows: Iterable[Row], references: Iterable[Row]) -> dict[str, Panel
     return dict(sorted(panels.items()))
 
 
+def check_format(path: Path) -> None:
+    """Raise LspFastError where the file's suffix is of no known format."""
+    if path.suffix.lower() not in FORMATS:
+        raise LspFastError(f"cannot draw {path}: its suffix must be one of {', '.join(FORMATS)}")
+
+
 def draw(panels: Mapping[str, Panel], path: Path, pooled: Mapping[str, Pooled] | None = None) -> Path:
     """The last panel is that of all tasks, if there are such curves."""
     matplotlib = drawing()
     from matplotlib.ticker import EngFormatter
 
-    if path.suffix.lower() not in FORMATS:
-        raise LspFastError(f"cannot draw {path}: its suffix must be one of {', '.join(FORMATS)}")
+    check_format(path)
     pooled = {method: of for method, of in (pooled or {}).items() if of.xs}
     count = max(len(panels) + bool(pooled), 1)
     columns, lines = min(count, COLUMNS), math.ceil(count / COLUMNS)
@@ -85,7 +90,7 @@ def draw(panels: Mapping[str, Panel], path: Path, pooled: Mapping[str, Pooled] |
     colors = {method: palette(i % palette.N) for i, method in enumerate(methods)}
     for axis, (task, panel) in zip(axes, panels.items(), strict=False):
         _draw_panel(axis, panel, colors)
-        axis.set(title=task, ylabel="evaluation return")
+        axis.set(title=_text(task), ylabel="evaluation return")
     if pooled:
         _draw_pooled(axes[len(panels)], pooled, colors)
         axes[len(panels)].set(title=ALL_TASKS, ylabel=f"IQM of return / {MOST}")
@@ -158,7 +163,7 @@ def _draw_panel(axis: Axes, panel: Panel, colors: Mapping[str, Any]) -> None:
             for row in seeds:
                 axis.plot(row["xs"], np.array(row["ys"], float), color=color, alpha=0.35, linewidth=1)
         xs, values = shared(seeds)
-        label = f"{method} ({_seeds(len(seeds))})"
+        label = _text(f"{method} ({_seeds(len(seeds))})")
         axis.plot(xs, values.mean(0), color=color, linewidth=2, marker="o", markersize=3, label=label)
         if len(seeds) > 1:
             axis.fill_between(xs, *interval(values), color=color, alpha=0.2, linewidth=0)
@@ -166,7 +171,7 @@ def _draw_panel(axis: Axes, panel: Panel, colors: Mapping[str, Any]) -> None:
     for method, seeds in sorted(panel.references.items()):
         xs, ys = reference_curve(seeds)
         style = {"color": colors[method], "linewidth": 1.5, "linestyle": "--"}
-        label = f"{method}, reference ({_seeds(len(seeds))})"
+        label = _text(f"{method}, reference ({_seeds(len(seeds))})")
         if not len(xs):
             continue
         if xs[0] > edge:  # it says nothing about our steps: a level to look up to, and when it was reached
@@ -182,7 +187,7 @@ def _draw_panel(axis: Axes, panel: Panel, colors: Mapping[str, Any]) -> None:
 
 def _draw_pooled(axis: Axes, pooled: Mapping[str, Pooled], colors: Mapping[str, Any]) -> None:
     for method, of in sorted(pooled.items()):
-        label = f"{method} ({of.tasks} tasks, {_seeds(of.seeds)})"
+        label = _text(f"{method} ({of.tasks} tasks, {_seeds(of.seeds)})")
         axis.plot(of.xs, of.curve, color=colors[method], linewidth=2, marker="o", markersize=3, label=label)
         if of.band:
             axis.fill_between(of.xs, *of.band, color=colors[method], alpha=0.2, linewidth=0)
@@ -199,6 +204,12 @@ def _limit(axis: Axes, edge: float) -> None:
 def last_x(panel: Panel) -> float:
     """The last evaluation of our runs."""
     return max((x for seeds in panel.ours.values() for row in seeds for x in row["xs"]), default=0)
+
+
+def _text(name: str) -> str:
+    """A task or a method as matplotlib shows it: not as mathematics between dollars, and in a legend even where it
+    begins with an underscore, which would hide it."""
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def _seeds(count: int) -> str:

@@ -7,13 +7,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lsp_fast.errors import LspFastError
-from lsp_fast.reports.figures import ALL_TASKS, draw, last_x, panels_of
-from lsp_fast.reports.scores import Row, Run, file_rows, find_runs
+from lsp_fast.reports.figures import ALL_TASKS, check_format, draw, last_x, panels_of
+from lsp_fast.reports.scores import Row, Run, file_rows, find_runs, origin
 from lsp_fast.reports.statistics import MOST, Pooled, interquartile_mean, interval, pair, pool, reference_curve, shared
 
 
@@ -81,7 +81,9 @@ def plot(paths: Sequence[Path], out: Path = Path("learning_curves.png"), referen
             missing where there are several seeds; nothing is written then.
     """
     if not out.parent.is_dir():
-        raise LspFastError(f"cannot write {out}: the folder {out.parent} does not exist; make it or name another file")
+        why = "is not a folder; name another file" if out.parent.exists() else "does not exist; make it or name another"
+        raise LspFastError(f"cannot write {out}: {out.parent} {why}")
+    check_format(out)
     runs, warnings = find_runs(paths)
     if not runs:
         raise LspFastError("nothing to draw; name a run's folder, a folder of runs, or a scores.json")
@@ -152,6 +154,21 @@ def _final_reference(task: str, method: str, rows: Sequence[Row], ours: float) -
     return Final(task, name, len(rows), at, float(np.interp(at, xs, ys)), None)
 
 
+NO_MATTER = {
+    "seed", "label", "threads", "max_minutes", "train.log_every", "train.health_every", "train.checkpoint_every",
+}  # fmt: skip
+"""Values in which seeds of one method may differ: nothing that decides what is learned."""
+
+
+def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that runs of one mean share: of a transfer's source what it was trained on and how, as every seed has
+    a source of its own."""
+    values = {name: value for name, value in config.items() if name not in NO_MATTER}
+    if source := values.get("transfer.source"):
+        values["transfer.source"] = origin(source, config.get("seed"))
+    return values
+
+
 def _mixed(group: Sequence[Run]) -> list[str]:
     """Why a mean over these runs, of one task and method, may not be what it seems."""
     warnings = []
@@ -162,9 +179,9 @@ def _mixed(group: Sequence[Run]) -> list[str]:
         if len(same) > 1:
             places = ", ".join(str(run.source) for run in same)
             warnings.append(f"seed {seed} is there {len(same)} times and counts as so many seeds: {places}")
-    known = [(run.source, run.config) for run in group if run.config is not None]
+    known = [(run.source, _compared(run.config)) for run in group if run.config is not None]
     lines = []
-    for name in sorted({name for _, config in known for name in config} - {"seed"}):
+    for name in sorted({name for _, config in known for name in config}):
         where: dict[str, list[str]] = defaultdict(list)
         for source, config in known:
             where[json.dumps(config[name]) if name in config else "absent"].append(str(source))

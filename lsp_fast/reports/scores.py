@@ -6,6 +6,7 @@ A run still under way, or one that was killed, is read as far as it came. Neithe
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +45,7 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
         runs, sorted by task, method and seed, each once; and warnings about the folders that were left out.
 
     Raises:
-        LspFastError: a path that does not exist or cannot be used, or none that brings an evaluation; the message says
-            what to do.
+        LspFastError: a path that does not exist, or none that brings an evaluation; the message says what to do.
     """
     runs: dict[tuple[Path, str], Run] = {}
     left: list[str] = []
@@ -54,7 +54,7 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
             raise LspFastError(f"{path} does not exist; name a run's folder, a folder of runs, or a scores.json")
         try:
             found, left_below = _runs_of(path)
-        except NoEvaluations as error:
+        except LspFastError as error:
             left.append(str(error))
             continue
         # A run may be named twice, by itself and by the folder above it.
@@ -70,18 +70,14 @@ PICTURES = {".gif", ".jpeg", ".jpg", ".pdf", ".png", ".svg"}
 """That lie in folders of runs, where `runs/*` finds them."""
 
 
-class NoEvaluations(LspFastError):
-    """A path that brings nothing to draw; among others that do it is left out."""
-
-
 def _runs_of(path: Path) -> tuple[list[Run], list[str]]:
-    """The runs of one path, and what was left out below it."""
+    """The runs of one path, and what was left out below it; LspFastError where it brings nothing to draw."""
     if path.is_file():
         if path.suffix.lower() in PICTURES:
-            raise NoEvaluations(f"{path} is a picture; name a run's folder or its scores.json")
+            raise LspFastError(f"{path} is a picture; name a run's folder or its scores.json")
         found = [Run(path, row, None) for row in file_rows(path) if row["xs"]]
         if not found:
-            raise NoEvaluations(f"{path} holds no evaluations; name a run's folder or its scores.json")
+            raise LspFastError(f"{path} holds no evaluations; name a run's folder or its scores.json")
         return found, []
     if _is_run(path):
         return [_read_run(path)], []
@@ -92,7 +88,7 @@ def _runs_of(path: Path) -> tuple[list[Run], list[str]]:
         except LspFastError as error:
             left.append(str(error))
     if not found:
-        raise NoEvaluations("\n".join([f"{path} holds no run with evaluations; name a run's folder", *left]))
+        raise LspFastError("\n".join([f"{path} holds no run with evaluations; name a run's folder", *left]))
     return found, left
 
 
@@ -112,8 +108,14 @@ def _read_run(folder: Path) -> Run:
     except (TypeError, KeyError, AttributeError) as error:
         raise LspFastError(f"{config_path} is not a run's configuration; name another folder") from error
     points = {r["env_steps"]: r["eval/return"] for r in read_rows(metrics_path, strict=True) if "eval/return" in r}
+    for at, value in points.items():
+        if not _is_score(value):
+            raise LspFastError(
+                f"{metrics_path}: the eval/return {value!r} at {at} environment steps is no number; delete that line, "
+                "or leave the run out"
+            )
     if not points:
-        raise NoEvaluations(f"{folder} has no evaluations yet; let the run go on until its first one")
+        raise LspFastError(f"{folder} has no evaluations yet; let the run go on until its first one")
     row = {**identity, "xs": list(points), "ys": list(points.values())}
     return Run(folder, row, flat(config))
 
@@ -124,7 +126,7 @@ def file_rows(path: Path) -> list[dict[str, Any]]:
     if not isinstance(rows, list) or not all(map(_is_row, rows)):
         raise LspFastError(
             f"{path} is not a list of scores; each must be an object with task, method, seed, xs (environment steps) "
-            "and ys (returns), the last two equally long"
+            "and ys (returns), the last two equally long lists of finite numbers; mend it, or leave the file out"
         )
     return rows
 
@@ -139,9 +141,22 @@ def _is_row(row: Any) -> bool:
         and isinstance(xs, list)
         and isinstance(ys, list)
         and len(xs) == len(ys)
-        and all(isinstance(x, (int, float)) for x in xs)
-        and all(y is None or isinstance(y, (int, float)) for y in ys)
+        and all(map(_is_number, xs))
+        and all(map(_is_score, ys))
     )
+
+
+LARGEST = 1e300
+"""Of a number in a figure; means and margins of larger ones would overflow."""
+
+
+def _is_number(x: Any) -> bool:
+    return type(x) in (int, float) and abs(x) < LARGEST
+
+
+def _is_score(y: Any) -> bool:
+    """A return, or null (in other programs' files NaN) where it was not finite."""
+    return y is None or y != y or _is_number(y)
 
 
 def _json(path: Path) -> Any:
@@ -149,5 +164,19 @@ def _json(path: Path) -> Any:
         return json.loads(path.read_text())
     except OSError as error:
         raise LspFastError(f"{path} cannot be read: {error.strerror}; name another file or folder") from error
-    except ValueError as error:  # of JSON or of the encoding
+    except (ValueError, RecursionError) as error:  # of JSON or of the encoding
         raise LspFastError(f"{path} is not JSON ({error}); name another file or folder") from error
+
+
+def origin(folder: str, seed: Any) -> str:
+    """What a transferred run began from, but for the seed: `walker_walk lsp`.
+
+    Args:
+        folder: the source's.
+        seed: the transferred run's; in the name of a folder that is gone the same number is taken for a seed.
+    """
+    try:
+        config = _json(Path(folder) / "config.json")
+        return f"{config['task']} {method_name(config)}"
+    except (LspFastError, TypeError, KeyError, AttributeError):
+        return re.sub(rf"(?<!\d){re.escape(str(seed))}$", "SEED", Path(folder).name)

@@ -106,7 +106,7 @@ class RunFolder:
         try:
             return from_dict(json.loads(self.config.read_text()))
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise CheckpointError(f"{self.path} holds no run (no {self.config.name})") from error
+            raise CheckpointError(f"{self.path} holds no run (no {self.config.name}); name a run's folder") from error
         except (OSError, json.JSONDecodeError, UnicodeDecodeError, ConfigError) as error:
             raise CheckpointError(f"{self.config} cannot be used: {error}") from error
 

@@ -79,6 +79,8 @@ class Run:
         self.logger = RunLogger(folder.path, identity, 0 if state is None else state["metrics_rows"])
         self.resumed_at, self._updates_before = trainer.env_steps, trainer.updates
         self._saved = None if state is None else (trainer.env_steps, trainer.updates)
+        # Checkpoints from before they said so: a run's last evaluation stands at its end.
+        self._told_finished = state is not None and state.get("finished", self.logger.xs[-1:] == [trainer.env_steps])
         self._started = time.perf_counter()
         self._alarmed = False
         self._bar = tqdm(
@@ -167,16 +169,18 @@ class Run:
         self._bar.set_postfix({**shown, "updates/s": f"{self.updates_per_second:.1f}"}, refresh=False)
         self._bar.update(self.env_steps - self._bar.n)
 
-    def save(self) -> None:
-        """A checkpoint, unless this very state was saved or loaded just now."""
+    def save(self, finished: bool = False) -> None:
+        """A checkpoint, unless this very state was saved or loaded just now; one of a run that has come to its end says
+        so, as the number of steps does not tell of the last updates and of the last evaluation."""
         trainer = self.trainer
-        if self._saved == (trainer.env_steps, trainer.updates):
+        told = self._told_finished or not finished
+        if told and self._saved == (trainer.env_steps, trainer.updates):
             return
         trainer.learner.check_finite()
         self.logger.sync()
-        state = {**trainer.state_dict(), "metrics_rows": self.logger.rows}
+        state = {**trainer.state_dict(), "metrics_rows": self.logger.rows, "finished": finished}
         checkpoint.save(self.folder.checkpoints, trainer.env_steps, state)
-        self._saved = trainer.env_steps, trainer.updates
+        self._saved, self._told_finished = (trainer.env_steps, trainer.updates), finished
 
     def collect(self) -> None:
         """One agent step in every environment. Where learning begins there is a checkpoint from before it, so that
@@ -199,7 +203,7 @@ class Run:
 
     def close(self, finished: bool, stop: Stop) -> Result:
         """The last checkpoint, the curve, and what there is now."""
-        self.save()
+        self.save(finished)
         self.logger.close()
         if self._tracer is not None:
             self._tracer.close()

@@ -8,183 +8,32 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import signal
 import time
-import tomllib
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import submitit
-from submitit.helpers import DelayedSubmission
+from submitit.core.utils import FailedJobError, UncompletedJobError
 from tqdm import tqdm
 
-from lsp_fast import envs, machine
-from lsp_fast.config import Config, base_config, check, flat, replace
-from lsp_fast.envs import gym
+from lsp_fast import machine
+from lsp_fast.config import replace
 from lsp_fast.errors import ConfigError, LspFastError
+from lsp_fast.files import check_writable
 from lsp_fast.reports.plot import plot
-from lsp_fast.storage import checkpoint
-from lsp_fast.storage.metrics import last_row
-from lsp_fast.storage.run_folder import RunFolder
-from lsp_fast.training.loop import train
-from lsp_fast.training.run import Result
+from lsp_fast.training.cell import Cell, Failed, check_folders, reason
 from lsp_fast.training.signals import stop_on_signal
-from lsp_fast.training.transfer import transfer_config
+from lsp_fast.training.sweep_file import read
+
+__all__ = ["Cell", "Executors", "Report", "check_folders", "read", "run"]
 
 POLL_SECONDS = 0.5
 LOGS, FIGURE = "logs", "learning_curves.png"
 MINUTES = {"local": 60 * 24 * 7}
 """A run's limit, for submitit wants one; on a cluster `timeout_min` says another."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of an experiment; called, it trains to the end or goes on with what is there."""
-
-    folder: Path
-    config: Config
-    """Of a run that takes over another one: without what only that one's checkpoint can tell."""
-    source: Path | None = None
-    """Folder of the run that it takes over, which must be finished first."""
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    """Of a run that takes over another one: what differs from that."""
-
-    @property
-    def env_steps(self) -> int:
-        """How far the run has come, by its newest checkpoint."""
-        kept = checkpoint.list_checkpoints(RunFolder(self.folder).checkpoints)
-        return int(kept[-1].stem) if kept else 0
-
-    @property
-    def logged_env_steps(self) -> int:
-        """How far the run has come, by its newest metrics."""
-        row = last_row(RunFolder(self.folder).metrics)
-        return self.env_steps if row is None else row["env_steps"]
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing is left to do."""
-        return self.env_steps >= self.config.env_steps
-
-    def __call__(self) -> str:
-        """Train. Returns `finished`, `interrupted` or `timed out`."""
-        if os.environ.get("SUBMITIT_EXECUTOR") == "local":
-            # Ctrl-C at a terminal reaches the sweep alone, which then asks every run to end with a checkpoint.
-            os.setpgrp()
-        config = self.config
-        if self.source is not None:
-            device = {name: getattr(config, name) for name in ("device", "backend", "threads")}
-            config = transfer_config(self.source, self.folder, **{**self.overrides, **device})
-        result: Result = train(config, self.folder, progress=False)
-        return "timed out" if result.timed_out else "finished" if result.finished else "interrupted"
-
-    def checkpoint(self) -> Any:
-        """What submitit puts into the queue again where a cluster takes the machine away: the same, which goes on."""
-        return DelayedSubmission(self)
-
-
-# File -> cells
-
-
-def read(path: str | Path, out: str | Path, **values: Any) -> list[Cell]:
-    """The runs that an experiment's file names, sources of transfers first; nothing is written.
-
-    Args:
-        path: the file.
-        out: folder that the runs' folders lie in.
-        values: configuration values, as `make_config` takes them, that override the file's.
-
-    Raises:
-        ConfigError: the file cannot be read or asks for something that cannot run; it names the file and what to mend.
-    """
-    path, out = Path(path), Path(out)
-    try:
-        content = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
-    try:
-        return _cells(content, out, {name.replace("__", "."): value for name, value in values.items()})
-    except LspFastError as error:
-        raise ConfigError(f"{path}: {error}") from error
-
-
-def _cells(content: dict[str, Any], out: Path, given: Mapping[str, Any]) -> list[Cell]:
-    common = dict(content)
-    preset, seeds = common.pop("preset", "paper"), common.pop("seeds", [0])
-    tasks, methods = _tables(common, "tasks", "task"), _tables(common, "methods", "algorithm")
-    target = common.pop("target", None)
-    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
-        raise ConfigError(f"seeds = {seeds!r}: must be a list of integers")
-    if target is not None and not (isinstance(target, dict) and isinstance(target.get("task"), str)):
-        raise ConfigError("[target] must name its task")
-    cells: dict[Path, Cell] = {}
-
-    def add(cell: Cell) -> None:
-        check(cell.config)
-        if cells.setdefault(cell.folder, cell) != cell:
-            raise ConfigError(f"two different runs would both be called {cell.folder.name}; give one's method a label")
-
-    for seed in seeds:
-        for task in tasks:
-            for method in methods:
-                values = dict(method)
-                on_target, only = values.pop("target", {}), values.pop("tasks", None)
-                if only is not None and task["task"] not in only:
-                    continue
-                if target is None and on_target:
-                    raise ConfigError(f"{method['algorithm']} has values for a target, and there is no [target]")
-                config = base_config(preset, values.pop("algorithm"))
-                for table in (common, task, values):
-                    config = _with_values(config, table)
-                config = replace(_with_values(config, {"seed": seed}), given if target is None else _no_steps(given))
-                folder = out / _slug(f"{config.task}-{config.method}-{seed}")
-                add(Cell(folder, config))
-                if target is not None:
-                    names = {f"transfer.{k}" if k in TRANSFER else k: v
-                             for k, v in {**flat(target), **flat(on_target), **given}.items()}  # fmt: skip
-                    later = replace(config, {"transfer.source": str(folder), **names})
-                    name = _slug(f"{later.task}-from-{task['task']}-{later.method}-{seed}")
-                    overrides = {k.replace(".", "__"): v for k, v in names.items()}
-                    add(Cell(out / name, later, folder, overrides))
-    for task in sorted({cell.config.task for cell in cells.values()}):
-        if not task.startswith(gym.PREFIX) and task not in envs.task_names():
-            envs.make(task)  # says which are near
-    return sorted(cells.values(), key=lambda cell: cell.source is not None)
-
-
-TRANSFER = ("freeze_policy", "relabel")
-
-
-def _no_steps(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A length that is given by hand is the target's."""
-    return {name: value for name, value in values.items() if name != "env_steps"}
-
-
-def _tables(content: dict[str, Any], name: str, key: str) -> list[dict[str, Any]]:
-    tables = content.pop(name, None)
-    fits = isinstance(tables, list) and tables and all(isinstance(t, dict) and isinstance(t.get(key), str)
-                                                       for t in tables)  # fmt: skip
-    if not fits:
-        raise ConfigError(f'at least one [[{name}]] with {key} = "..." is needed')
-    assert isinstance(tables, list)
-    return tables
-
-
-def _with_values(config: Config, table: Mapping[str, Any]) -> Config:
-    return replace(config, flat(table))
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^\w.]+", "-", text).strip("-")
-
-
-# Cells -> runs
 
 
 @dataclass
@@ -197,6 +46,8 @@ class Report:
     left: list[Cell] = field(default_factory=list)
     """Not begun, or interrupted."""
     figure: Path | None = None
+    warnings: list[str] = field(default_factory=list)
+    """Of the figure: what was left out, or what a mean over seeds is not; or why there is none."""
 
     def __str__(self) -> str:
         total = len(self.finished) + len(self.failed) + len(self.left)
@@ -231,10 +82,14 @@ def run(
         parameters: submitit's own, such as `slurm_partition` or `timeout_min`.
 
     Raises:
-        ConfigError: submitit does not know the cluster or a parameter.
+        ConfigError: submitit does not know the cluster or a parameter, or a folder holds a run with other values. No
+            run has begun then.
+        OSError: `out` cannot be written to.
     """
     out, report = Path(out), Report()
-    waiting, running = [], {}
+    cells, waiting, running = list(cells), [], {}
+    check_folders(cells)
+    check_writable(out)
     for cell in cells:
         (report.finished if cell.finished else waiting).append(cell)
     everything = [*report.finished, *waiting]
@@ -247,15 +102,15 @@ def run(
             for slot, (cell, job, begun) in list(running.items()):
                 if job.done():
                     del running[slot]
-                    outcome, ok = _outcome(cell, job, out)
-                    if ok and cell.finished:
+                    outcome = _outcome(job, stopping)
+                    if isinstance(outcome, Failed):
+                        report.failed[cell.folder] = f"{outcome.reason} (log in {out / LOGS / cell.folder.name})"
+                    elif cell.finished:
                         report.finished.append(cell)
-                    elif ok:
-                        report.left.append(cell)
                     else:
-                        report.failed[cell.folder] = outcome
-                    minutes = (time.monotonic() - begun) / 60
-                    bar.write(f"{outcome if ok else 'failed'}  {cell.folder.name}  {minutes:.1f} min")
+                        report.left.append(cell)
+                    told = f"failed: {outcome.reason}" if isinstance(outcome, Failed) else outcome
+                    bar.write(f"{cell.folder.name}  {(time.monotonic() - begun) / 60:.1f} min  {told}")
             # What can no longer begin.
             for cell in [c for c in waiting if c.source in report.failed]:
                 waiting.remove(cell)
@@ -265,7 +120,7 @@ def run(
                 bar.write("every run ends with a checkpoint")
                 for _, job, _ in running.values():
                     _ask_to_end(job, cluster)
-            while not stopping and len(running) < jobs and (cell := _next(waiting, everything)) is not None:
+            while not stopping and len(running) < jobs and (cell := _next(waiting, report)) is not None:
                 waiting.remove(cell)
                 slot = min(set(range(jobs)) - set(running))
                 running[slot] = cell, executors.submit(cell, slot), time.monotonic()
@@ -278,15 +133,16 @@ def run(
     report.left += waiting
     if report.finished:
         try:
-            report.figure = plot([cell.folder for cell in report.finished], out / FIGURE).path
+            drawn = plot([cell.folder for cell in report.finished], out / FIGURE)
+            report.figure, report.warnings = drawn.path, drawn.warnings
         except LspFastError as error:  # a run without an evaluation draws nothing; the runs are what counts
-            warnings.warn(f"no figure: {error}", stacklevel=2)
+            report.warnings = [f"no figure: {error}"]
     return report
 
 
-def _next(waiting: list[Cell], everything: list[Cell]) -> Cell | None:
+def _next(waiting: list[Cell], report: Report) -> Cell | None:
     """The first run whose source, if it has one, is finished."""
-    done = {cell.folder for cell in everything if cell not in waiting and cell.finished}
+    done = {cell.folder for cell in report.finished}
     return next((cell for cell in waiting if cell.source is None or cell.source in done), None)
 
 
@@ -329,19 +185,26 @@ def _gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _outcome(cell: Cell, job: Any, out: Path) -> tuple[str, bool]:
-    """What a run returned; or why it failed and where its log lies."""
-    logs = out / LOGS / cell.folder.name
+def _outcome(job: Any, stopping: bool) -> str | Failed:
+    """What a run returned; of one that could not even return, what can be known."""
     try:
-        return job.result(), True
-    except Exception as error:  # submitit's own errors, with the run's traceback as their text
-        lines = [line for line in str(error).splitlines() if line.strip(" -")]
-        return f"{lines[-1].strip() if lines else type(error).__name__} (log in {logs})", False
+        return job.result()
+    except FailedJobError as error:  # outside of what the run itself could catch
+        lines = [line.strip() for line in str(error).splitlines() if line and not line[0].isspace()]
+        trace = [line for line in lines if line.strip("-") and not line.startswith(("Job (", "You can check"))]
+        return Failed(trace[-1] if trace else reason(error))
+    except UncompletedJobError:
+        if stopping:
+            return "interrupted"  # before it could listen to the signal
+        return Failed("its process ended without a result; it was killed, perhaps as memory ran out")
+    except Exception as error:
+        return Failed(reason(error))
 
 
 def _ask_to_end(job: Any, cluster: str) -> None:
-    if cluster == "local":
-        # submitit's own cancel() kills after a second; this is passed on to the run, which ends with a checkpoint.
-        job._process.send_signal(signal.SIGTERM)
-    else:
+    if cluster != "local":
         job.cancel()
+    elif not job.done():
+        # submitit's own cancel() kills after a second; this is passed on to the run, which ends with a checkpoint. A
+        # local job's id is its process's.
+        os.kill(int(job.job_id), signal.SIGTERM)

@@ -262,6 +262,30 @@ def test_runs_that_differ_in_more_than_the_seed_are_named(tmp_path):
     assert "there is no mean" in result.warnings[-1] and result.table[0].mean is None
 
 
+def test_seeds_of_a_transfer_have_sources_of_their_own(tmp_path):
+    out = tmp_path / "a.png"
+
+    def seeds(name, *sources):
+        return [
+            write_run(tmp_path / f"{name}-{i}", [10], [1.0], seed=i, transfer__source=str(source))
+            for i, source in enumerate(sources)
+        ]
+
+    walk = [write_run(tmp_path / f"walk-{i}", [10], [1.0], seed=i + 5) for i in range(2)]
+    run = write_run(tmp_path / "run", [10], [1.0], task="walker_run")
+    assert plot(seeds("named", *walk), out).warnings == []
+    # Of a folder that is gone the name alone is left.
+    assert plot(seeds("nameless", "gone/stand-0", "gone/stand-1"), out).warnings == []
+    [alarm] = plot(seeds("mixed", walk[0], run), out).warnings
+    assert 'transfer.source: "walker_walk lsp" in' in alarm and '"walker_run lsp" in' in alarm
+
+
+def test_what_decides_nothing_may_differ_between_seeds(tmp_path):
+    a = write_run(tmp_path / "a", [10], [1.0], threads=1, max_minutes=5.0)
+    b = write_run(tmp_path / "b", [10], [1.0], seed=1, threads=2, train__log_every=50)
+    assert plot([a, b], tmp_path / "a.png").warnings == []
+
+
 def test_references_are_cut_where_ours_end(tmp_path, drawn):
     run = write_run(tmp_path / "run", [1000, 2000], [1.0, 2.0])
     reference = [

@@ -104,6 +104,17 @@ def test_an_altered_weight_is_seen(written):
         checkpoint.load(path)
 
 
+def test_plain_values_are_read_without_the_numbers(written):
+    path, good = written
+    path.write_bytes(good)
+    state = checkpoint.plain_values(path)
+    assert (state["s"], state["n"]) == ("abc", [1, (2,)]) and state["x"].is_meta
+    for damaged in (good[:-9], b"", b"x" * 99):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="readable"):
+            checkpoint.plain_values(path)
+
+
 def test_another_format_is_refused(tmp_path):
     torch.save({"weights": 1}, tmp_path / "000000001.pt")
     with pytest.raises(CheckpointError, match="version"):

@@ -1,5 +1,6 @@
 """An experiment's file becomes runs; what is missing is run, what failed is named (`lsp-fast sweep`)."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -7,14 +8,19 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from submitit.core.utils import FailedJobError, UncompletedJobError
 
 from lsp_fast import machine
 from lsp_fast.cli import main
 from lsp_fast.config import make_config
 from lsp_fast.errors import ConfigError, LspFastError
+from lsp_fast.storage import checkpoint
 from lsp_fast.storage.checkpoint import list_checkpoints
 from lsp_fast.storage.run_folder import RunFolder
+from lsp_fast.training import cell as cells_module
 from lsp_fast.training import sweep
+from lsp_fast.training.cell import Failed, reason
+from lsp_fast.training.trainer import Trainer
 
 SMALL = """
 preset = "smoke"
@@ -147,7 +153,7 @@ class Here(sweep.Executors):
 def test_what_is_missing_is_run_and_a_failure_is_named(write, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     cells = sweep.read(write(TRANSFER), out)
-    begun, train = [], sweep.train
+    begun, train = [], cells_module.train
 
     def broken(config, folder, **more):
         begun.append(folder.name)
@@ -155,7 +161,7 @@ def test_what_is_missing_is_run_and_a_failure_is_named(write, tmp_path, monkeypa
             raise LspFastError("no more")
         return train(config, folder, **more)
 
-    monkeypatch.setattr(sweep, "train", broken)
+    monkeypatch.setattr(cells_module, "train", broken)
     monkeypatch.setattr(sweep, "Executors", Here)
     broken.task = "walker_walk"
     report = sweep.run(cells, out, progress=False)
@@ -180,6 +186,65 @@ def test_what_is_missing_is_run_and_a_failure_is_named(write, tmp_path, monkeypa
     assert [cell.finished for cell in longer] == [True, False, False]
 
 
+def test_a_run_that_was_stopped_in_its_last_updates_goes_on(write, tmp_path, monkeypatch):
+    """All its steps are made, as its checkpoint's number says; its last evaluation is not."""
+    text = SMALL.replace("[0, 3]", "[0]").replace("1020", "1000").replace("eval_every = 600", "eval_every = 2000")
+    [cell, _] = sweep.read(write(text), tmp_path / "out", train__pretrain=6)
+    monkeypatch.setattr(sweep, "Executors", Here)
+    learn = Trainer.learn
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Trainer, "learn", lambda self: (self.updates == 3 and os.kill(os.getpid(), signal.SIGTERM), learn(self))
+        )
+        report = sweep.run([cell], tmp_path / "out", progress=False)
+    assert report.left == [cell] and cell.env_steps == 1000 and not cell.finished
+    report = sweep.run([cell], tmp_path / "out", progress=False)
+    assert report.finished == [cell] and cell.finished and report.figure.exists()
+    # A checkpoint from before it said so.
+    folder = RunFolder(cell.folder)
+    state = checkpoint.load_latest(folder.checkpoints)
+    assert state.pop("finished") is True and state["updates"] == 6
+    checkpoint.save(folder.checkpoints, 1000, state)
+    before = {path: path.read_bytes() for path in cell.folder.rglob("*") if path.is_file()}
+    assert cell.finished and cell() == "finished"
+    assert {path: path.read_bytes() for path in cell.folder.rglob("*") if path.is_file()} == before
+    folder.scores.unlink()
+    assert not cell.finished
+
+
+TRACE = """Job (task=0) failed during processing with trace:
+----------------------
+Traceback (most recent call last):
+  File "submission.py", line 55, in process_job
+    result = delayed.result()
+ModuleNotFoundError: No module named 'my_tasks'
+
+----------------------
+You can check full logs with 'job.stderr(0)' and 'job.stdout(0)'or at paths:
+  - /logs/7_0_log.err
+  - /logs/7_0_log.out"""
+
+
+def test_a_job_that_returns_nothing_has_its_reason_told():
+    def job(error):
+        return SimpleNamespace(result=lambda: (_ for _ in ()).throw(error))
+
+    failed = sweep._outcome(job(FailedJobError(TRACE)), False)
+    assert failed == Failed("ModuleNotFoundError: No module named 'my_tasks'")
+    killed = UncompletedJobError("Job 7 has not produced any output\nCheck: /logs/7_0_log.out")
+    assert "it was killed" in sweep._outcome(job(killed), False).reason
+    assert sweep._outcome(job(killed), True) == "interrupted"  # by us, before it could listen
+    assert reason(ValueError()) == "ValueError" and len(reason(ValueError("x " * 999))) <= 300
+
+
+def test_a_local_job_is_asked_to_end_by_its_public_id():
+    process = subprocess.Popen(["sleep", "60"])
+    job = SimpleNamespace(job_id=str(process.pid), done=lambda: process.poll() is not None)
+    sweep._ask_to_end(job, "local")
+    assert process.wait(timeout=10) == -signal.SIGTERM
+    sweep._ask_to_end(job, "local")  # the number may be another process's by now
+
+
 class Job:
     """Ends after some looks at it."""
 
@@ -192,8 +257,7 @@ class Job:
         if self.looks == 3:
             self.running.discard(self.cell.folder)
             folder = RunFolder(self.cell.folder).checkpoints
-            folder.mkdir(parents=True)
-            (folder / f"{self.cell.config.env_steps:09d}.pt").touch()
+            checkpoint.save(folder, self.cell.config.env_steps, {"finished": True})
         return self.looks >= 3
 
     def result(self):
@@ -218,8 +282,8 @@ def test_at_most_so_many_at_a_time(write, tmp_path, monkeypatch, jobs):
     monkeypatch.setattr(sweep, "POLL_SECONDS", 0)
     monkeypatch.setattr(machine, "cores", lambda: 6)
     cells = sweep.read(write(SMALL), tmp_path)
-    with pytest.warns(UserWarning, match="no figure"):
-        report = sweep.run(cells, tmp_path, jobs=jobs, progress=False)
+    report = sweep.run(cells, tmp_path, jobs=jobs, progress=False)
+    assert report.figure is None and "no figure" in report.warnings[0]
     assert max(most) == min(jobs, 4) and len(report.finished) == 4
     assert set(threads) == {max(1, 6 // jobs)}
 
@@ -228,7 +292,7 @@ def test_at_most_so_many_at_a_time(write, tmp_path, monkeypatch, jobs):
 def test_in_processes_of_their_own_and_ctrl_c_ends_them_with_a_checkpoint(write, tmp_path):
     path, out = write(SMALL), tmp_path / "out"
     command = [sys.executable, "-m", "lsp_fast.cli", "sweep", str(path), "--out", str(out), "--jobs", "2",
-               "--set", "seed=0", "env_steps=200000", "train.checkpoint_every=100000"]  # fmt: skip
+               "--set", "seeds=[0]", "env_steps=200000", "train.checkpoint_every=100000"]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         cells = sweep.read(path, out, env_steps=200_000)

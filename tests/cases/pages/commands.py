@@ -1,0 +1,138 @@
+"""Every command with paths that are not what it needs: a file in the way, an empty folder, a young run, nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cases import made
+from cases.table import SHORT, Row
+
+TASK = "gym:troubles:Plain-v0"
+EXPERIMENT = f"""preset = "smoke"
+device = "cpu"
+env_steps = 1000
+[[tasks]]
+task = "{TASK}"
+[[methods]]
+algorithm = "lsp"
+"""
+
+
+def there(_: Any) -> None:
+    """Everything that a path can be."""
+    made.put("file", "x")
+    made.put("e.toml", EXPERIMENT)
+    Path("empty").mkdir()
+    Path("folder.gif").mkdir()
+    made.run("young", task=TASK)
+    made.run("saved", [(1000, 5.0)], 1000, task=TASK, device="cpu")
+    Path("closed").mkdir(mode=0o555)
+
+
+def trained(monkeypatch: Any) -> None:
+    """And a run that was trained."""
+    from lsp_fast.cli import main
+
+    there(monkeypatch)
+    assert main(f"train {SHORT} --task {TASK} --logdir run".split()) == 0
+
+
+# What a command reads, where {} stands, and what is told of each path.
+READ = {
+    "evaluate": ("evaluate --logdir {}", "holds no run", "has no checkpoint yet; let the run go on"),
+    "skills": ("skills --logdir {}", "holds no run", "has no checkpoint yet; let the run go on"),
+    "transfer": (f"transfer --task {TASK} --logdir new --source {{}}", "holds no run", "has no checkpoint yet"),
+    "sweep": ("sweep {} --out new", "cannot be read: ", "young cannot be read: Is a directory; name a file"),
+    "plot": ("plot {} --out new.png", "", "young has no evaluations yet; let the run go on"),
+}
+TOLD = {
+    ("plot", "empty"): "empty holds no run with evaluations; name a run's folder",
+    ("plot", "nowhere"): "nowhere does not exist; name a run's folder",
+    ("plot", "file"): "file is not JSON",
+    ("sweep", "file"): "file is not TOML",
+    ("skills", "file"): "file: Not a directory; name a path",
+}
+# Where a command writes, and what is told of a file there and of a file above it.
+TRAIN = f"train {SHORT} --task {TASK} --logdir"
+TRANSFER = f"transfer --source saved --task {TASK} --logdir"
+WRITTEN = {
+    "train into a file": (f"{TRAIN} file", "file is not empty and holds no run; choose another --logdir"),
+    "train below a file": (f"{TRAIN} file/run", "cannot write to file/run: Not a directory; choose another --logdir"),
+    "train over something else": (f"{TRAIN} folder", "folder is not empty and holds no run; choose another --logdir"),
+    "train into another task's run": (f"{TRAIN} young --seed 4", "seed: 0 there, 4 asked for"),
+    "transfer into a file": (f"{TRANSFER} file", "file is not empty and holds no run; choose another --logdir"),
+    "transfer into another run": (f"{TRANSFER} young", "young holds a run with another configuration"),
+    "transfer into its source": (f"{TRANSFER} saved", "saved is the source itself; choose another --logdir"),
+    "sweep below a file": ("sweep e.toml --out file/x", "file: Not a directory; name a path that can be used"),
+    "film into a folder that is none": ("evaluate --logdir saved --video file/x.gif", "file: Not a directory"),
+    "film into a folder": ("evaluate --logdir saved --video folder.gif", "--video folder.gif: name a .gif"),
+    "film in an unknown format": ("evaluate --logdir saved --video x.mp4", "--video x.mp4: name a .gif"),
+    "film without a format": ("evaluate --logdir saved --video x", "--video x: name a .gif"),
+    "skills into a file": ("skills --logdir saved --out file", "file: Not a directory; name a path that can be used"),
+    "skills below a file": ("skills --logdir saved --out file/x", "file: Not a directory; name a path"),
+    "plot below a file": ("plot saved --out file/x.png", "file is not a folder; name another file"),
+    "plot into a folder that is not there": ("plot saved --out a/x.png", "a does not exist; make it or name another"),
+    "plot in an unknown format": ("plot saved --out x.gif", "its suffix must be one of"),
+}
+CLOSED = {
+    "train": f"{TRAIN} closed/run",
+    "sweep": "sweep e.toml --out closed/out",
+    "evaluate": "evaluate --logdir saved --video closed/x.gif",
+    "skills": "skills --logdir saved --out closed/skills",
+    "plot": "plot saved --out closed/x.png",
+}
+SEEDS = {"evaluate": "evaluate --logdir saved", "skills": "skills --logdir saved", "train": f"{TRAIN} new"}
+
+
+def _with_something_else(_: Any) -> None:
+    there(_)
+    made.put("folder/thesis.tex", "x")
+
+
+def _told(name: str, path: str) -> str:
+    _, none, young = READ[name]
+    return TOLD.get((name, path), young if path == "young" else f"{path} {none}")
+
+
+def _sealed(before: Callable[[Any], None]) -> Callable[[Any], None]:
+    """A folder in which nothing may be written, whoever one is: a superuser may everywhere."""
+
+    def sealed(monkeypatch: Any) -> None:
+        before(monkeypatch)
+        access = os.access
+        monkeypatch.setattr(os, "access", lambda path, *a, **k: Path(path).name != "closed" and access(path, *a, **k))
+
+    return sealed
+
+
+ROWS = [
+    *(
+        Row(f"{name} reads {what}", READ[name][0].format(path), 2, tells=["lsp-fast: ", _told(name, path)],
+            before=there, leaves=())
+        for name in READ
+        for what, path in {"a file": "file", "an empty folder": "empty", "a run without a checkpoint": "young",
+                           "nothing there": "nowhere"}.items()
+    ),
+    *(
+        Row(name, command, 2, tells=["lsp-fast: ", words], before=_with_something_else, leaves=())
+        for name, (command, words) in WRITTEN.items()
+    ),
+    *(
+        Row(f"{name} where nothing may be written", command, 2, tells=["lsp-fast: ", "closed", "Permission denied"],
+            before=_sealed(there), leaves=())
+        for name, command in CLOSED.items() if name in ("sweep", "evaluate", "skills") or os.getuid()
+    ),
+    *(
+        Row(f"{name}: a seed of {seed}", f"{command} --seed {seed}", 2, tells=[f"seed = {seed}: must "], before=there,
+            leaves=())
+        for name, command in SEEDS.items() for seed in (-1, 2**31, 10**20)
+    ),
+    Row("transfer below a file", f"transfer --source run --task {TASK} --logdir file/x", 2, before=trained, leaves=(),
+        tells=["cannot write to file/x: Not a directory; choose another --logdir"]),
+    Row("doctor in an empty folder", "doctor", 0, leaves=()),
+    Row("doctor with a path", "doctor --out x.txt", 2, tells=["--out"], alone=True, leaves=()),
+    Row("train into an empty folder", f"{TRAIN} empty", 0, before=there, leaves=()),
+]  # fmt: skip

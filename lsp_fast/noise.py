@@ -85,3 +85,46 @@ class Noise:
                 generator.manual_seed(stream_seed(self.seed, name))
         for name, value in state.items():
             self.generator(name).set_state(value)
+
+
+class AskedNoise(Noise):
+    """Another noise's numbers, which remembers what was asked for.
+
+    Attributes:
+        asked: method, stream and shape of every draw, in order.
+    """
+
+    def __init__(self, source: Noise) -> None:
+        super().__init__(source.seed, source.device)
+        self.source = source
+        self.asked: list[tuple[str, str, tuple[int, ...]]] = []
+
+    def normal(self, stream: str, *shape: int) -> Tensor:
+        self.asked.append(("normal", stream, shape))
+        return self.source.normal(stream, *shape)
+
+    def words(self, stream: str, *shape: int) -> Tensor:
+        self.asked.append(("words", stream, shape))
+        return self.source.words(stream, *shape)
+
+    def choice(self, stream: str, total: int, count: int) -> Tensor:
+        self.asked.append(("choice", stream, (total, count)))
+        return self.source.choice(stream, total, count)
+
+
+class GivenNoise(Noise):
+    """Numbers that were drawn before, in the order in which they are asked for: what draws them can be captured
+    without its streams."""
+
+    def __init__(self, numbers: Iterable[Tensor]) -> None:
+        super().__init__(0)
+        self._numbers = iter(numbers)
+
+    def normal(self, stream: str, *shape: int) -> Tensor:
+        return next(self._numbers)
+
+    def words(self, stream: str, *shape: int) -> Tensor:
+        return next(self._numbers)
+
+    def choice(self, stream: str, total: int, count: int) -> Tensor:
+        return next(self._numbers)

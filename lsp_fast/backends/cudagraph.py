@@ -39,7 +39,7 @@ def capture(
     Raises:
         LspFastError: there is no GPU, or an input is not on one.
     """
-    if not torch.cuda.is_available() or not _on_a_gpu(inputs):
+    if not torch.cuda.is_available() or not on_a_gpu(*inputs):
         raise LspFastError("a CUDA graph needs its inputs on a GPU; use --device cuda on a machine with one")
     static = [x.clone() for x in inputs]
     # Streams are the current device's, which need not be the inputs'; that of the capture must be named, or it would be
@@ -87,7 +87,8 @@ def _register(graph: Any, generators: Iterable[torch.Generator]) -> None:
             graph.register_generator_state(generator)
 
 
-def _on_a_gpu(tensors: Iterable[Tensor]) -> bool:
+def on_a_gpu(*tensors: Tensor) -> bool:
+    """Whether all of them lie on one."""
     return all(x.is_cuda for x in tensors)
 
 
@@ -110,6 +111,7 @@ class Graphed:
         name: what it does, for the message.
         generators: as `capture` takes them.
         enabled: False never captures.
+        scalars: the function returns 0-d tensors by names; replays keep them in one tensor, in fp32.
     """
 
     def __init__(
@@ -118,14 +120,17 @@ class Graphed:
         name: str,
         generators: Callable[[], Iterable[torch.Generator]] = tuple,
         enabled: bool = True,
+        scalars: bool = False,
     ) -> None:
         self.function, self.name, self.generators, self.enabled = function, name, generators, enabled
+        self.scalars = scalars
+        self._names: list[str] = []
         self._calls: dict[tuple, int] = {}
         self._replays: dict[tuple, Callable[..., Any]] = {}
 
     def __call__(self, *arguments: Tensor) -> Any:
         """What the function returns; the caller may keep it."""
-        if not self.enabled or not _on_a_gpu(arguments):
+        if not self.enabled or not on_a_gpu(*arguments):
             return self.function(*arguments)
         kind = tuple((x.shape, x.dtype) for x in arguments)
         replay = self._replays.get(kind)
@@ -134,7 +139,8 @@ class Graphed:
             if calls <= WARMUP:
                 return self.function(*arguments)
             try:
-                replay = capture(self.function, *arguments, generators=self.generators, warmup=0)
+                function = self._stacked if self.scalars else self.function
+                replay = capture(function, *arguments, generators=self.generators, warmup=0)
             except Exception as error:
                 self.enabled = False
                 # What ends a capture complains in its turn; what went wrong came before it.
@@ -147,4 +153,13 @@ class Graphed:
                 return self.function(*arguments)
             self._replays[kind] = replay
         # The next replay overwrites what this one returns.
+        if self.scalars:
+            found = replay(*arguments).clone().unbind()
+            return dict(zip(self._names, found, strict=True))
         return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, replay(*arguments))
+
+    def _stacked(self, *arguments: Tensor) -> Tensor:
+        """The function's scalars as one tensor: copying each by itself would take as many kernels."""
+        found = self.function(*arguments)
+        self._names = list(found)
+        return torch.stack([value.float() for value in found.values()])

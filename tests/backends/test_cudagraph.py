@@ -27,7 +27,7 @@ def pretend(monkeypatch):
 
         return replay
 
-    monkeypatch.setattr(cudagraph, "_on_a_gpu", lambda tensors: True)
+    monkeypatch.setattr(cudagraph, "on_a_gpu", lambda *tensors: True)
     monkeypatch.setattr(cudagraph, "capture", capture)
     return captured
 
@@ -116,7 +116,7 @@ def test_a_failed_capture_leaves_generators_as_they_were_and_tells_the_cause(mon
         return {"sum": x.sum()}
 
     nothing = contextlib.nullcontext
-    monkeypatch.setattr(cudagraph, "_on_a_gpu", lambda tensors: True)
+    monkeypatch.setattr(cudagraph, "on_a_gpu", lambda *tensors: True)
     for name in ("device", "Stream", "stream", "current_stream"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: nothing())
     for name, fake in {"is_available": lambda: True, "CUDAGraph": Graph, "graph": Capturing}.items():
@@ -129,3 +129,22 @@ def test_a_failed_capture_leaves_generators_as_they_were_and_tells_the_cause(mon
                 graphed(torch.ones(2))
     assert [str(w.message).split(" (")[0] for w in warned] == ["adding goes on without a CUDA graph: a host read"]
     assert registered == [generator] and generator.restored == ["before"]
+
+
+def test_scalars_are_copied_together(monkeypatch):
+    monkeypatch.setattr(cudagraph, "on_a_gpu", lambda *tensors: True)
+    captured = []
+
+    def capture(function, *inputs, generators, warmup):
+        captured.append(function(*inputs).shape)
+        return lambda *arguments: function(*arguments)
+
+    monkeypatch.setattr(cudagraph, "capture", capture)
+    graphed = Graphed(
+        lambda x: {"sum": x.sum(), "most": x.amax(), "many": x.numel() + x.sum() * 0}, "adding", scalars=True
+    )
+    rows = [graphed(torch.tensor([1.0, float(i)])) for i in range(WARMUP + 2)]
+    assert captured == [(3,)]
+    assert [{k: v.item() for k, v in row.items()} for row in rows] == [
+        {"sum": 1.0 + i, "most": float(max(1, i)), "many": 2.0} for i in range(WARMUP + 2)
+    ]

@@ -395,6 +395,7 @@ class ImagineHeads:
             x, x.stride(0), layer.weight, layer.bias, out, out.stride(0), *out_of_head, len(x),
             K=k, M=tile.rows, N=tile.columns, LAST=last, SIDE=side, BLOCK_K=math.gcd(k, tile.inputs),
             HEAD=head is not None, PRECISION=self.dot, ROUND=self.round, num_warps=tile.warps, num_stages=tile.stages,
+            enable_fp_fusion=True,
         )  # fmt: skip
 
     def _gru(self, x: Tensor, h: Tensor, state: Tensor, out: Tensor, n: int, chosen: Tiles) -> None:
@@ -406,6 +407,7 @@ class ImagineHeads:
             K_X=self.gru_x.weight.shape[1], K_H=self.gru_h.weight.shape[1], M=tile.rows, N=tile.columns,
             LAST=last, SIDE=side, BLOCK_K=tile.inputs, PRECISION=self.dot, ROUND=self.round,
             num_warps=tile.warps, num_stages=tile.stages,
+            enable_fp_fusion=True,
         )  # fmt: skip
 
     def _sample(
@@ -418,4 +420,5 @@ class ImagineHeads:
             n, width, *limits, K=k, M=tile.rows, WIDTH=doubled // 2, BLOCK_K=tile.inputs, POLICY=policy,
             NOISE=noise is not None, PRECISION=self.dot, ROUND=self.round,
             num_warps=tile.warps, num_stages=tile.stages,
+            enable_fp_fusion=True,
         )  # fmt: skip

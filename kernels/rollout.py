@@ -144,5 +144,5 @@ def rollout(packed: Any, x: Tensor, h: Tensor, noise: Tensor, action: Tensor | N
         ACTIONS=len(p.policy.weight) // 2, STOCH=len(p.out.weight) // 2, NOISE=action is not None,
         M=ROWS, N=COLUMNS, BLOCK_K=INPUTS, BLOCK_INP=math.gcd(p.inp.weight.shape[1], INPUTS),
         PRECISION=p.dot, ROUND=p.round, num_warps=4,
-        num_stages=STAGES[p.kind], **options,
+        num_stages=STAGES[p.kind], enable_fp_fusion=True, **options,
     )  # fmt: skip

@@ -64,6 +64,6 @@ def select_elites(
         g, numbers, warps = block(candidates, size)
         _select[(states,)](
             values, plans, mean, std, new_mean, new_std, indices, floor, candidates, size, num_elites, g, numbers,
-            min(g, OTHERS), num_warps=warps,
+            min(g, OTHERS), num_warps=warps, enable_fp_fusion=True,
         )  # fmt: skip
     return new_mean, new_std, indices

@@ -124,6 +124,7 @@ def assemble(ptx, architecture):
 def results(number):
     """Of the kernel of that number: a dictionary for each architecture."""
     name, kernel, types, constants, options = list(kernels())[number]
+    options = {"enable_fp_fusion": True, **options}  # as launches ask for it
     several = not name.startswith(("tf32", "ieee"))
     if several:
         # A number that happens to be 1 is a constant.

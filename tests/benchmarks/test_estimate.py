@@ -46,6 +46,18 @@ def test_every_launch_is_what_its_kernel_takes(estimate):
     assert wide and all(launch.grid[0] == 12 for launch in wide)  # 400 columns by 32, the last 16 beside
 
 
+@pytest.mark.parametrize("starts", [1, 5, 40, 2500])
+def test_what_a_product_reads_lies_in_its_rows_and_fusion_is_asked_for_by_name(estimate, starts):
+    for launch in estimate.plan_launches("large", starts):
+        a = launch.arguments
+        # Later versions of Triton fuse a product and a sum only where that is asked for; Philox must not.
+        assert launch.options["enable_fp_fusion"] is (launch.kernel != "normals")
+        for inputs, width in (("x", "K"), ("x", "K_X"), ("h", "K_H")):
+            if width in a:
+                first = a[inputs].storage_offset() % a[f"{inputs}_stride"]
+                assert first + a[width] <= a[f"{inputs}_stride"], (launch.kernel, width)
+
+
 def test_a_launch_with_an_argument_missing_is_refused(estimate):
     from gpu.launches import recorded
 

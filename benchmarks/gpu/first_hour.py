@@ -75,13 +75,13 @@ class Refused(Exception):
     """Nothing can be measured here; one line says why."""
 
 
-def card() -> dict[str, Any]:
+def card(env: dict[str, str]) -> dict[str, Any]:
     """The card and the versions, asked in a process that leaves nothing on the card.
 
     Raises:
         Refused: there is none, or it cannot be asked.
     """
-    done = subprocess.run([sys.executable, __file__, "--about"], env=environment(), capture_output=True, text=True)
+    done = subprocess.run([sys.executable, __file__, "--about"], env=env, capture_output=True, text=True)
     if done.returncode:
         why = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]
         raise Refused(f"the card cannot be asked: {why[0]}; `lsp-fast doctor` says what is missing")
@@ -95,20 +95,22 @@ def card() -> dict[str, Any]:
 
 
 def about() -> dict[str, Any]:
-    """As `gpu.table.environment`; without a card its `capability` is None."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
+    """As `gpu.table.environment`; without a card no more than a `capability` of None."""
     import torch
 
+    if not torch.cuda.is_available():
+        return {"capability": None, "torch": torch.__version__}
+    sys.path.insert(0, str(ROOT / "benchmarks"))
     from gpu.table import environment as describe
 
-    found = describe(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    found = describe(torch.device("cuda"))
     # Results say themselves when and of what they are.
     return {name: value for name, value in found.items() if name not in ("date", "revision")}
 
 
 def code() -> str:
     """A short hash of what the steps run. It does not change with results, with the docs, or without git."""
-    names = [ROOT / "tests" / "test_gpu.py"]
+    names = [path for path in (ROOT / "tests").rglob("test_*.py") if b"mark.gpu" in path.read_bytes()]
     for folder in ("benchmarks", "kernels", "lsp_fast"):
         names += [Path(at) / name for at, _, files in os.walk(ROOT / folder) for name in files if name.endswith(".py")]
     digest = hashlib.sha256()
@@ -117,7 +119,7 @@ def code() -> str:
     return digest.hexdigest()[:12]
 
 
-def environment(site: str = "") -> dict[str, str]:
+def environment(site: str) -> dict[str, str]:
     """Of a step: this tree is imported first, then `site`, then what the caller has."""
     paths = (str(ROOT), site, os.environ.get("PYTHONPATH", ""))
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
@@ -270,7 +272,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a step's processes end, too
     try:
         with packages(args.wheels) as site:
-            return run_all(args, card(), environment(site))
+            env = environment(site)
+            return run_all(args, card(env), env)
     except Refused as refusal:
         print(f"make gpu: {refusal}", file=sys.stderr)
         return 2

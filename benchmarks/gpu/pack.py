@@ -18,13 +18,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 # What training imports, what makes figures of it, and what runs the tests; each with what it needs.
-WANTED = (
-    "mujoco dm_control dm-env dm-tree glfw labmaze PyOpenGL absl-py lxml etils importlib_resources zipp fsspec protobuf "
-    "wrapt attrs pyparsing setuptools numpy scipy numba llvmlite tyro docstring_parser typeguard typing_extensions "
-    "gymnasium Farama-Notifications cloudpickle tqdm tensorboard tensorboard-data-server grpcio Markdown Werkzeug "
-    "MarkupSafe matplotlib contourpy cycler fonttools kiwisolver packaging pillow python-dateutil six pytest iniconfig "
-    "pluggy Pygments hypothesis sortedcontainers"
-).split()
+WANTED = """
+mujoco dm_control dm-env dm-tree glfw labmaze PyOpenGL absl-py lxml etils importlib_resources zipp fsspec protobuf wrapt
+attrs pyparsing setuptools numpy scipy numba llvmlite tyro docstring_parser typeguard typing_extensions gymnasium
+Farama-Notifications cloudpickle tqdm tensorboard tensorboard-data-server grpcio Markdown Werkzeug MarkupSafe matplotlib
+contourpy cycler fonttools kiwisolver packaging pillow python-dateutil six
+pytest iniconfig pluggy Pygments hypothesis sortedcontainers
+"""
 LEFT_OUT = {
     "dm_control": re.compile(
         r"dm_control/locomotion/.*/assets/|dm_control/(suite/dog_assets|blender|mjcf/test_assets)/"
@@ -50,7 +50,7 @@ def pinned(without: Sequence[str] = ()) -> list[str]:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = {normal(line.split("==")[0]): line for line in lines if "==" in line and not line.startswith("#")}
     left_out = {normal(name) for name in without}
-    return [pins.get(normal(name), name) for name in WANTED if normal(name) not in left_out]
+    return [pins.get(normal(name), name) for name in WANTED.split() if normal(name) not in left_out]
 
 
 def slim(wheel: Path, left_out: re.Pattern[str]) -> None:

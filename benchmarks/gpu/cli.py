@@ -76,15 +76,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = make_config(args.preset, device=args.device)
     about = environment(device)
     peaks = measure_peaks(args, device)
-    rows = []
-    for name in args.work:
-        bench = Bench(WORKS[name](config, tuple(args.task_dims), device), args, device)
-        variants, flops = bench.run()
-        eager = {v.precision: statistics.median(v.seconds) for v in variants if v.name == "eager" and v.seconds}
-        rows += [row(v, flops, peaks, eager) for v in variants]
-        del bench, variants
-        torch.compiler.reset()
-        release(device)
     t = config.train
     sizes = {
         "preset": args.preset,
@@ -93,9 +84,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         "batch": [t.batch_size, t.batch_length],
         "samples": args.samples,
     }
-    result = {"environment": about, "sizes": sizes, "matmul_flop_per_s": peaks, "rows": rows}
-    if args.out:
-        write(args.out, result)
+    rows = []
+    for name in args.work:
+        bench = Bench(WORKS[name](config, tuple(args.task_dims), device), args, device)
+        variants, flops = bench.run()
+        eager = {v.precision: statistics.median(v.seconds) for v in variants if v.name == "eager" and v.seconds}
+        rows += [row(v, flops, peaks, eager) for v in variants]
+        if args.out:  # what is known survives whatever comes next
+            write(args.out, {"environment": about, "sizes": sizes, "matmul_flop_per_s": peaks, "rows": rows})
+        del bench, variants
+        torch.compiler.reset()
+        release(device)
     measured = ", ".join(f"{k} {v / 1e12:.3g}" for k, v in peaks.items())
     print(table(rows, f"{about['device']}, torch {about['torch']}; matrix products reach (TFLOP/s): {measured}"))
     # Eager that fails its check leaves nothing to compare with.

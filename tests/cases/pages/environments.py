@@ -12,8 +12,8 @@ REFUSED = {
     "NoReward": ["reward is None", "return one number"],
     "Wide": ["an observation has shape (3,), its space (2,)"],
     "Later": ["an observation has shape (3,), its space (2,)"],
-    "Ragged": ["cannot be stepped: ValueError", "observations of its observation_space"],
-    "Missing": ["cannot be stepped: KeyError: 'b'", "observations of its observation_space"],
+    "Ragged": ["an observation is no array of numbers", "observations of its observation_space"],
+    "Missing": ["an observation has no entry 'b'", "observations of its observation_space"],
     "NeedsArgument": ["cannot make task", "goal"],
     "Broken": ["ConnectionRefusedError: no simulator at port 4242"],
 }

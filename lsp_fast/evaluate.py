@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,8 +102,12 @@ class Evaluator:
             # The others are closed at the end, like all: closing one might disturb, too.
             chosen = training if len(training) == 1 else self._made[:1]
         self.shared = chosen is training
-        where = "the one that is trained in, and begin when an episode ends there" if self.shared else "fewer, in turn"
-        warnings.warn(f"{why}; episodes of evaluation take {where}", stacklevel=3)
+        where = (
+            "the one that is trained in, where an episode begins"
+            if self.shared
+            else f"{len(chosen)} of them, one episode after another"
+        )
+        warnings.warn(f"{why}; evaluated in {where}", stacklevel=3)
         return chosen
 
     def __enter__(self) -> Evaluator:
@@ -230,10 +235,11 @@ def disturb(first: gymnasium.Env, second: gymnasium.Env) -> bool:
                 break
         return rows
 
-    try:
-        mixed = given(beside=True)
-    except Exception:  # an environment may raise anything; whether it does so alone, too, comes out next
-        mixed = []
+    mixed: list[bytes] = []
+    for _ in range(2):  # one that raises now and then has a second chance
+        with suppress(Exception):
+            mixed = given(beside=True)
+            break
     alone = given(beside=False)
     # One that does not even repeat itself alone says nothing about the other.
     return mixed != alone and given(beside=False) == alone

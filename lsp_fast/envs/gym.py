@@ -27,31 +27,32 @@ class GymEnv(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any], gymnasium.util
     `info["env_steps"]` counts those really taken.
     """
 
-    def __init__(self, env: gymnasium.Env, action_repeat: int) -> None:
+    def __init__(self, env: gymnasium.Env, action_repeat: int, task: str | None = None) -> None:
         """
         Args:
             env: with a bounded one-dimensional Box of actions and observations that can be flattened.
             action_repeat: at least 1.
+            task: names it in messages.
 
         Raises:
             LspFastError: spaces that cannot be learned with.
         """
         actions = env.action_space
-        name = env.spec.id if env.spec else type(env.unwrapped).__name__
+        task = task or PREFIX + (env.spec.id if env.spec else type(env.unwrapped).__name__)
         if not isinstance(actions, Box) or not np.issubdtype(actions.dtype, np.floating):
-            raise LspFastError(f"{PREFIX}{name} has actions {actions}; only continuous ones (a Box) can be learned")
+            raise LspFastError(f"{task} has actions {actions}; only continuous ones (a Box) can be learned")
         if not actions.is_bounded():
-            raise LspFastError(f"{PREFIX}{name} has actions without bounds ({actions}), which cannot be mapped to ±1")
+            raise LspFastError(f"{task} has actions without bounds ({actions}), which cannot be mapped to ±1")
         try:
             size = flatdim(env.observation_space)
         except (NotImplementedError, ValueError) as error:
             raise LspFastError(
-                f"{PREFIX}{name} has observations {env.observation_space}, which have no fixed number of entries"
+                f"{task} has observations {env.observation_space}, which have no fixed number of entries"
             ) from error
-        gymnasium.utils.RecordConstructorArgs.__init__(self, action_repeat=action_repeat)
+        gymnasium.utils.RecordConstructorArgs.__init__(self, action_repeat=action_repeat, task=task)
         super().__init__(env)
         self.max_env_steps = env.spec.max_episode_steps if env.spec else None
-        self.name = PREFIX + name
+        self.name = task
         self._action_repeat, self._own_space = action_repeat, env.observation_space
         self.observation_space = Box(-np.inf, np.inf, (size,), np.float32)
         self.action_space = Box(-1.0, 1.0, (flatdim(actions),), np.float32)
@@ -146,8 +147,9 @@ def make(task: str, *, action_repeat: int = 2, seed: int = 0) -> GymEnv:
     try:
         env = gymnasium.make(name, disable_env_checker=True)
     except Exception as error:  # an environment's own constructor may raise anything
-        near = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.4)
-        unknown = near and name not in gymnasium.registry
+        registered = name.rpartition(":")[2]  # without the module that registers it
+        near = difflib.get_close_matches(registered, gymnasium.registry, n=3, cutoff=0.4)
+        unknown = near and registered not in gymnasium.registry
         hint = f"; the nearest are {', '.join(PREFIX + n for n in near)}" if unknown else ""
         what = (
             str(error)
@@ -164,7 +166,7 @@ def make(task: str, *, action_repeat: int = 2, seed: int = 0) -> GymEnv:
         )
         env = gymnasium.wrappers.TimeLimit(env, EPISODE_ENV_STEPS)
     try:
-        wrapped = GymEnv(env, action_repeat)
+        wrapped = GymEnv(env, action_repeat, task)
     except BaseException:
         _close(env)
         raise

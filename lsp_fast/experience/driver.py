@@ -360,4 +360,4 @@ class Driver:
 
 def _checksum(observation: np.ndarray, reward: float, before: int | None = None) -> int:
     """Of a step, and of all before it."""
-    return zlib.crc32(struct.pack("d", reward), zlib.crc32(np.ascontiguousarray(observation), before or 0))
+    return zlib.crc32(struct.pack("d", reward), zlib.crc32(observation.tobytes(), before or 0))

@@ -145,7 +145,7 @@ def act(
     poses, seen, switches, pictures = [env.unwrapped.pose()], [], [], []
     for t in range(steps):
         if frames:
-            pictures.append(env.render_frame(FRAME, FRAME))
+            pictures.append(env.unwrapped.render_frame(FRAME, FRAME))
         action, carry = agent.policy(observation[None], carry)
         if skill is None and getattr(carry, "skill", None) is not None and t % agent.config.skill.length == 0:
             switches.append(t)
@@ -157,7 +157,7 @@ def act(
         if terminated or truncated:
             break
     if frames:
-        pictures.append(env.render_frame(FRAME, FRAME))
+        pictures.append(env.unwrapped.render_frame(FRAME, FRAME))
     return Held(skill, poses, torch.stack(seen) if seen else torch.empty(0), switches, pictures, info)
 
 
@@ -209,7 +209,7 @@ def _no_frames(env: Any) -> str | None:
     """Why no frame can be had; None where one can."""
     env.reset(seed=0)
     try:
-        env.render_frame(FRAME, FRAME)
+        env.unwrapped.render_frame(FRAME, FRAME)
     except LspFastError as error:
         return str(error)
     return None

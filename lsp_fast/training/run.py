@@ -215,8 +215,9 @@ class Run:
             self._saved = None  # the newest checkpoint may hold the episode that failed
             self.save()
             path = checkpoint.path_of(self.folder.checkpoints, self.env_steps)
+            named = "" if self.config.task in str(error) else f"{self.config.task}: "
             raise EnvironmentFailed(
-                f"{self.config.task}: {error}. The checkpoint {path} is from before it; the same command goes on from "
+                f"{named}{error}. The checkpoint {path} is from before it; the same command goes on from "
                 "there, with new episodes"
             ) from error
 

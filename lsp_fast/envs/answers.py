@@ -23,7 +23,7 @@ def ask(env: gymnasium.Env, index: int, steps: int, call: Callable[..., Answer],
 
     Args:
         env: whose method it is; `index` its number among others.
-        steps: agent steps into its episode.
+        steps: agent steps of its episode, with this one; 0 at a reset.
         call: the method, with its arguments.
 
     Raises:
@@ -39,8 +39,7 @@ def ask(env: gymnasium.Env, index: int, steps: int, call: Callable[..., Answer],
         place = traceback.extract_tb(error.__traceback__)[-1]
         what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise EnvironmentFailed(
-            f"{_name(env, index)} raised {what} ({place.filename.rpartition('/')[2]}:{place.lineno}), "
-            f"{steps} agent steps into its episode"
+            f"{_name(env, index)} raised {what} ({place.filename.rpartition('/')[2]}:{place.lineno}) {_when(steps)}"
         ) from error
 
 
@@ -67,9 +66,11 @@ def check(env: gymnasium.Env, index: int, steps: int, observation: np.ndarray, r
         field, value = f"observation[{place}]", float(flat[place])
     kind = field.partition("[")[0] + "s"
     remedy = f"{kind} must be finite" if math.isnan(value) else f"too large for float32: scale the {kind}"
-    raise EnvironmentFailed(
-        f"{_name(env, index)}: {field} is {value:g}, {steps} agent steps into its episode; {remedy}"
-    )
+    raise EnvironmentFailed(f"{_name(env, index)}: {field} is {value:g} {_when(steps)}; {remedy}")
+
+
+def _when(steps: int) -> str:
+    return f"in agent step {steps} of its episode" if steps else "where its episode begins"
 
 
 def _name(env: gymnasium.Env, index: int) -> str:

@@ -77,7 +77,7 @@ def same(*folders):
 def test_a_run_goes_on_after_its_environment_raised(fails, short, monkeypatch):
     monkeypatch.setenv("FAILS", str(fails))
     with pytest.raises(
-        EnvironmentFailed, match=r"gone away .* agent steps into its episode\. The checkpoint"
+        EnvironmentFailed, match=r"gone away .* in agent step \d+ of its episode\. The checkpoint"
     ) as caught:
         train(short("Raises"), "run", progress=False)
     state = newest()

@@ -100,7 +100,7 @@ ROWS = [
     *(Row(f"{name} is odd", f"{TRAIN}{name}-v0", 0, leaves=["run"]) for name in TAKEN),
     *(
         Row(f"{spoil} steps into training", f"{TRAIN}Spoilt-v0", 2, before=_fresh(SPOIL=spoil), after=_whole,
-            tells=["gym:troubles:Spoilt-v0 (environment 0): ", *words, "agent steps into its episode", *KEPT],
+            tells=["gym:troubles:Spoilt-v0 (environment 0): ", *words, "in agent step", *KEPT],
             spares=["Traceback", "RuntimeWarning"], leaves=["run"])
         for spoil, words in SPOILT.items()
     ),

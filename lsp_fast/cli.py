@@ -10,6 +10,7 @@ import json
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
@@ -231,11 +232,11 @@ class Evaluate:
             raise LspFastError(f"episodes = {self.episodes}: must be at least 1")
         check_seed(self.seed)
         agent = evaluate.load(self.logdir, device=self.device, backend=self.backend)
-        evaluator = evaluate.Evaluator(agent.config, self.episodes)
-        scores = {
-            "deterministic": evaluator.run_agent(agent, self.seed),
-            "exploring": evaluator.run_agent(agent, self.seed, explore=True),
-        }
+        with evaluate.Evaluator(agent.config, self.episodes) as evaluator:
+            scores = {
+                "deterministic": evaluator.run_agent(agent, self.seed),
+                "exploring": evaluator.run_agent(agent, self.seed, explore=True),
+            }
         if self.baselines:
             scores |= evaluate.baselines(agent.config, self.episodes, self.seed)
         for name, score in scores.items():
@@ -340,6 +341,7 @@ def _told(argv: list[str]) -> int:
         return _usage(argv)
     for line in machine.drop_thread_variables():
         print(f"lsp-fast: warning: {line}", file=sys.stderr)
+    warnings.formatwarning = _one_line
     try:
         return at_home(parse(argv)).run()
     except LspFastError as error:
@@ -356,6 +358,16 @@ def _told(argv: list[str]) -> int:
         )
         print(f"lsp-fast: quit{kept}", file=sys.stderr)
         return 130
+
+
+def _one_line(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
+    """A warning of ours is for the user, who need not know where in the code it is."""
+    return (
+        f"lsp-fast: warning: {message}\n" if category is UserWarning else _formatted(message, category, *place, **line)
+    )
+
+
+_formatted = warnings.formatwarning
 
 
 def _usage(argv: list[str]) -> int:

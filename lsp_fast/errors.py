@@ -15,3 +15,7 @@ class BackendUnavailable(LspFastError):
 
 class CheckpointError(LspFastError):
     """A run folder or checkpoint that cannot be used."""
+
+
+class EnvironmentFailed(LspFastError):
+    """An environment that raised, or gave what cannot be learned from; carries the original error."""

@@ -58,6 +58,10 @@ class Collector:
         """Begin the first episodes."""
         self.driver.reset()
 
+    def take_back(self) -> None:
+        """Go on with the running episodes after something else was done in these very environments."""
+        self.driver.load(self.driver.state())
+
     def collect(
         self, phase: Phase, meanwhile: Callable[[], object] | None = None, alarm: Callable[[], object] | None = None
     ) -> None:
@@ -92,6 +96,7 @@ class Collector:
                 "next_episode": driver["next_episode"],
                 "actions": [torch.from_numpy(actions) for actions in driver["actions"]],
                 "extras": [torch.from_numpy(rows) for rows in driver["extras"]],
+                "seen": driver["seen"],
             },
             "carry": self.carry.state_dict(),
             "explorer": json.dumps(self.explorer.bit_generator.state),

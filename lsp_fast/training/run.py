@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from lsp_fast.agents import ImaginationAgent
 from lsp_fast.config import Config
-from lsp_fast.errors import LspFastError
+from lsp_fast.errors import EnvironmentFailed, LspFastError
 from lsp_fast.evaluate import Evaluator
 from lsp_fast.noise import stream_seed
 from lsp_fast.reports.figures import learning_curves
@@ -108,6 +108,11 @@ class Run:
         return self.trainer.schedule.finished(self.env_steps) and self.logger.xs[-1:] != [self.env_steps]
 
     @property
+    def can_evaluate(self) -> bool:
+        """Whether nothing is lost: in an environment that is trained in, too, only where an episode begins."""
+        return not self.evaluator.shared or bool(self.trainer.collector.driver.is_first.all())
+
+    @property
     def out_of_time(self) -> bool:
         """Whether `max_minutes` of this start are over."""
         limit = self.config.max_minutes
@@ -131,7 +136,13 @@ class Run:
         """Whole episodes of the policy without exploration; of frames also what the model predicts of them."""
         trainer, seed = self.trainer, stream_seed(self.config.seed, f"evaluate/{self.env_steps}")
         trainer.learner.check_finite()
-        score = self.evaluator.run_agent(trainer.agent, seed)
+        try:
+            score = self.evaluator.run_agent(trainer.agent, seed)
+        except EnvironmentFailed:
+            trainer.schedule.evaluate.again()
+            raise
+        if self.evaluator.shared and not trainer.schedule.finished(self.env_steps):
+            trainer.collector.take_back()
         row = {"eval/return": score.mean, "eval/return_std": float(np.std(score.returns))}
         self.logger.write(self.env_steps, row if score.success is None else {**row, "eval/success": score.success})
         if trainer.agent.pixels and isinstance(trainer.agent, ImaginationAgent):
@@ -190,7 +201,7 @@ class Run:
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """Put what is not finite into words for the user."""
+        """Put into words for the user what is not finite, and what an environment did; then there is a checkpoint."""
         try:
             with self._bar:
                 yield
@@ -200,6 +211,15 @@ class Run:
                 f"{error} The checkpoint {newest} is from before it. The same command would repeat it; begin anew with "
                 "a lower --model.learning-rate, --actor.learning-rate or --optimizer.grad-clip"
             ) from None
+        except EnvironmentFailed as error:
+            self._saved = None  # the newest checkpoint may hold the episode that failed
+            self.save()
+            path = checkpoint.path_of(self.folder.checkpoints, self.env_steps)
+            named = "" if self.config.task in str(error) else f"{self.config.task}: "
+            raise EnvironmentFailed(
+                f"{named}{error}. The checkpoint {path} is from before it; the same command goes on from "
+                "there, with new episodes"
+            ) from error
 
     def close(self, finished: bool, stop: Stop) -> Result:
         """The last checkpoint, the curve, and what there is now."""

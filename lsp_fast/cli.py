@@ -21,7 +21,7 @@ import tyro
 
 import lsp_fast
 from lsp_fast import machine, terminal
-from lsp_fast.config import ALGORITHMS, PRESETS, Config, base_config, check
+from lsp_fast.config import ALGORITHMS, PRESETS, Config, base_config, check, check_seed
 from lsp_fast.errors import LspFastError
 from lsp_fast.files import check_writable
 
@@ -108,6 +108,8 @@ class Transfer:
         from lsp_fast.storage.run_folder import RunFolder
         from lsp_fast.training.transfer import transfer_config
 
+        if self.seed is not None:
+            check_seed(self.seed)
         named = "-frozen" * self.freeze_policy + "-relabel" * self.relabel
         if (logdir := self.logdir) is None:
             seed = RunFolder(self.source).read_config().seed if self.seed is None else self.seed

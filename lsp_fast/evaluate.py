@@ -267,4 +267,5 @@ def load(logdir: str | Path, *, device: str = "auto", backend: str = "auto") -> 
     with checkpoint.fitting(state):
         agent = agents.make(checkpoint.observation_of(state), state["action_dim"], config, state.get("goals"))
         agent.load_state_dict(state["agent"])
+        agent.at(state["env_steps"])
     return agent

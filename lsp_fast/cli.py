@@ -193,14 +193,6 @@ def assignments(option: str, given: Iterable[Iterable[str]]) -> dict[str, Any]:
     return values
 
 
-def check_seed(seed: int) -> None:
-    """Refuse what no environment could be seeded with."""
-    if seed < 0:
-        raise LspFastError(f"seed = {seed}: must be at least 0")
-    if seed >= 2**31:
-        raise LspFastError(f"seed = {seed}: must lie in 0 .. 2**31 - 1")
-
-
 def warn(warnings: Iterable[str]) -> None:
     """Say on standard error what a user should know of a result."""
     for warning in warnings:

@@ -47,7 +47,7 @@ def planner_health(planner: Planner, start: State, noise: Noise) -> dict[str, Te
         elites.append(backend.select_elites(value, plans, m, *prior, p.std_floor)[2])
     # Planned with the noise of the first draw, valued with that of the second: elites are chosen for luck, too. Nothing
     # is drawn for it.
-    planned = planner.search(start, draws[0], prior).mean[:, None].expand_as(plans)
+    planned = planner.search(start, draws[0], prior).mean[:, None].expand(-1, g, -1, -1)
     assert draws[1].action is not None
     rollouts = ImagineNoise(draws[1].stoch[0], draws[1].action[0])
     plan_value = score_plans(start, planned, weights, rollouts, planner.rules, backend)

@@ -94,8 +94,8 @@ def take_over(config: Config, agent: Agent, replay: Replay) -> None:
         state = checkpoint.load(checkpoint.path_of(source.checkpoints, t.source_env_steps))
     except CheckpointError as error:
         raise CheckpointError(
-            f"transfer.source: {error}; nothing can be taken over from there. lsp-fast transfer takes the newest that a "
-            "run has, into a new --logdir"
+            f"transfer.source: {error}; nothing can be taken over. lsp-fast transfer takes the newest that a run has, "
+            "into a new --logdir"
         ) from error
     there = checkpoint.observation_of(state), state["action_dim"]
     if there != (agent.observation, agent.action_dim):

@@ -21,7 +21,7 @@ import tyro
 
 import lsp_fast
 from lsp_fast import machine, terminal
-from lsp_fast.config import ALGORITHMS, PRESETS, Config, base_config, check
+from lsp_fast.config import ALGORITHMS, PRESETS, Config, base_config, check, check_seed
 from lsp_fast.errors import LspFastError
 from lsp_fast.files import check_writable
 
@@ -108,6 +108,8 @@ class Transfer:
         from lsp_fast.storage.run_folder import RunFolder
         from lsp_fast.training.transfer import transfer_config
 
+        if self.seed is not None:
+            check_seed(self.seed)
         named = "-frozen" * self.freeze_policy + "-relabel" * self.relabel
         if (logdir := self.logdir) is None:
             seed = RunFolder(self.source).read_config().seed if self.seed is None else self.seed
@@ -189,14 +191,6 @@ def assignments(option: str, given: Iterable[Iterable[str]]) -> dict[str, Any]:
         except json.JSONDecodeError:
             values[name] = value
     return values
-
-
-def check_seed(seed: int) -> None:
-    """Refuse what no environment could be seeded with."""
-    if seed < 0:
-        raise LspFastError(f"seed = {seed}: must be at least 0")
-    if seed >= 2**31:
-        raise LspFastError(f"seed = {seed}: must lie in 0 .. 2**31 - 1")
 
 
 def warn(warnings: Iterable[str]) -> None:

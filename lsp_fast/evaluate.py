@@ -13,7 +13,7 @@ import numpy as np
 
 from lsp_fast import agents, envs, threads
 from lsp_fast.agents import Agent
-from lsp_fast.config import Config
+from lsp_fast.config import Config, check_seed
 from lsp_fast.envs.answers import ask
 from lsp_fast.envs.goals import goal_entries
 from lsp_fast.envs.gym import PREFIX
@@ -152,7 +152,12 @@ class Evaluator:
 
 
 def baselines(config: Config, episodes: int, seed: int = 0) -> dict[str, Score]:
-    """What a policy scores without learning: uniformly random actions, zero actions, and the untrained agent."""
+    """What a policy scores without learning: uniformly random actions, zero actions, and the untrained agent.
+
+    Raises:
+        ConfigError: the seed is none.
+    """
+    check_seed(seed)
     with Evaluator(config, episodes) as evaluator:
         return _baselines(config, evaluator, seed)
 
@@ -262,4 +267,5 @@ def load(logdir: str | Path, *, device: str = "auto", backend: str = "auto") -> 
     with checkpoint.fitting(state):
         agent = agents.make(checkpoint.observation_of(state), state["action_dim"], config, state.get("goals"))
         agent.load_state_dict(state["agent"])
+        agent.at(state["env_steps"])
     return agent

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from lsp_fast.agents import Agent, Carry, ImaginationAgent
+from lsp_fast.config import check_seed
 from lsp_fast.envs.answers import ask, check
 from lsp_fast.envs.dmc import DmcEnv, Pose
 from lsp_fast.errors import LspFastError
@@ -71,8 +72,9 @@ def show(agent: Agent, out: Path, *, count: int = 6, env_steps: int = 40, seed: 
         seed: of the start state and of the skills.
 
     Raises:
-        LspFastError: no skills, a task without a body, or less than two skills or steps.
+        LspFastError: no skills, a task without a body, or less than two skills or steps; or a seed that is none.
     """
+    check_seed(seed)
     c = agent.config
     steps = env_steps // c.collect.action_repeat
     if c.skill.source == "none" or not isinstance(agent, ImaginationAgent):
@@ -114,8 +116,9 @@ def film(agent: Agent, path: Path, seed: int = 0) -> None:
     """A video of one deterministic episode.
 
     Raises:
-        LspFastError: frames cannot be had.
+        LspFastError: frames cannot be had, or the seed is none.
     """
+    check_seed(seed)
     with closing(_environment(agent)) as env:
         if (missing := _no_frames(env)) is not None:
             raise LspFastError(f"a video needs frames: {missing}")

@@ -29,7 +29,7 @@ class Collector:
 
     Args:
         config: checked.
-        agent: acts; it is not changed.
+        agent: acts; nothing of it is changed but its clock, which counts the steps made.
         replay: receives every row.
         environments: E of them, with equal spaces.
 
@@ -85,6 +85,7 @@ class Collector:
         result = driver.step(actions, meanwhile, extras)
         self.env_steps += result.env_steps
         self.agent_steps += len(actions)
+        agent.at(self.env_steps)
         self.returns.extend(episode.episode_return for episode in result.finished)
         self.successes.extend(float(episode.success) for episode in result.finished if episode.success is not None)
 
@@ -112,5 +113,6 @@ class Collector:
         self.carry = self.carry.loaded(state["carry"])
         self.explorer.bit_generator.state = json.loads(state["explorer"])
         self.env_steps, self.agent_steps = state["env_steps"], state["agent_steps"]
+        self.agent.at(self.env_steps)
         self.returns.extend(state["returns"])
         self.successes.extend(state.get("successes", []))

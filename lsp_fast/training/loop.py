@@ -14,7 +14,7 @@ from lsp_fast.training.preflight import check_resources, disk_errors
 from lsp_fast.training.run import Result, Run, announce
 from lsp_fast.training.signals import Stop, stop_on_signal
 from lsp_fast.training.trainer import Trainer
-from lsp_fast.training.transfer import transfer_config
+from lsp_fast.training.transfer import transfer_config, with_whole_source
 
 
 def train(config: Config, logdir: str | Path, *, progress: bool = True, profile: bool = False) -> Result:
@@ -36,6 +36,7 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True, profile:
     check(config)
     limited = threads.use(config.threads)
     folder = RunFolder(logdir)
+    config = with_whole_source(config, folder)
     with ExitStack() as stack:
         stack.callback(folder.release)
         folder.lock()

@@ -10,6 +10,7 @@ import json
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
@@ -20,7 +21,7 @@ import tyro
 
 import lsp_fast
 from lsp_fast import machine, terminal
-from lsp_fast.config import ALGORITHMS, PRESETS, Config, base_config, check
+from lsp_fast.config import ALGORITHMS, PRESETS, Config, base_config, check, check_seed
 from lsp_fast.errors import LspFastError
 from lsp_fast.files import check_writable
 
@@ -107,6 +108,8 @@ class Transfer:
         from lsp_fast.storage.run_folder import RunFolder
         from lsp_fast.training.transfer import transfer_config
 
+        if self.seed is not None:
+            check_seed(self.seed)
         named = "-frozen" * self.freeze_policy + "-relabel" * self.relabel
         if (logdir := self.logdir) is None:
             seed = RunFolder(self.source).read_config().seed if self.seed is None else self.seed
@@ -190,14 +193,6 @@ def assignments(option: str, given: Iterable[Iterable[str]]) -> dict[str, Any]:
     return values
 
 
-def check_seed(seed: int) -> None:
-    """Refuse what no environment could be seeded with."""
-    if seed < 0:
-        raise LspFastError(f"seed = {seed}: must be at least 0")
-    if seed >= 2**31:
-        raise LspFastError(f"seed = {seed}: must lie in 0 .. 2**31 - 1")
-
-
 def warn(warnings: Iterable[str]) -> None:
     """Say on standard error what a user should know of a result."""
     for warning in warnings:
@@ -231,11 +226,11 @@ class Evaluate:
             raise LspFastError(f"episodes = {self.episodes}: must be at least 1")
         check_seed(self.seed)
         agent = evaluate.load(self.logdir, device=self.device, backend=self.backend)
-        evaluator = evaluate.Evaluator(agent.config, self.episodes)
-        scores = {
-            "deterministic": evaluator.run_agent(agent, self.seed),
-            "exploring": evaluator.run_agent(agent, self.seed, explore=True),
-        }
+        with evaluate.Evaluator(agent.config, self.episodes) as evaluator:
+            scores = {
+                "deterministic": evaluator.run_agent(agent, self.seed),
+                "exploring": evaluator.run_agent(agent, self.seed, explore=True),
+            }
         if self.baselines:
             scores |= evaluate.baselines(agent.config, self.episodes, self.seed)
         for name, score in scores.items():
@@ -340,6 +335,7 @@ def _told(argv: list[str]) -> int:
         return _usage(argv)
     for line in machine.drop_thread_variables():
         print(f"lsp-fast: warning: {line}", file=sys.stderr)
+    warnings.formatwarning = _one_line
     try:
         return at_home(parse(argv)).run()
     except LspFastError as error:
@@ -356,6 +352,16 @@ def _told(argv: list[str]) -> int:
         )
         print(f"lsp-fast: quit{kept}", file=sys.stderr)
         return 130
+
+
+def _one_line(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
+    """A warning of ours is for the user, who need not know where in the code it is."""
+    return (
+        f"lsp-fast: warning: {message}\n" if category is UserWarning else _formatted(message, category, *place, **line)
+    )
+
+
+_formatted = warnings.formatwarning
 
 
 def _usage(argv: list[str]) -> int:

@@ -17,6 +17,10 @@ class CheckpointError(LspFastError):
     """A run folder or checkpoint that cannot be used."""
 
 
+class EnvironmentFailed(LspFastError):
+    """An environment that raised, or gave what cannot be learned from; carries the original error."""
+
+
 def first_line(error: BaseException) -> str:
     """What an error says first; its kind where it says nothing."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

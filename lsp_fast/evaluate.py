@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +13,11 @@ import numpy as np
 
 from lsp_fast import agents, envs, threads
 from lsp_fast.agents import Agent
-from lsp_fast.config import Config
+from lsp_fast.config import Config, check_seed
+from lsp_fast.envs.answers import ask
 from lsp_fast.envs.goals import goal_entries
+from lsp_fast.envs.gym import PREFIX
+from lsp_fast.errors import LspFastError
 from lsp_fast.experience.driver import Driver, EpisodeSummary
 from lsp_fast.noise import Noise, stream_seed
 from lsp_fast.storage import checkpoint
@@ -44,29 +49,95 @@ class Score:
 class Evaluator:
     """Episodes of one task, run side by side; each call starts from layouts of its own seed.
 
+    Of some environments there can be only one, or several disturb each other. Then there is one, and its episodes
+    follow each other; with `training` it may be the very one that is trained in.
+
     Args:
         config: task and action repeat are used.
         episodes: how many.
+        training: environments of the same task that are stepped between the evaluations.
+
+    Attributes:
+        envs: that are stepped.
+        shared: whether that is the one of `training`: an evaluation ends the episode that is running there.
+
+    Raises:
+        LspFastError: the environment cannot be made.
     """
 
-    def __init__(self, config: Config, episodes: int) -> None:
-        self.config = config
-        self.envs = [make_env(config) for _ in range(episodes)]
+    def __init__(self, config: Config, episodes: int, training: Sequence[gymnasium.Env] = ()) -> None:
+        self.config, self.episodes, self.shared = config, episodes, False
+        self._made: list[gymnasium.Env] = []
+        try:
+            self.envs = self._choose(list(training))
+        except BaseException:
+            self.close()
+            raise
+
+    def _choose(self, training: list[gymnasium.Env]) -> list[gymnasium.Env]:
+        """As many environments as there can be of those that do not disturb each other."""
+        task = self.config.task
+        try:
+            while len(self._made) < self.episodes:
+                self._made.append(make_env(self.config))
+        except LspFastError as error:
+            if not task.startswith(PREFIX) or not (training or self._made):
+                raise
+            if not self._made and len(training) > 1:
+                raise LspFastError(
+                    f"{error}; for one that is trained and evaluated in, set --collect.num-envs 1"
+                ) from error
+            why = f"{error}; there can be only {len(training) + len(self._made)} of this environment"
+            chosen = self._made or training
+        else:
+            found = [*training, *self._made]
+            if not task.startswith(PREFIX) or len(found) < 2 or not disturb(*found[-2:]):
+                return self._made
+            why = (
+                f"{task}: two of its environments disturb each other, as they share the state of a module, a server or "
+                "a generator"
+            )
+            if len(training) > 1:
+                why += " (so do those that are trained in: set --collect.num-envs 1)"
+            # The others are closed at the end, like all: closing one might disturb, too.
+            chosen = training if len(training) == 1 else self._made[:1]
+        self.shared = chosen is training
+        where = (
+            "the one that is trained in, where an episode begins"
+            if self.shared
+            else f"{len(chosen)} of them, one episode after another"
+        )
+        warnings.warn(f"{why}; evaluated in {where}", stacklevel=3)
+        return chosen
+
+    def __enter__(self) -> Evaluator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the environments that were made here."""
+        made, self._made = self._made, []
+        close(made)
 
     def run(self, policy: Policy, seed: int) -> Score:
-        """One episode per environment."""
+        """So many episodes, side by side where there are as many environments.
+
+        Raises:
+            EnvironmentFailed: one of them did.
+        """
         driver = Driver(self.envs, seed)
         driver.reset()
-        episodes: dict[int, EpisodeSummary] = {}
-        while len(episodes) < len(self.envs):
-            result = driver.step(policy(driver.observations, driver.is_first))
-            for episode in result.finished:
-                # Where episodes differ in length, a second one of a faster environment does not count.
-                episodes.setdefault(episode.env, episode)
-        reached = [episode.success for episode in episodes.values() if episode.success is not None]
-        return Score(
-            [episodes[i].episode_return for i in range(len(self.envs))], float(np.mean(reached)) if reached else None
-        )
+        each = -(-self.episodes // len(self.envs))
+        found: list[list[EpisodeSummary]] = [[] for _ in self.envs]
+        # Where episodes differ in length, one more of a faster environment does not count.
+        while min(map(len, found)) < each:
+            for episode in driver.step(policy(driver.observations, driver.is_first)).finished:
+                found[episode.env].append(episode)
+        counted = [episode for episodes in found for episode in episodes[:each]][: self.episodes]
+        reached = [episode.success for episode in counted if episode.success is not None]
+        return Score([episode.episode_return for episode in counted], float(np.mean(reached)) if reached else None)
 
     def run_agent(self, agent: Agent, seed: int, explore: bool = False) -> Score:
         """Episodes of the agent; its own noise is not touched, so that evaluating changes nothing in training."""
@@ -81,8 +152,17 @@ class Evaluator:
 
 
 def baselines(config: Config, episodes: int, seed: int = 0) -> dict[str, Score]:
-    """What a policy scores without learning: uniformly random actions, zero actions, and the untrained agent."""
-    evaluator = Evaluator(config, episodes)
+    """What a policy scores without learning: uniformly random actions, zero actions, and the untrained agent.
+
+    Raises:
+        ConfigError: the seed is none.
+    """
+    check_seed(seed)
+    with Evaluator(config, episodes) as evaluator:
+        return _baselines(config, evaluator, seed)
+
+
+def _baselines(config: Config, evaluator: Evaluator, seed: int) -> dict[str, Score]:
     obs_dim, action_dim = dimensions(evaluator.envs[0])
     rng = np.random.default_rng(stream_seed(seed, "baseline"))
 
@@ -107,6 +187,69 @@ def make_env(config: Config) -> gymnasium.Env:
     return envs.make(config.task, action_repeat=repeat, obs=config.obs, fast_render=config.fast_render)
 
 
+def make_envs(config: Config, count: int) -> list[gymnasium.Env]:
+    """So many of them.
+
+    Raises:
+        LspFastError: one cannot be made; those before it are closed.
+    """
+    made: list[gymnasium.Env] = []
+    try:
+        while len(made) < count:
+            made.append(make_env(config))
+    except BaseException as error:
+        close(made)
+        if made and isinstance(error, LspFastError):
+            raise LspFastError(
+                f"{error}; there are {len(made)} of them already: where there can be no more, set "
+                f"--collect.num-envs {len(made)}"
+            ) from error
+        raise
+    return made
+
+
+def close(environments: Sequence[gymnasium.Env]) -> None:
+    """Close all, whatever some of them say: what was done with them stays done."""
+    for env in environments:
+        try:
+            env.close()
+        except Exception as error:  # an environment may raise anything
+            warnings.warn(f"closing an environment raised {type(error).__name__}: {error}", stacklevel=2)
+
+
+def disturb(first: gymnasium.Env, second: gymnasium.Env) -> bool:
+    """Whether stepping the second environment changes what the first one gives. Their episodes are over then.
+
+    Raises:
+        EnvironmentFailed: the first one did, alone.
+    """
+    action = np.zeros(first.action_space.shape or (), np.float32)
+
+    def given(beside: bool) -> list[bytes]:
+        observation, _ = ask(first, 0, 0, first.reset, seed=0)
+        rows = [observation.tobytes()]
+        if beside:
+            second.reset(seed=1)
+        for _ in range(2):
+            if beside:
+                second.step(action)
+                beside = False
+            observation, reward, terminated, truncated, _ = ask(first, 0, 1, first.step, action)
+            rows.append(observation.tobytes() + np.float64(reward).tobytes())
+            if terminated or truncated:
+                break
+        return rows
+
+    mixed: list[bytes] = []
+    for _ in range(2):  # one that raises now and then has a second chance
+        with suppress(Exception):
+            mixed = given(beside=True)
+            break
+    alone = given(beside=False)
+    # One that does not even repeat itself alone says nothing about the other.
+    return mixed != alone and given(beside=False) == alone
+
+
 def dimensions(env) -> tuple[int | tuple[int, ...], int]:
     """An environment's observation, by its width or (of frames) its shape, and the width of its action."""
     width, *more = map(int, env.observation_space.shape)
@@ -124,4 +267,5 @@ def load(logdir: str | Path, *, device: str = "auto", backend: str = "auto") -> 
     with checkpoint.fitting(state):
         agent = agents.make(checkpoint.observation_of(state), state["action_dim"], config, state.get("goals"))
         agent.load_weights(state["agent"])
+        agent.at(state["env_steps"])
     return agent

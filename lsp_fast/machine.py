@@ -84,6 +84,10 @@ def memory_available() -> int | None:
 
 def process_memory() -> int:
     """Bytes that this process has taken so far, at most."""
+    status = colon_lines(Path("/proc/self/status"))
+    if "VmHWM" in status:
+        return 1024 * int(status["VmHWM"].split()[0])
+    # This one may be the peak of the process that began this one.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lsp_fast.experience.replay import Replay
+from lsp_fast.experience.replay import Replay, Rows
 
 OBSERVATION, ACTION = 3, 2
 
@@ -30,4 +30,5 @@ def filled(lengths, capacity=10_000, **options):
 
 def content(replay):
     """Every completed row, in order."""
-    return replay._newest(replay.num_rows)
+    pieces = [replay._empty(0), *replay._newest(replay.num_rows)]
+    return Rows(*map(np.concatenate, zip(*pieces, strict=True)))

@@ -37,8 +37,8 @@ BAD = {
     "not a number": (f"{NEW} --seed x", "x"),
     "negative steps": (f"{NEW} --env-steps -5", "env_steps = -5: must be at least 1"),
     "no steps": (f"{NEW} --env-steps 0", "env_steps = 0: must be at least 1"),
-    "negative seed": (f"{NEW} --seed -1", "seed = -1: must be at least 0"),
-    "seed too large": (f"{NEW} --seed 2147483648", "seed = 2147483648: must lie in 0 .. 2**31 - 1"),
+    "negative seed": (f"{NEW} --seed -1", "seed = -1: must be an integer in 0 .. 2**31 - 1"),
+    "seed too large": (f"{NEW} --seed 2147483648", "seed = 2147483648: must be an integer in 0 .. 2**31 - 1"),
     "negative threads": (f"{NEW} --threads -1", "threads = -1"),
     "K = 0": (f"{NEW} --skill.length 0", "skill.length = 0: must be at least 1"),
     "K > H": (f"{NEW} --skill.length 30", "skill.length = 30: no segment fits into behavior.horizon = 10"),
@@ -57,7 +57,7 @@ BAD = {
     "no batch": (f"{NEW} --train.batch-size 0", "train.batch_size = 0"),
     "decoder bounds crossed": (f"{NEW} --model.decoder-min-std 2", "must be below model.decoder_max_std"),
     "intrinsic reward without skills": (f"{NEW} --skill.source none", "needs skills: set skill.source"),
-    "several at once": (f"{NEW} --seed -1 --threads -2", "seed = -1: must be at least 0\nthreads = -2"),
+    "several at once": (f"{NEW} --seed -1 --threads -2", "seed = -1: must be an integer in 0 .. 2**31 - 1\nthreads"),
     "replay of less than an episode": (f"{NEW} --collect.replay-capacity 500", "takes 501 rows"),
     # Folders
     "logdir is a file": (f"{TRAIN} file --device cpu", "file is not empty and holds no run"),
@@ -87,7 +87,7 @@ BAD = {
     "evaluate a truncated checkpoint": ("evaluate --logdir truncated", "not a readable checkpoint"),
     "evaluate another agent": ("evaluate --logdir alien", "does not fit"),
     "no episodes": ("evaluate --logdir run --episodes 0", "episodes = 0: must be at least 1"),
-    "evaluate with a negative seed": ("evaluate --logdir run --seed -1", "seed = -1: must be at least 0"),
+    "evaluate with a negative seed": ("evaluate --logdir run --seed -1", "seed = -1: must be an integer"),
     "evaluate on a missing GPU": ("evaluate --logdir run --device cuda:9", "cuda:9"),
     "evaluate with a GPU backend": ("evaluate --logdir run --backend triton --device cpu", "triton"),
     # Plotting

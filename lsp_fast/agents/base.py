@@ -33,6 +33,8 @@ class Agent(ABC):
         optimizers: by the name of the module that each changes.
         frozen: names of modules that do not learn.
         extras_dim: numbers that `extras` gives; the replay keeps them with every step.
+        env_steps: 0-d int64 on the device, environment steps of the run so far: a clock for what changes over time. It
+            keeps its storage, so that a captured CUDA graph reads it anew at every replay. `at` sets it.
     """
 
     modules: nn.ModuleDict
@@ -47,12 +49,17 @@ class Agent(ABC):
         self.observation_shape = (observation,) if isinstance(observation, int) else tuple(observation)
         self.action_dim = action_dim
         self.noise = Noise(config.seed, self.device)
+        self.env_steps = torch.zeros((), dtype=torch.int64, device=self.device)
         self.frozen = {"actor", "predictor"} if config.transfer.freeze_policy else set()
         if self.device.type == "cuda":
             # Kernels run on the current device, whatever their tensors' is.
             torch.cuda.set_device(self.device)
             # A setting of the whole process; the Triton kernels go by it too.
             torch.set_float32_matmul_precision("high" if config.train.matmul == "tf32" else "highest")
+
+    def at(self, env_steps: int) -> None:
+        """Set the clock. Whoever counts the steps calls it, before the agent acts or learns; it is in no checkpoint."""
+        self.env_steps.fill_(env_steps)
 
     @property
     def pixels(self) -> bool:

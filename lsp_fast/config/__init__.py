@@ -3,6 +3,7 @@
 from lsp_fast.config.check import check
 from lsp_fast.config.make import base_config, differences, flat, from_dict, make_config, replace
 from lsp_fast.config.rows import ALGORITHMS, PRESETS
+from lsp_fast.config.seeds import check_seed
 from lsp_fast.config.values import (
     ActorConfig,
     BehaviorConfig,
@@ -39,6 +40,7 @@ __all__ = [
     "ValueConfig",
     "base_config",
     "check",
+    "check_seed",
     "differences",
     "flat",
     "from_dict",

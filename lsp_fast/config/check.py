@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from lsp_fast.config.seeds import check_seed
 from lsp_fast.config.values import Config
 from lsp_fast.errors import ConfigError
 
@@ -30,6 +31,11 @@ def check(config: Config) -> None:
                 walk(value, name + ".")
             elif isinstance(value, float) and not math.isfinite(value):
                 problems.append(f"{name} = {value}: must be finite")
+            elif name == "seed":
+                try:
+                    check_seed(value)
+                except ConfigError as error:
+                    problems.append(str(error))
             elif isinstance(value, (int, float)) and not isinstance(value, bool):
                 low = 0 if name in _MAY_BE_ZERO else (1 if isinstance(value, int) else None)
                 if low is not None:
@@ -40,7 +46,6 @@ def check(config: Config) -> None:
     walk(config)
     if problems:  # what follows compares values
         raise ConfigError("\n".join(problems))
-    need(config.seed < 2**31, f"seed = {config.seed}: must lie in 0 .. 2**31 - 1")
     p, b = config.planner, config.behavior
     need(p.elites <= p.candidates, f"planner.elites = {p.elites}: must not exceed planner.candidates = {p.candidates}")
     need(b.gamma <= 1, f"behavior.gamma = {b.gamma}: must not exceed 1")
@@ -98,7 +103,7 @@ def check(config: Config) -> None:
 
 
 _MAY_BE_ZERO = {
-    "seed", "threads", "collect.exploration_noise", "train.pretrain", "model.free_nats", "actor.entropy",
+    "threads", "collect.exploration_noise", "train.pretrain", "model.free_nats", "actor.entropy",
     "behavior.plan_states", "behavior.lam", "behavior.gamma", "skill.beta", "skill.noise", "planner.std_floor",
     "predictor.noise", "actor.min_std", "model.min_std", "max_minutes",
     "transfer.source_env_steps",

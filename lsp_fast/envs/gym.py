@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import warnings
+from contextlib import suppress
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, flatdim
+from gymnasium.spaces import Box, flatdim, flatten
 
+from lsp_fast.envs.answers import check
 from lsp_fast.errors import LspFastError
 
 PREFIX = "gym:"
@@ -24,31 +27,33 @@ class GymEnv(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any], gymnasium.util
     `info["env_steps"]` counts those really taken.
     """
 
-    def __init__(self, env: gymnasium.Env, action_repeat: int) -> None:
+    def __init__(self, env: gymnasium.Env, action_repeat: int, task: str | None = None) -> None:
         """
         Args:
             env: with a bounded one-dimensional Box of actions and observations that can be flattened.
             action_repeat: at least 1.
+            task: names it in messages.
 
         Raises:
             LspFastError: spaces that cannot be learned with.
         """
         actions = env.action_space
-        name = env.spec.id if env.spec else type(env.unwrapped).__name__
+        task = task or PREFIX + (env.spec.id if env.spec else type(env.unwrapped).__name__)
         if not isinstance(actions, Box) or not np.issubdtype(actions.dtype, np.floating):
-            raise LspFastError(f"{PREFIX}{name} has actions {actions}; only continuous ones (a Box) can be learned")
+            raise LspFastError(f"{task} has actions {actions}; only continuous ones (a Box) can be learned")
         if not actions.is_bounded():
-            raise LspFastError(f"{PREFIX}{name} has actions without bounds ({actions}), which cannot be mapped to ±1")
+            raise LspFastError(f"{task} has actions without bounds ({actions}), which cannot be mapped to ±1")
         try:
             size = flatdim(env.observation_space)
         except (NotImplementedError, ValueError) as error:
             raise LspFastError(
-                f"{PREFIX}{name} has observations {env.observation_space}, which have no fixed number of entries"
+                f"{task} has observations {env.observation_space}, which have no fixed number of entries"
             ) from error
-        gymnasium.utils.RecordConstructorArgs.__init__(self, action_repeat=action_repeat)
-        super().__init__(gymnasium.wrappers.FlattenObservation(env))
+        gymnasium.utils.RecordConstructorArgs.__init__(self, action_repeat=action_repeat, task=task)
+        super().__init__(env)
         self.max_env_steps = env.spec.max_episode_steps if env.spec else None
-        self._action_repeat, self._name = action_repeat, name
+        self.name = task
+        self._action_repeat, self._own_space = action_repeat, env.observation_space
         self.observation_space = Box(-np.inf, np.inf, (size,), np.float32)
         self.action_space = Box(-1.0, 1.0, (flatdim(actions),), np.float32)
         # Not RescaleAction, which maps in the bounds' own float32: an action of 1 can then miss the bound, and every
@@ -64,7 +69,10 @@ class GymEnv(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any], gymnasium.util
             result = self.env.reset(seed=None if seed is None else seed % 2**31, options=options)
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
             raise self._misfit(f"reset() gave {_told(result)}", "return (observation, info), info being a dictionary")
-        return self._checked(result[0]), result[1]
+        observation, info = result
+        if "success" in info:
+            info = {**info, "success": self._flag('info["success"]', info["success"])}
+        return self._flat(observation), info
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         action = np.asarray(action, np.float64)
@@ -81,9 +89,9 @@ class GymEnv(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any], gymnasium.util
             observation, reward, terminated, truncated, info = self._outcome(self.env.step(own.copy()))
             total, taken = total + reward, taken + 1
             if "success" in info:  # at any of the steps
-                success = bool(success or info["success"])
+                success = self._flag('info["success"]', info["success"]) or bool(success)
         info = {**info, "env_steps": taken, **({} if success is None else {"success": success})}
-        return self._checked(observation), total, terminated, truncated, info
+        return self._flat(observation), total, terminated, truncated, info
 
     def _outcome(self, result: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """What `step` gave, as gymnasium wants it."""
@@ -93,15 +101,19 @@ class GymEnv(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any], gymnasium.util
                 "return (observation, reward, terminated, truncated, info), info being a dictionary",
             )
         observation, reward, terminated, truncated, info = result
-        ends = bool(self._number("terminated", terminated)), bool(self._number("truncated", truncated))
+        ends = self._flag("terminated", terminated), self._flag("truncated", truncated)
         return observation, self._number("reward", reward), *ends, info
 
-    def _checked(self, observation: Any) -> np.ndarray:
-        """Flat float32, of the width that the space declares."""
+    def _flat(self, observation: Any) -> np.ndarray:
+        """Flat float32, of the width that the space declares: a copy, as an environment may reuse its array."""
         try:
-            flat = np.asarray(observation, np.float32)
-        except (TypeError, ValueError) as error:
-            raise self._misfit(f"an observation is no array of numbers ({error})", "make it fit the space") from error
+            with np.errstate(over="ignore"):  # what becomes infinite is refused wherever the environment is stepped
+                flat = np.array(flatten(self._own_space, observation), np.float32)
+        except (KeyError, TypeError, ValueError) as error:
+            what = "has no entry" if isinstance(error, KeyError) else "is no array of numbers:"
+            raise self._misfit(
+                f"an observation {what} {error}", "return observations of its observation_space"
+            ) from error
         if flat.shape != self.observation_space.shape:
             wanted = self.observation_space.shape
             raise self._misfit(f"an observation has shape {flat.shape}, its space {wanted}", "make the two agree")
@@ -114,8 +126,12 @@ class GymEnv(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any], gymnasium.util
         except (TypeError, ValueError) as error:
             raise self._misfit(f"{name} is {_told(value)}", "return one number") from error
 
+    def _flag(self, name: str, value: Any) -> bool:
+        """A truth, or an array of one."""
+        return value if isinstance(value, bool) else bool(self._number(name, value))
+
     def _misfit(self, what: str, remedy: str) -> LspFastError:
-        return LspFastError(f"{PREFIX}{self._name}: {what}; {remedy}")
+        return LspFastError(f"{self.name}: {what}; {remedy}")
 
 
 def _told(value: Any) -> str:
@@ -131,8 +147,9 @@ def make(task: str, *, action_repeat: int = 2, seed: int = 0) -> GymEnv:
     try:
         env = gymnasium.make(name, disable_env_checker=True)
     except Exception as error:  # an environment's own constructor may raise anything
-        near = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.4)
-        unknown = near and name not in gymnasium.registry
+        registered = name.rpartition(":")[2]  # without the module that registers it
+        near = difflib.get_close_matches(registered, gymnasium.registry, n=3, cutoff=0.4)
+        unknown = near and registered not in gymnasium.registry
         hint = f"; the nearest are {', '.join(PREFIX + n for n in near)}" if unknown else ""
         what = (
             str(error)
@@ -142,23 +159,36 @@ def make(task: str, *, action_repeat: int = 2, seed: int = 0) -> GymEnv:
         raise LspFastError(f"cannot make task {task!r}: {what}{hint}") from error
     if env.spec is None or env.spec.max_episode_steps is None:
         # One that never ends would never be learned from: only whole episodes are.
+        warnings.warn(
+            f"{task} registers no max_episode_steps: its episodes end after {EPISODE_ENV_STEPS} environment steps "
+            "at the latest; register another number where they are longer",
+            stacklevel=2,
+        )
         env = gymnasium.wrappers.TimeLimit(env, EPISODE_ENV_STEPS)
     try:
-        wrapped = GymEnv(env, action_repeat)
-    except LspFastError:
-        env.close()
+        wrapped = GymEnv(env, action_repeat, task)
+    except BaseException:
+        _close(env)
         raise
     try:
         # One step before anything else: what does not fit is said here, and not in the middle of a run.
         wrapped.reset(seed=seed)
-        wrapped.step(np.zeros(wrapped.action_space.shape or ()))
+        observation, reward, *_ = wrapped.step(np.zeros(wrapped.action_space.shape or ()))
+        check(wrapped, 0, 1, observation, reward)
         wrapped.reset(seed=seed)
-    except Exception as error:
-        wrapped.close()
-        if isinstance(error, LspFastError):
+    except BaseException as error:
+        _close(wrapped)
+        if isinstance(error, LspFastError) or not isinstance(error, Exception):
             raise
         raise LspFastError(
-            f"{task} cannot be stepped: {type(error).__name__}: {error}; reset() must return (observation, info), and "
-            "step() (observation, reward, terminated, truncated, info), with observations of its observation_space"
+            f"{task} cannot be stepped: {type(error).__name__}: {error}; reset(seed=None, options=None) must return "
+            "(observation, info), and step(action) (observation, reward, terminated, truncated, info), of observations "
+            "of its observation_space"
         ) from error
     return wrapped
+
+
+def _close(env: gymnasium.Env) -> None:
+    """It has failed already: what it says now would hide why."""
+    with suppress(Exception):
+        env.close()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import struct
+import warnings
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, NamedTuple, Protocol, SupportsFloat, cast
@@ -11,7 +14,8 @@ import gymnasium
 import numpy as np
 
 from lsp_fast import machine
-from lsp_fast.errors import LspFastError
+from lsp_fast.envs.answers import ask, check
+from lsp_fast.errors import EnvironmentFailed
 
 Outcome = tuple[np.ndarray, SupportsFloat, bool, bool, dict[str, Any]]
 """What an environment's `step` returns."""
@@ -59,6 +63,12 @@ class Driver:
 
     Environments that have `releases_gil = True`, and so the parts of `InParts`, are stepped by several threads. Nothing
     but the time depends on it: what all bring is recorded afterwards, in the order of the environments.
+
+    Environments of other makers say nothing of `releases_gil`. They stay on the caller's thread, as some may be used by
+    the thread alone that made them: an OpenGL context, sqlite, Gazebo.
+
+    An environment that raises or gives a number that is not finite is an `EnvironmentFailed`. Nothing of that step is
+    recorded, and the running episodes are given up: `state` is then of the beginnings of the next ones.
 
     Attributes:
         observations: [E, O] float32 or, of pixels, [E, 64, 64, 3] uint8: what the next action of each environment
@@ -110,6 +120,7 @@ class Driver:
         count = len(self.envs)
         free = all(getattr(env, "releases_gil", False) for env in self.envs)
         self._threads = min(threads, count) if free else 1
+        self._stays = not all(hasattr(env, "releases_gil") for env in self.envs)
         self._pool: tuple[int, ThreadPoolExecutor] | None = None  # with the process it lives in
         self.observations = np.zeros((count, *observation_shape), envs[0].observation_space.dtype)
         self.is_first = np.zeros(count, bool)
@@ -118,6 +129,7 @@ class Driver:
         self._returns = [0.0] * count
         self._actions: list[list[np.ndarray]] = [[] for _ in range(count)]
         self._success: list[bool | None] = [None] * count
+        self._seen: list[int | None] = [None] * count  # a checksum of what the running episode gave
         self._info_extras = info_extras
         self._extras_dim = extras_dim
         self._running_extras: list[list[np.ndarray]] = [[] for _ in range(count)]
@@ -140,13 +152,14 @@ class Driver:
 
         Args:
             actions: [E, A], in each environment's action space.
-            meanwhile: called while the environments step on a thread of their own. Nothing is recorded before it has
-                returned, so that it sees the replay as it was.
+            meanwhile: called while the environments step on a thread of their own; before they step, where they must
+                stay on this one. Nothing is recorded before it has returned, so that it sees the replay as it was.
             extras: [E, extras_dim], numbers that the replay is to keep with this step; zeros if None.
 
         Raises:
-            ValueError: the actions have another shape.
+            ValueError: the actions have another shape, or are not finite.
             RuntimeError: before `reset`.
+            EnvironmentFailed: one of them did.
         """
         if not self._started:
             raise RuntimeError("call reset() before step()")
@@ -154,26 +167,46 @@ class Driver:
         actions = np.asarray(actions, np.float32)
         if actions.shape != (count, *self._action_shape):
             raise ValueError(f"actions have shape {(count, *self._action_shape)}, not {actions.shape}")
+        if not np.isfinite(actions).all():
+            raise ValueError(f"actions are not finite: {actions.tolist()}")
+        try:
+            return self._recorded(actions, self._step_beside(actions, meanwhile), extras)
+        except EnvironmentFailed:
+            self.abandon()
+            raise
+
+    def abandon(self) -> None:
+        """Give up the running episodes: `state` is then of the beginnings of the next ones, and `reset` begins them."""
+        count = len(self.envs)
+        self._next_episode = [number + 1 for number in self._next_episode]
+        self._actions, self._running_extras = [[] for _ in range(count)], [[] for _ in range(count)]
+        self._seen = [None] * count
+        self._started = False
+
+    def _recorded(self, actions: np.ndarray, outcomes: list[Outcome], extras: np.ndarray | None) -> StepResult:
+        """Record what every environment brought, and begin the episodes after those that are over."""
+        for index, (observation, reward, *_) in enumerate(outcomes):
+            check(self.envs[index], index, len(self._actions[index]) + 1, observation, float(reward))
         total_env_steps = 0
         finished: list[EpisodeSummary] = []
         self.observations = np.empty_like(self.observations)
         self.is_first = np.zeros_like(self.is_first)
-        for index, outcome in enumerate(self._step_beside(actions, meanwhile)):
+        for index, outcome in enumerate(outcomes):
             own = None if extras is None else extras[index]
-            observation, over, env_steps = self._record(index, actions[index], outcome, own)
+            self.observations[index], over, env_steps = self._record(index, actions[index], outcome, own)
             total_env_steps += env_steps
             if over:
                 finished.append(EpisodeSummary(index, self._returns[index], self._success[index]))
-                self._begin(index)
-            else:
-                self.observations[index] = observation
+        for episode in finished:
+            self._begin(episode.env)
         return StepResult(total_env_steps, finished)
 
     def state(self) -> dict[str, Any]:
         """What `load` goes on from: the number of each environment's next episode, and the actions of its running one.
 
         An episode follows from its seed and its actions, whatever the environment keeps inside; actions are [T, A].
-        The caller's extras are there too, [T, extras_dim].
+        The caller's extras are there too, [T, extras_dim], and for `load` to compare a checksum of what the episode
+        gave so far: None where it was given up.
         """
         return {
             "next_episode": list(self._next_episode),
@@ -181,34 +214,63 @@ class Driver:
             "extras": [np.array(rows, np.float32).reshape(-1, self._extras_dim) for rows in self._running_extras]
             if self._extras_dim
             else [],
+            "seen": list(self._seen),
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Bring every environment where `state` was taken, by playing its running episode again.
 
+        An episode that does not repeat itself is dropped with a warning, and the next one begun.
+
         Raises:
             ValueError: it was taken with another number of environments.
-            LspFastError: an episode ended before its actions did: the task does not repeat itself.
+            EnvironmentFailed: one of them did.
         """
-        if len(state["next_episode"]) != len(self.envs):
-            raise ValueError(
-                f"the state is of {len(state['next_episode'])} environments, this driver has {len(self.envs)}"
-            )
+        count = len(self.envs)
+        if len(state["next_episode"]) != count:
+            raise ValueError(f"the state is of {len(state['next_episode'])} environments, this driver has {count}")
         self._next_episode = [int(number) - 1 for number in state["next_episode"]]
         self.reset()
         for index, actions in enumerate(state["actions"]):
-            for t, action in enumerate(np.asarray(actions, np.float32)):
+            actions = np.asarray(actions, np.float32)
+            # States from before there were checksums are believed.
+            outcomes = self._replayed(index, actions, state["seen"][index] if state.get("seen") else None)
+            if outcomes is None:
+                warnings.warn(
+                    f"{getattr(self.envs[index], 'name', f'environment {index}')}: the running episode did not repeat "
+                    "itself; it is dropped and another one begun. The task draws from another generator than "
+                    "self.np_random, or keeps something between episodes: such runs go on, but not to the bit",
+                    stacklevel=2,
+                )
+                self._begin(index)
+                continue
+            for t, (action, outcome) in enumerate(zip(actions, outcomes, strict=True)):
                 own = np.asarray(state["extras"][index][t], np.float32) if self._extras_dim else None
-                outcome = self.envs[index].step(action)
-                observation, over, _ = self._record(index, action, outcome, own)
-                if over:
-                    raise LspFastError("the running episode did not repeat itself; the task is not deterministic")
-                self.observations[index] = observation
+                self.observations[index], _, _ = self._record(index, action, outcome, own)
                 self.is_first[index] = False
+
+    def _replayed(self, index: int, actions: np.ndarray, seen: int | None) -> list[Outcome] | None:
+        """What an episode that has just begun gives for its actions [T, A]; nothing of it is recorded.
+
+        None where it ends before they do, or gives something else than `seen` is the checksum of.
+        """
+        env, outcomes, checksum = self.envs[index], [], self._seen[index]
+        for t, action in enumerate(actions, 1):
+            outcome = ask(env, index, t, env.step, action)
+            observation, reward, terminal, limit, _ = outcome
+            check(env, index, t, observation, float(reward))
+            if terminal or limit:
+                return None
+            outcomes.append(outcome)
+            checksum = _checksum(observation, float(reward), checksum)
+        return outcomes if seen is None or checksum == seen else None
 
     def _step_beside(self, actions: np.ndarray, meanwhile: Callable[[], object] | None) -> list[Outcome]:
         """`_step_all`, with something else going on at the same time."""
-        if meanwhile is None:
+        if meanwhile is None or self._stays:
+            # What is learned first may still be under way, on a GPU.
+            if meanwhile is not None:
+                meanwhile()
             return self._step_all(actions)
         stepping = self._executor().submit(self._step_all, actions)
         try:
@@ -220,16 +282,18 @@ class Driver:
     def _step_all(self, actions: np.ndarray) -> list[Outcome]:
         """Step every environment; nothing of it is recorded yet."""
         if self._threads == 1:
-            return [env.step(action) for env, action in zip(self.envs, actions, strict=True)]
+            return [
+                self._ask(i, env.step, action) for i, (env, action) in enumerate(zip(self.envs, actions, strict=True))
+            ]
         envs = cast(Sequence[InParts], self.envs)
-        for env, action in zip(envs, actions, strict=True):
-            env.begin(action)
+        for index, (env, action) in enumerate(zip(envs, actions, strict=True)):
+            self._ask(index, env.begin, action)
 
-        remaining = iter(envs)
+        remaining = iter(enumerate(envs))
 
         def run_some() -> None:
-            for env in remaining:  # each is taken by one thread: the interpreter's lock guards the iterator
-                env.run()
+            for index, env in remaining:  # each is taken by one thread: the interpreter's lock guards the iterator
+                self._ask(index, env.run)
 
         # Threads only run: Python code in several of them would make each wait for the others at every turn.
         others = [self._executor().submit(run_some) for _ in range(self._threads - 1)]
@@ -240,7 +304,10 @@ class Driver:
             wait(started)
         for other in started:
             other.result()
-        return [env.finish() for env in envs]
+        return [self._ask(index, env.finish) for index, env in enumerate(envs)]
+
+    def _ask(self, index: int, call: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        return ask(self.envs[index], index, len(self._actions[index]) + 1, call, *given, **named)
 
     def _executor(self) -> ThreadPoolExecutor:
         """The threads beside the caller's, and one to step beside it: begun when first needed, and anew in a forked
@@ -261,6 +328,7 @@ class Driver:
         if self._extras_dim:
             self._running_extras[index].append(extras[0])
         self._returns[index] += reward
+        self._seen[index] = _checksum(observation, reward, self._seen[index])
         if "success" in info:
             self._success[index] = bool(self._success[index] or info["success"])
         if self.replay is not None:
@@ -269,12 +337,15 @@ class Driver:
 
     def _begin(self, index: int) -> None:
         """Reset one environment for its next episode."""
-        observation, info = self.envs[index].reset(seed=episode_seed(self.seed, index, self._next_episode[index]))
-        self._next_episode[index] += 1
+        seed = episode_seed(self.seed, index, self._next_episode[index])
+        self._next_episode[index] += 1  # first: an episode that cannot be begun is not tried again
+        self._actions[index], self._running_extras[index] = [], []
+        observation, info = ask(self.envs[index], index, 0, self.envs[index].reset, seed=seed)
+        check(self.envs[index], index, 0, observation, 0.0)
+        self._seen[index] = _checksum(observation, 0.0)
         self.observations[index] = observation
         self.is_first[index] = True
         self._returns[index] = 0.0
-        self._actions[index], self._running_extras[index] = [], []
         self._success[index] = bool(info["success"]) if "success" in info else None
         if self.replay is not None:
             still = np.zeros(self._action_shape, np.float32)
@@ -285,3 +356,8 @@ class Driver:
         if self._extras_dim:
             return (np.zeros(self._extras_dim, np.float32) if own is None else np.array(own, np.float32),)
         return () if self._info_extras is None else (self._info_extras(info),)
+
+
+def _checksum(observation: np.ndarray, reward: float, before: int | None = None) -> int:
+    """Of a step, and of all before it."""
+    return zlib.crc32(struct.pack("d", reward), zlib.crc32(observation.tobytes(), before or 0))

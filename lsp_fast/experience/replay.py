@@ -21,6 +21,8 @@ from lsp_fast.errors import CheckpointError, LspFastError
 from lsp_fast.experience.replay_files import ReplayFiles, Rows
 
 FIRST_ROWS = 4096
+PIECE_ROWS = 1 << 14
+"""Rows that are looked at together where all are: what is computed of them stays small beside the replay."""
 
 
 class Batch(NamedTuple):
@@ -243,12 +245,13 @@ class Replay:
             yield Rows(*(array[indices] for array in self._rows))
 
     def relabel(self, rewards: Callable[[Rows], np.ndarray]) -> None:
-        """Replace the rewards of all completed rows by a function of them, oldest first.
+        """Replace the rewards of all completed rows by a function of each row, which is given some of them at a time,
+        oldest first, and must not change them.
 
         What a folder holds of them is written anew by the next `save`, which must be into another one.
         """
-        indices = np.arange(self._oldest, self._oldest + self._live) % self.capacity
-        self._rows.reward[indices] = rewards(Rows(*(array[indices] for array in self._rows)))
+        for piece in self._newest(self._live, PIECE_ROWS):
+            piece.reward[...] = rewards(piece)
         self._files.folder = None
 
     def draw(self, rng: np.random.Generator, batch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -291,12 +294,13 @@ class Replay:
         if folder != files.folder:
             files.begin(folder)
             self._unsaved_rows = self._live
-        files.append(self._newest(self._unsaved_rows))
+        files.append(list(self._newest(self._unsaved_rows)))
         self._unsaved_rows = 0
         return files.state(list(self._lengths))
 
     def load(self, folder: Path, state: dict[str, Any], *, borrow: bool = False) -> None:
-        """Replace everything by what `state` says; rows that were appended after it are cut from the files.
+        """Replace everything by what `state` says. The files stay as they are; the next `save` cuts rows that were
+        appended after it.
 
         Running episodes are dropped: the environments begin new ones. With a smaller capacity than the state was
         taken with, the newest episodes that fit are kept. With `borrow` the folder is another run's: nothing in it is
@@ -364,11 +368,14 @@ class Replay:
             new[:held] = old
         self._rows = grown
 
-    def _newest(self, count: int) -> Rows:
-        """The newest `count` rows of completed episodes."""
-        first = self._oldest + self._live - count
-        indices = np.arange(first, first + count) % self.capacity
-        return Rows(*(array[indices] for array in self._rows))
+    def _newest(self, count: int, longest: int | None = None) -> Iterator[Rows]:
+        """The newest `count` rows of completed episodes, as views of at most `longest` rows that lie side by side."""
+        first, end = self._oldest + self._live - count, self._oldest + self._live
+        while first < end:
+            begin = first % self.capacity
+            length = min(end - first, self.capacity - begin, longest or count)
+            yield Rows(*(array[begin : begin + length] for array in self._rows))
+            first += length
 
     def _episode_table(self) -> tuple[np.ndarray, np.ndarray]:
         """Each episode's length and its start after the oldest row, int64 [N]."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -68,8 +69,12 @@ class ReplayFiles:
             (folder / name).write_bytes(b"")
         self.folder, self.rows, self.checksums = folder, 0, dict.fromkeys(self.columns, 0)
 
-    def append(self, new: Rows) -> None:
-        """Add rows and make them durable. One that failed half-way, say on a full disk, may be repeated.
+    def append(self, pieces: Sequence[Rows]) -> None:
+        """Add rows and make them durable; what lies behind the rows so far is cut. One that failed half-way, say on a
+        full disk, may be repeated.
+
+        Args:
+            pieces: one after the other; nothing of their size is copied.
 
         Raises:
             CheckpointError: a file that was written earlier is gone or shorter.
@@ -78,19 +83,23 @@ class ReplayFiles:
         assert self.folder is not None
         checksums = {}
         for name, column in self.columns.items():
-            path = self.folder / name
-            data = np.ascontiguousarray(getattr(new, column.field), column.dtype).reshape(-1).view(np.uint8).data
+            path, checksum = self.folder / name, self.checksums[name]
             held = self.rows * column.row_bytes
             _check_size(path, held)
             with open(path, "r+b") as file:
-                file.seek(held)  # over what a failed one left behind; `adopt` cuts what sticks out
-                file.write(data)
+                # What a save that failed left behind, or what came after the checkpoint that is gone on from.
+                file.truncate(held)
+                file.seek(held)
+                for piece in pieces:
+                    for chunk in _chunks(_bytes(getattr(piece, column.field), column)):
+                        file.write(chunk)
+                        checksum = zlib.crc32(chunk, checksum)
                 file.flush()
                 os.fsync(file.fileno())
-            checksums[name] = zlib.crc32(data, self.checksums[name])
+            checksums[name] = checksum
         sync_folder(self.folder)
         self.checksums = checksums
-        self.rows += len(new.reward)
+        self.rows += sum(len(piece.reward) for piece in pieces)
 
     def read(self, folder: Path, rows: int, checksums: dict[str, int], into: Rows) -> None:
         """Read the last of the first `rows` rows, as many as `into` has; all of these rows are checked.
@@ -101,15 +110,22 @@ class ReplayFiles:
         for name, column in self.columns.items():
             array, path = getattr(into, column.field), folder / name
             _check_size(path, rows * column.row_bytes)
-            _check_content(path, rows * column.row_bytes, checksums[name])
-            first = (rows - len(array)) * column.row_bytes
-            array[...] = np.fromfile(path, column.dtype, array.size, offset=first).reshape(array.shape)
+            with open(path, "rb") as file:
+                given_way = bytearray(min(CHUNK_BYTES, skipped := (rows - len(array)) * column.row_bytes))
+                checksum = 0
+                while skipped:
+                    part = memoryview(given_way)[:skipped]
+                    checksum, skipped = _read(file, part, path, checksum), skipped - len(part)
+                # Straight into the array, which nothing of its size stands beside.
+                for chunk in _chunks(array.reshape(-1).view(np.uint8)):
+                    checksum = _read(file, chunk, path, checksum)
+            if checksum != checksums[name]:
+                raise CheckpointError(f"{path} is not the file that the checkpoint belongs to: its content differs")
+            if array.dtype != column.dtype and array.dtype.kind == "f":  # a machine of the other byte order
+                array.byteswap(inplace=True)
 
     def adopt(self, folder: Path, rows: int, checksums: dict[str, int]) -> None:
-        """Go on in a folder with so many rows; what was appended after them is cut."""
-        for name, column in self.columns.items():
-            if (folder / name).stat().st_size > rows * column.row_bytes:
-                os.truncate(folder / name, rows * column.row_bytes)
+        """Go on in a folder with so many rows; the next `append` cuts what lies behind them."""
         self.folder, self.rows, self.checksums = folder, rows, checksums
 
     def path(self, folder: Path, field: str) -> Path:
@@ -159,15 +175,20 @@ def _check_size(path: Path, size: int) -> None:
         raise CheckpointError(f"{path} has {path.stat().st_size} bytes, the checkpoint needs {size}")
 
 
-def _check_content(path: Path, size: int, checksum: int) -> None:
-    """The first `size` bytes must be those that were saved."""
-    found = 0
-    with open(path, "rb") as file:
-        while size:
-            chunk = file.read(min(size, CHUNK_BYTES))
-            if not chunk:
-                raise CheckpointError(f"{path} became shorter while it was read")
-            found = zlib.crc32(chunk, found)
-            size -= len(chunk)
-    if found != checksum:
-        raise CheckpointError(f"{path} is not the file that the checkpoint belongs to: its content differs")
+def _bytes(array: np.ndarray, column: Column) -> np.ndarray:
+    """Contiguous rows as the bytes of their file: a view, but on a machine of the other byte order."""
+    kind = column.dtype if array.dtype.kind == "f" else array.dtype
+    return np.ascontiguousarray(array, kind).reshape(-1).view(np.uint8)
+
+
+def _chunks(data: np.ndarray) -> Iterator[memoryview]:
+    """A view of bytes in parts that a disk takes at once."""
+    for begin in range(0, len(data), CHUNK_BYTES):
+        yield data[begin : begin + CHUNK_BYTES].data
+
+
+def _read(file: BinaryIO, into: memoryview, path: Path, checksum: int) -> int:
+    """Fill `into`, and give the checksum with it."""
+    if file.readinto(into) != len(into):  # type: ignore[attr-defined]
+        raise CheckpointError(f"{path} became shorter while it was read")
+    return zlib.crc32(into, checksum)

@@ -14,7 +14,7 @@ from lsp_fast.planning.planner import Planner
 
 @torch.no_grad()
 def planner_health(planner: Planner, start: State, noise: Noise) -> dict[str, Tensor]:
-    """Score one population twice with fresh rollout noise and compare.
+    """Score one population twice with fresh rollout noise and compare; and plan once, to see what that gains.
 
     Args:
         start: [N, ...], states to look at.
@@ -24,11 +24,13 @@ def planner_health(planner: Planner, start: State, noise: Noise) -> dict[str, Te
         value_spread: standard deviation over candidates of their mean value, averaged over states.
         rollout_noise: standard deviation of one candidate's value over noise, likewise.
         random_plan_value: mean value of the population, that is of skills from N(0, I).
+        plan_value: mean value of the plans' means, scored in the same way: by the second draw's rollout noise, which
+            no plan has seen.
     """
     p, backend = planner.config.planner, planner.backend
     n, g, m = len(start.stoch), p.candidates, p.elites
     weights, prior = planner.weights(), planner.prior(start)
-    values, elites, plans = [], [], None
+    values, elites, draws, plans = [], [], [], None
     for _ in range(2):
         drawn = planner.draw(noise, "health", n, sample=True)
         if isinstance(drawn, PlanKey):
@@ -40,7 +42,14 @@ def planner_health(planner: Planner, start: State, noise: Noise) -> dict[str, Te
         numbers = ImagineNoise(drawn.stoch[0], drawn.action[0])
         value = score_plans(start, plans, weights, numbers, planner.rules, backend, planner.imagine_heads())
         values.append(value)
+        draws.append(drawn)
         elites.append(backend.select_elites(value, plans, m, *prior, p.std_floor)[2])
+    # Planned with the noise of the first draw, valued with that of the second: elites are chosen for luck, too. Nothing
+    # is drawn for it.
+    planned = planner.search(start, draws[0], prior).mean[:, None].expand(-1, g, -1, -1)
+    assert draws[1].action is not None
+    rollouts = ImagineNoise(draws[1].stoch[0], draws[1].action[0])
+    plan_value = score_plans(start, planned, weights, rollouts, planner.rules, backend)
     chosen = [torch.zeros_like(values[0]).scatter_add_(1, e.clamp(min=0), (e >= 0).float()) for e in elites]  # [N, G]
     a, b = values
     # Half the squared difference of two draws estimates the noise's variance; it also inflates the spread of the mean.
@@ -51,4 +60,5 @@ def planner_health(planner: Planner, start: State, noise: Noise) -> dict[str, Te
         "value_spread": spread_var.sqrt().mean(),
         "rollout_noise": noise_var.sqrt().mean(),
         "random_plan_value": ((a + b) / 2).mean(),
+        "plan_value": plan_value.mean(),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -14,6 +15,8 @@ import numpy as np
 import torch
 
 from lsp_fast.agents import Agent, Carry, ImaginationAgent
+from lsp_fast.config import check_seed
+from lsp_fast.envs.answers import ask, check
 from lsp_fast.envs.dmc import DmcEnv, Pose
 from lsp_fast.errors import LspFastError
 from lsp_fast.evaluate import make_env
@@ -69,8 +72,9 @@ def show(agent: Agent, out: Path, *, count: int = 6, env_steps: int = 40, seed: 
         seed: of the start state and of the skills.
 
     Raises:
-        LspFastError: no skills, a task without a body, or less than two skills or steps.
+        LspFastError: no skills, a task without a body, or less than two skills or steps; or a seed that is none.
     """
+    check_seed(seed)
     c = agent.config
     steps = env_steps // c.collect.action_repeat
     if c.skill.source == "none" or not isinstance(agent, ImaginationAgent):
@@ -80,7 +84,12 @@ def show(agent: Agent, out: Path, *, count: int = 6, env_steps: int = 40, seed: 
             f"{count} skills for {env_steps} environment steps: at least two skills are compared, over at least "
             f"{c.collect.action_repeat} steps"
         )
-    env = _environment(agent)
+    with closing(_environment(agent)) as env:
+        return _show(agent, env, out, count, steps, seed)
+
+
+def _show(agent: ImaginationAgent, env: Any, out: Path, count: int, steps: int, seed: int) -> Shown:
+    c = agent.config
     missing = _no_frames(env)
     skills = Noise(stream_seed(seed, "skills")).normal("skills", count, c.skill.dim).numpy()
     held = [act(agent, env, seed, steps, skill, frames=missing is None) for skill in skills]
@@ -107,12 +116,14 @@ def film(agent: Agent, path: Path, seed: int = 0) -> None:
     """A video of one deterministic episode.
 
     Raises:
-        LspFastError: frames cannot be had.
+        LspFastError: frames cannot be had, or the seed is none.
     """
-    env = _environment(agent)
-    if (missing := _no_frames(env)) is not None:
-        raise LspFastError(f"a video needs frames: {missing}")
-    _write_video(act(agent, env, seed, _episode_steps(agent, env), frames=True).frames, path)
+    check_seed(seed)
+    with closing(_environment(agent)) as env:
+        if (missing := _no_frames(env)) is not None:
+            raise LspFastError(f"a video needs frames: {missing}")
+        frames = act(agent, env, seed, _episode_steps(agent, env), frames=True).frames
+    _write_video(frames, path)
 
 
 def act(
@@ -123,8 +134,13 @@ def act(
     skill: np.ndarray | None = None,
     frames: bool = False,
 ) -> Held:
-    """Act deterministically for so many agent steps, holding one skill [Z], or planning as in evaluation."""
-    observation, info = env.reset(seed=seed)
+    """Act deterministically for so many agent steps, holding one skill [Z], or planning as in evaluation.
+
+    Raises:
+        EnvironmentFailed: it raised, or gave a number that is not finite.
+    """
+    observation, info = ask(env, 0, 0, env.reset, seed=seed)
+    check(env, 0, 0, observation, 0.0)
     carry = agent.initial_carry(1, noise=Noise(stream_seed(seed, "act"), agent.device))
     if skill is not None:
         assert isinstance(agent, ImaginationAgent)
@@ -132,18 +148,19 @@ def act(
     poses, seen, switches, pictures = [env.unwrapped.pose()], [], [], []
     for t in range(steps):
         if frames:
-            pictures.append(env.render_frame(FRAME, FRAME))
+            pictures.append(env.unwrapped.render_frame(FRAME, FRAME))
         action, carry = agent.policy(observation[None], carry)
         if skill is None and getattr(carry, "skill", None) is not None and t % agent.config.skill.length == 0:
             switches.append(t)
         if isinstance(carry, Carry):
             seen.append(features(carry.state)[0])
-        observation, _, terminated, truncated, _ = env.step(action[0])
+        observation, reward, terminated, truncated, _ = ask(env, 0, t + 1, env.step, action[0])
+        check(env, 0, t + 1, observation, float(reward))
         poses.append(env.unwrapped.pose())
         if terminated or truncated:
             break
     if frames:
-        pictures.append(env.render_frame(FRAME, FRAME))
+        pictures.append(env.unwrapped.render_frame(FRAME, FRAME))
     return Held(skill, poses, torch.stack(seen) if seen else torch.empty(0), switches, pictures, info)
 
 
@@ -181,6 +198,7 @@ def _environment(agent: Agent) -> Any:
     c = agent.config
     env = make_env(c)
     if not isinstance(env.unwrapped, DmcEnv):
+        env.close()
         raise LspFastError(f"{c.task}: only dm_control tasks say where their robot is")
     return env
 
@@ -194,7 +212,7 @@ def _no_frames(env: Any) -> str | None:
     """Why no frame can be had; None where one can."""
     env.reset(seed=0)
     try:
-        env.render_frame(FRAME, FRAME)
+        env.unwrapped.render_frame(FRAME, FRAME)
     except LspFastError as error:
         return str(error)
     return None

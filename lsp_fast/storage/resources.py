@@ -30,6 +30,12 @@ class Needs:
         return f"about {size_text(self.memory)} of memory{gpu} and {size_text(self.disk)} of disk"
 
 
+LATER = 125_000_000
+"""Bytes, measured: libraries that are loaded and functions that are compiled after a run has said what it needs, up to
+the figure at its end."""
+HELD = 85_000_000
+"""Bytes, measured: at most so much malloc holds of what plans of changing numbers of states give back. Large blocks go
+back to the system."""
 CONTEXT = 1_000_000_000
 """Bytes of a GPU that CUDA, PyTorch's libraries and their workspaces take, roughly."""
 
@@ -88,12 +94,15 @@ def estimate(
     kept = 3 * widest if backend == "cpp" else b.horizon * (m.stoch + m.deter + 3 * widest)
     if backend == "triton" and config.planner.precision == "bf16":
         kept //= 2
-    planning = FLOAT * planned * (b.horizon * (m.stoch + action_dim) + kept)
+    drawn = b.horizon * (m.stoch + action_dim) * (config.planner.iterations if config.planner.noise == "tensors" else 1)
+    planning = FLOAT * planned * (drawn + kept)
     if config.hiro.goals != "none":  # nothing of the above: at most every goal that relabelling tries, in every state
         tried = config.train.batch_size * config.hiro.candidates * config.skill.length
         learning, behaving, planning = FLOAT * tried * 2 * config.hiro.units * config.hiro.layers, 0, 0
     working = max(learning, behaving, planning) * 3 // 2  # measured: what the allocator holds beyond it
+    begun = process_memory() + LATER
     if not gpu:
-        return Needs(process_memory() + model + replay_memory + working, disk)
+        held = min(32 * planning, HELD)
+        return Needs(begun + model + replay_memory + working + held, disk)
     # A graph keeps what it works with for itself, beside what is not replayed; gradients stay.
-    return Needs(process_memory() + replay_memory, disk, CONTEXT + model + FLOAT * parameters + 2 * working)
+    return Needs(begun + replay_memory, disk, CONTEXT + model + FLOAT * parameters + 2 * working)

@@ -29,7 +29,7 @@ class Collector:
 
     Args:
         config: checked.
-        agent: acts; it is not changed.
+        agent: acts; nothing of it is changed but its clock, which counts the steps made.
         replay: receives every row.
         environments: E of them, with equal spaces.
 
@@ -58,6 +58,10 @@ class Collector:
         """Begin the first episodes."""
         self.driver.reset()
 
+    def take_back(self) -> None:
+        """Go on with the running episodes after something else was done in these very environments."""
+        self.driver.load(self.driver.state())
+
     def collect(
         self, phase: Phase, meanwhile: Callable[[], object] | None = None, alarm: Callable[[], object] | None = None
     ) -> None:
@@ -81,6 +85,7 @@ class Collector:
         result = driver.step(actions, meanwhile, extras)
         self.env_steps += result.env_steps
         self.agent_steps += len(actions)
+        agent.at(self.env_steps)
         self.returns.extend(episode.episode_return for episode in result.finished)
         self.successes.extend(float(episode.success) for episode in result.finished if episode.success is not None)
 
@@ -92,6 +97,7 @@ class Collector:
                 "next_episode": driver["next_episode"],
                 "actions": [torch.from_numpy(actions) for actions in driver["actions"]],
                 "extras": [torch.from_numpy(rows) for rows in driver["extras"]],
+                "seen": driver["seen"],
             },
             "carry": self.carry.state_dict(),
             "explorer": json.dumps(self.explorer.bit_generator.state),
@@ -107,5 +113,6 @@ class Collector:
         self.carry = self.carry.loaded(state["carry"], state["env_steps"])
         self.explorer.bit_generator.state = json.loads(state["explorer"])
         self.env_steps, self.agent_steps = state["env_steps"], state["agent_steps"]
+        self.agent.at(self.env_steps)
         self.returns.extend(state["returns"])
         self.successes.extend(state.get("successes", []))

@@ -45,7 +45,7 @@ class Learner:
         """One update.
 
         Args:
-            env_steps: at which it is made, for messages.
+            env_steps: at which it is made, for the agent's clock and for messages.
             behavior, diagnose: as `Agent.update` takes them.
 
         Returns:
@@ -56,6 +56,7 @@ class Learner:
         """
         before = self.sampler.bit_generator.state
         arrays = self.agent.sample(self.replay, self.sampler)
+        self.agent.at(env_steps)
         metrics = self.agent.update(self.upload(arrays), behavior=behavior, diagnose=diagnose)
         self.updates += 1
         watched = {k: v for k, v in metrics.items() if k.endswith(("loss", "grad_norm"))}

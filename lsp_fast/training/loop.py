@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from lsp_fast import threads
 from lsp_fast.config import Config, check
-from lsp_fast.evaluate import Evaluator
+from lsp_fast.evaluate import Evaluator, close, make_envs
 from lsp_fast.storage.run_folder import RunFolder
 from lsp_fast.training.preflight import check_resources, disk_errors
 from lsp_fast.training.run import Result, Run, announce
 from lsp_fast.training.signals import Stop, stop_on_signal
 from lsp_fast.training.trainer import Trainer
-from lsp_fast.training.transfer import transfer_config
+from lsp_fast.training.transfer import transfer_config, with_whole_source
 
 
 def train(config: Config, logdir: str | Path, *, progress: bool = True, profile: bool = False) -> Result:
@@ -29,16 +30,22 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True, profile:
         ConfigError, BackendUnavailable: before anything is written.
         CheckpointError: the folder's checkpoints cannot be read.
         LspFastError: a loss that is not finite, or a disk that is full; the checkpoints before stay.
+        EnvironmentFailed: an environment raised, or gave what cannot be learned from. Within training there is then a
+            checkpoint from before it.
     """
     check(config)
     limited = threads.use(config.threads)
     folder = RunFolder(logdir)
-    try:
+    config = with_whole_source(config, folder)
+    with ExitStack() as stack:
+        stack.callback(folder.release)
         folder.lock()
         # All that can be refused is refused before anything is written.
         state = folder.find(config)
-        evaluator = Evaluator(config, config.train.eval_episodes)
-        trainer = Trainer(config, folder.replay, state)
+        environments = make_envs(config, config.collect.num_envs)
+        stack.callback(close, environments)
+        evaluator = stack.enter_context(Evaluator(config, config.train.eval_episodes, environments))
+        trainer = Trainer(config, folder.replay, state, environments)
         needs = check_resources(config, trainer, folder)
         if progress:
             announce(needs if limited is None else f"{needs}\n{limited}")
@@ -56,8 +63,6 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True, profile:
             with stop_on_signal() as stop, run.told():
                 finished = loop(run, stop)
                 return run.close(finished, stop)
-    finally:
-        folder.release()
 
 
 def loop(run: Run, stop: Stop) -> bool:
@@ -66,7 +71,7 @@ def loop(run: Run, stop: Stop) -> bool:
     # What is owed comes first: a run that was stopped between two updates goes on between them.
     while run.learn_owed(stop):
         at_end = run.at_end
-        if (schedule.learning and schedule.evaluate(run.env_steps)) or at_end:
+        if (schedule.learning and run.can_evaluate and schedule.evaluate(run.env_steps)) or at_end:
             run.evaluate()
         if schedule.log(run.env_steps) or at_end:
             run.log()

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from lsp_fast.agents import ImaginationAgent
 from lsp_fast.config import Config
-from lsp_fast.errors import LspFastError
+from lsp_fast.errors import EnvironmentFailed, LspFastError
 from lsp_fast.evaluate import Evaluator
 from lsp_fast.noise import stream_seed
 from lsp_fast.reports.figures import learning_curves
@@ -26,9 +26,13 @@ from lsp_fast.storage import checkpoint
 from lsp_fast.storage.logger import RunLogger
 from lsp_fast.storage.run_folder import RunFolder
 from lsp_fast.training.learner import NotFinite
+from lsp_fast.training.pace import FIRST, WARM_UP, Mark, duration_text, seconds_left
 from lsp_fast.training.signals import Stop
 from lsp_fast.training.tracer import Tracer
 from lsp_fast.training.trainer import Trainer
+
+BAR = "{{l_bar}}{{bar}}| {{n_fmt}}/{{total_fmt}} [{{elapsed}}{left}{{postfix}}]"
+"""Of the progress bar: tqdm's own estimate would be made of the prefill's steps."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Run:
         config: checked.
         folder: claimed.
         trainer, evaluator: of this configuration.
-        progress: draw a progress bar on standard error.
+        progress: draw a progress bar on standard error, and say there after the first updates how long it will take.
         profile: write a trace of the first updates that learn behaviour.
         state: the checkpoint that the trainer goes on from, if any.
     """
@@ -90,11 +94,14 @@ class Run:
             unit="step",
             desc=f"{config.algorithm} {config.task}",
             dynamic_ncols=True,
-            smoothing=0.05,
+            bar_format=BAR.format(left=""),
         )
+        self._begun: Mark | None = None  # where the updates begin that tell what one takes
+        self._left_said = not progress
+        self._step_seconds = 0.0
         skip = max(config.train.pretrain - trainer.updates, 0)
         self._tracer = Tracer(folder.trace, skip) if profile else None
-        trainer.on_update = self._tracer.step if self._tracer is not None else None
+        trainer.on_update = self._updated
 
     @property
     def env_steps(self) -> int:
@@ -106,6 +113,11 @@ class Run:
         """Whether all steps are made and the last evaluation is still to come: a run may be stopped in its last
         updates."""
         return self.trainer.schedule.finished(self.env_steps) and self.logger.xs[-1:] != [self.env_steps]
+
+    @property
+    def can_evaluate(self) -> bool:
+        """Whether nothing is lost: in an environment that is trained in, too, only where an episode begins."""
+        return not self.evaluator.shared or bool(self.trainer.collector.driver.is_first.all())
 
     @property
     def out_of_time(self) -> bool:
@@ -131,7 +143,13 @@ class Run:
         """Whole episodes of the policy without exploration; of frames also what the model predicts of them."""
         trainer, seed = self.trainer, stream_seed(self.config.seed, f"evaluate/{self.env_steps}")
         trainer.learner.check_finite()
-        score = self.evaluator.run_agent(trainer.agent, seed)
+        try:
+            score = self.evaluator.run_agent(trainer.agent, seed)
+        except EnvironmentFailed:
+            trainer.schedule.evaluate.again()
+            raise
+        if self.evaluator.shared and not trainer.schedule.finished(self.env_steps):
+            trainer.collector.take_back()
         row = {"eval/return": score.mean, "eval/return_std": float(np.std(score.returns))}
         self.logger.write(self.env_steps, row if score.success is None else {**row, "eval/success": score.success})
         if trainer.agent.pixels and isinstance(trainer.agent, ImaginationAgent):
@@ -155,13 +173,45 @@ class Run:
         self.logger.write(self.env_steps, row)
         if not self._alarmed and _implausible(row, self.config):
             self._alarmed = True
-            self._bar.write(
+            announce(
                 "warning: a value estimate exceeds what the largest reward could ever return; "
                 "see docs/metrics.md, value alarm"
             )
 
+    def _updated(self) -> None:
+        """After every update: say once how long the run will take."""
+        trainer = self.trainer
+        if self._tracer is not None:
+            self._tracer.step()
+        if self._left_said or trainer.schedule.pretraining(trainer.updates - 1):
+            return
+        if self._begun is None:
+            if trainer.updates - self._updates_before >= WARM_UP:
+                trainer.learner.check_finite()  # a GPU is waited for
+                self._begun = self._mark()
+        elif trainer.updates - self._begun.updates >= FIRST:
+            trainer.learner.check_finite()
+            announce(f"the run ends in about {duration_text(self._seconds_left() or 0)} at this rate")
+            self._left_said = True
+
+    def _mark(self) -> Mark:
+        return Mark(time.perf_counter() - self._started, self.trainer.updates, self.env_steps)
+
+    def _seconds_left(self) -> float | None:
+        """To the end, all that is owed included; None before the first updates have told."""
+        if self._begun is None:
+            return None
+        total, schedule = self.config.env_steps, self.trainer.schedule
+        left = schedule.updates_due(max(total, self.env_steps)) - self.trainer.updates
+        return seconds_left(self._begun, self._mark(), left, max(total - self.env_steps, 0), self._step_seconds)
+
     def show(self) -> None:
-        """Bring the progress bar up to date."""
+        """Bring the progress bar up to date. What the cheap steps before learning take says nothing of what is left."""
+        made = self.env_steps - self.resumed_at
+        if not self.trainer.schedule.learning and made:
+            self._step_seconds = (time.perf_counter() - self._started) / made
+        left = self._seconds_left()
+        self._bar.bar_format = BAR.format(left="" if left is None else f"<{duration_text(left)}")
         scores, returns = self.logger.ys, self.trainer.collector.returns
         shown = {"return": f"{scores[-1]:.0f}"} if scores else {}
         if returns:
@@ -190,7 +240,7 @@ class Run:
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """Put what is not finite into words for the user."""
+        """Put into words for the user what is not finite, and what an environment did; then there is a checkpoint."""
         try:
             with self._bar:
                 yield
@@ -200,6 +250,15 @@ class Run:
                 f"{error} The checkpoint {newest} is from before it. The same command would repeat it; begin anew with "
                 "a lower --model.learning-rate, --actor.learning-rate or --optimizer.grad-clip"
             ) from None
+        except EnvironmentFailed as error:
+            self._saved = None  # the newest checkpoint may hold the episode that failed
+            self.save()
+            path = checkpoint.path_of(self.folder.checkpoints, self.env_steps)
+            named = "" if self.config.task in str(error) else f"{self.config.task}: "
+            raise EnvironmentFailed(
+                f"{named}{error}. The checkpoint {path} is from before it; the same command goes on from "
+                "there, with new episodes"
+            ) from error
 
     def close(self, finished: bool, stop: Stop) -> Result:
         """The last checkpoint, the curve, and what there is now."""

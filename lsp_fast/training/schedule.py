@@ -20,6 +20,10 @@ class Every:
         self.done = max(self.done, env_steps // self.every)
         return due
 
+    def again(self) -> None:
+        """What was due the last time is due once more: it failed."""
+        self.done -= 1
+
 
 class Phase(enum.Enum):
     """Who acts while experience is gathered, and whether it is learned from."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 
 from lsp_fast import agents
@@ -15,7 +16,7 @@ from lsp_fast.agents import Agent
 from lsp_fast.config import Config
 from lsp_fast.envs.goals import goal_entries
 from lsp_fast.errors import ConfigError
-from lsp_fast.evaluate import dimensions, make_env
+from lsp_fast.evaluate import dimensions, make_envs
 from lsp_fast.experience import relabel
 from lsp_fast.experience.replay import Replay
 from lsp_fast.storage import checkpoint
@@ -33,6 +34,7 @@ class Trainer:
         config: checked.
         replay_folder: where the replay is kept on disk.
         state: a checkpoint to go on from; else the run begins, perhaps from another one's networks.
+        environments: to train in, `collect.num_envs` of them; made here by default.
 
     Raises:
         ConfigError: the replay cannot hold an episode, or what is to be taken over does not fit.
@@ -42,9 +44,16 @@ class Trainer:
         reseeded: the checkpoint is of another kind of device, whose random numbers cannot go on here.
     """
 
-    def __init__(self, config: Config, replay_folder: Path, state: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        replay_folder: Path,
+        state: dict[str, Any] | None = None,
+        environments: Sequence[gymnasium.Env] | None = None,
+    ) -> None:
         self.config, self.replay_folder = config, replay_folder
-        environments = [make_env(config) for _ in range(config.collect.num_envs)]
+        if environments is None:
+            environments = make_envs(config, config.collect.num_envs)
         observation, action_dim = dimensions(environments[0])
         self.goals = goal_entries(environments[0])
         agent = agents.make(observation, action_dim, config, self.goals)

@@ -33,7 +33,7 @@ def transfer_config(source: str | Path, logdir: str | Path, task: str, **overrid
         raise ConfigError(f"{source} is the source itself; choose another --logdir")
     given = {"task": task, **{k.replace("__", "."): v for k, v in overrides.items()}}
     begun = new.read_config() if new.config.exists() else None
-    if begun is not None and begun.transfer.source and Path(begun.transfer.source).resolve() == folder.path.resolve():
+    if begun is not None and _took_over(begun, folder.path, new):
         # As it was begun, whatever has become of the source since.
         config = replace(begun, given)
     else:
@@ -50,6 +50,36 @@ def transfer_config(source: str | Path, logdir: str | Path, task: str, **overrid
     return config
 
 
+def with_whole_source(config: Config, folder: RunFolder) -> Config:
+    """The configuration with its `transfer.source` as a whole path, which every other folder finds again; where the run
+    has begun from that one already, as it was written there.
+
+    Raises:
+        ConfigError: the run began from a path that leads elsewhere from here.
+    """
+    if not config.transfer.source:
+        return config
+    begun = folder.read_config() if folder.config.exists() else None
+    source = Path(config.transfer.source).expanduser().resolve()
+    known = begun is not None and _took_over(begun, source, folder)
+    return replace(config, {"transfer.source": begun.transfer.source if begun and known else str(source)})
+
+
+def _took_over(begun: Config, source: Path, folder: RunFolder) -> bool:
+    """Whether the run in `folder`, which has begun, took over that source."""
+    if not begun.transfer.source:
+        return False
+    found = Path(begun.transfer.source)
+    if found.resolve() == source.resolve():
+        return True
+    if not found.is_absolute():  # older versions stored it as it was typed
+        raise ConfigError(
+            f"{folder.path} began from {begun.transfer.source}, a path from the folder that its command was called in; "
+            f"from here that is {found.resolve()} and not {source.resolve()}: call the command there"
+        )
+    return False
+
+
 def take_over(config: Config, agent: Agent, replay: Replay) -> None:
     """Weights, and perhaps experience, of another run (SPEC section 5, transfer). Optimisers start afresh.
 
@@ -59,8 +89,14 @@ def take_over(config: Config, agent: Agent, replay: Replay) -> None:
     """
     t = config.transfer
     source = RunFolder(t.source)
-    before = source.read_config()
-    state = checkpoint.load(checkpoint.path_of(source.checkpoints, t.source_env_steps))
+    try:
+        before = source.read_config()
+        state = checkpoint.load(checkpoint.path_of(source.checkpoints, t.source_env_steps))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"transfer.source: {error}; nothing can be taken over. lsp-fast transfer takes the newest that a run has, "
+            "into a new --logdir"
+        ) from error
     there = checkpoint.observation_of(state), state["action_dim"]
     if there != (agent.observation, agent.action_dim):
         raise ConfigError(

@@ -1,5 +1,8 @@
 """Environments as people have them: each goes wrong, or is odd, in one way. `gym:troubles:InPlace-v0`."""
 
+import os
+import sqlite3
+
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict
@@ -131,6 +134,209 @@ class Broken(Plain):
         raise ConnectionRefusedError("no simulator at port 4242")
 
 
+class Spoilt(Plain):
+    """Gives what SPOIL says, `reward nan 150`: the field, its value, and after how many steps of the process."""
+
+    taken = 0
+
+    def step(self, action):
+        Spoilt.taken += 1
+        field, value, after = os.environ.get("SPOIL", "nothing 0 0").split()
+        value = float(value) if Spoilt.taken > int(after) else 0.5
+        observation = np.array([0.0, value if field == "observation" else 0.0])
+        return observation, value if field == "reward" else 0.5, False, False, {}
+
+
+class Raises(Plain):
+    """Its simulator goes away after FAILS steps of the process: once, unless ALWAYS is set."""
+
+    taken, failed = 0, False
+
+    def step(self, action):
+        Raises.taken += 1
+        if Raises.taken > int(os.environ.get("FAILS", "1000000")) and not (
+            Raises.failed and "ALWAYS" not in os.environ
+        ):
+            Raises.failed = True
+            raise ConnectionResetError("the simulator has gone away")
+        return self.seen, 0.5, False, False, {}
+
+
+class OneThread(Plain):
+    """Belongs to the thread that made it, as sqlite, an OpenGL context and Gazebo do."""
+
+    def __init__(self):
+        self.log = sqlite3.connect(":memory:")
+        self.log.execute("create table log (a real)")
+
+    def reset(self, *, seed=None, options=None):
+        self.log.execute("delete from log")
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.log.execute("insert into log values (?)", [float(action[0])])
+        return super().step(action)
+
+    def close(self):
+        self.log.close()
+
+
+class Single(Plain):
+    """There can be only one: a robot, or a simulator on one port."""
+
+    open = 0
+
+    def __init__(self):
+        if Single.open:
+            raise RuntimeError("worker 0 is still in use")
+        Single.open += 1
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed)
+        self.place = float(self.np_random.uniform())
+        return observation, info
+
+    def step(self, action):
+        self.place += 0.1 * float(action[0])
+        return np.array([self.place, 0.0], np.float32), self.place, False, False, {}
+
+    def close(self):
+        Single.open -= 1
+
+
+class Shared(Plain):
+    """Keeps its state in the module, as PyBullet's global client does."""
+
+    count = 0
+
+    def reset(self, *, seed=None, options=None):
+        Shared.count = 0
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        Shared.count += 1
+        return np.array([Shared.count, 0.0], np.float32), float(Shared.count), False, Shared.count >= 100, {}
+
+
+class Closes(Plain):
+    """Owns a process: counts those that were begun and not ended. FULL of them, and no more can be begun."""
+
+    open = made = 0
+
+    def __init__(self):
+        if Closes.open >= int(os.environ.get("FULL", "99")):
+            raise RuntimeError("no more of them")
+        Closes.open += 1
+        Closes.made += 1
+        self.here = True
+
+    def step(self, action):
+        assert self.here, "it was closed"
+        if "BREAKS" in os.environ:
+            raise RuntimeError("broken")
+        return super().step(action)
+
+    def close(self):
+        assert self.here, "it was closed twice"
+        self.here = False
+        Closes.open -= 1
+
+
+class ClosesBadly(Plain):
+    """Raises when it is closed."""
+
+    def close(self):
+        raise RuntimeError("the process was gone already")
+
+
+class Global(Plain):
+    """Draws from NumPy's global generator, as many first environments do."""
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = np.random.normal(size=2)
+        return self.x.astype(np.float32), {}
+
+    def step(self, action):
+        self.x = self.x + 0.1 * np.random.normal(size=2)
+        return self.x.astype(np.float32), float(action[0]), False, False, {}
+
+
+class GlobalEnds(Global):
+    """Ends when that generator says so."""
+
+    def step(self, action):
+        observation, reward, *_ = super().step(action)
+        return observation, reward, np.random.random() < 0.05, False, {}
+
+
+class Unlimited(Plain):
+    """Ends itself after 2400 steps, and registers no limit."""
+
+    def reset(self, *, seed=None, options=None):
+        self.count = 0
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.count += 1
+        return self.seen, 0.5, False, self.count >= 2400, {}
+
+
+class Reuses(Plain):
+    """Gives one array again and again, and changes it in place."""
+
+    observation_space = Box(-np.inf, np.inf, (2,), np.float64)
+
+    def __init__(self):
+        self.seen = np.zeros(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.seen[:] = 0
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.seen += 1
+        return self.seen, 0.5, False, False, {}
+
+
+class SuccessArray(Plain):
+    """Says in arrays of one whether the goal was reached."""
+
+    def reset(self, *, seed=None, options=None):
+        return self.seen, {"success": np.array([False])}
+
+    def step(self, action):
+        return self.seen, 0.5, False, False, {"success": np.array([True])}
+
+
+class TwoGoals(Plain):
+    """Of each of two goals, whether it was reached."""
+
+    def step(self, action):
+        return self.seen, 0.5, False, False, {"success": np.array([True, False])}
+
+
+class NoOptions(Plain):
+    """Its reset takes no options."""
+
+    def reset(self, seed=None):
+        return self.seen, {}
+
+
 for kind in list(globals().values()):
     if isinstance(kind, type) and issubclass(kind, Plain):
-        gymnasium.register(f"{kind.__name__}-v0", kind, max_episode_steps=100)
+        limit = None if kind is Unlimited else 100
+        gymnasium.register(f"{kind.__name__}-v0", kind, max_episode_steps=limit)
+
+
+def my_reacher():
+    """As docs/adding-a-task.md says: a dm_env environment of one's own, registered as a function that returns it."""
+    from lsp_fast.envs.dmc import DmcEnv
+    from lsp_fast.envs.suite import suite
+
+    random_state = np.random.RandomState(0)
+    environment = suite().load("reacher", "easy", task_kwargs={"random": random_state})
+    return DmcEnv(environment, random_state, action_repeat=1)
+
+
+gymnasium.register("MyReacher-v0", my_reacher, max_episode_steps=200)

@@ -77,7 +77,10 @@ class Endless(gymnasium.Env):
 def test_nested_observations_are_flattened_and_an_endless_episode_is_truncated():
     gymnasium.register("Endless-v0", Endless)
     try:
-        env = envs.make("gym:Endless-v0")
+        with pytest.warns(
+            UserWarning, match="gym:Endless-v0 registers no max_episode_steps: .* 1000 environment steps"
+        ):
+            env = envs.make("gym:Endless-v0")
     finally:
         del gymnasium.registry["Endless-v0"]
     observation, _ = env.reset(seed=1)

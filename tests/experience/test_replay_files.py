@@ -54,10 +54,11 @@ def test_save_appends_and_load_gives_it_back(tmp_path):
     assert_same(again, replay)
     with pytest.raises(ValueError, match="is_first"):  # running episodes begin anew
         again.add(0, np.zeros(OBSERVATION), np.zeros(ACTION), 0.0, False, False, False)
-    # The earlier checkpoint is still good, and cuts what came after it.
+    # The earlier checkpoint is still good; what came after it is cut by the next save, not by looking.
     old = reloaded(folder, first)
-    assert sizes(folder) == (14 * ROW_BYTES).tolist()
+    assert sizes(folder) == (21 * ROW_BYTES).tolist()
     assert_same(old, filled([5, 9]))
+    assert old.save(folder) == first and sizes(folder) == (14 * ROW_BYTES).tolist()
     add_episode(old, 2, 3)
     assert_same(reloaded(folder, old.save(folder)), old)
 

@@ -15,10 +15,11 @@ from lsp_fast.config import make_config
 from lsp_fast.models.heads import Actor, Value
 from lsp_fast.models.world_model import WorldModel
 from lsp_fast.noise import Noise
-from lsp_fast.ops.types import PlanNoise, PlanWeights, State
+from lsp_fast.ops.philox import plan_noise
+from lsp_fast.ops.types import ImagineNoise, PlanNoise, PlanWeights, State
 from lsp_fast.planning.cem import cem
 from lsp_fast.planning.health import planner_health
-from lsp_fast.planning.plan import plan_values
+from lsp_fast.planning.plan import plan_values, score_plans
 from lsp_fast.planning.planner import Planner
 
 
@@ -305,3 +306,23 @@ def test_random_skills_are_not_planned(explore):
     got = distribution(small_config(algorithm="random_skills"), 20, explore=explore)
     assert torch.all(got.mean == 0)
     assert torch.all(got.std == 1)
+
+
+@pytest.mark.parametrize("kind", ["tensors", "philox"])
+def test_what_planning_gained_is_the_value_of_its_mean_under_noise_that_it_has_not_seen(kind):
+    config = small_config(planner__noise=kind)
+    weights, *_ = small_system(config)
+    single = map_tensors(lambda w: w.float() if isinstance(w, torch.Tensor) else w, weights)
+    planner, start, noise, again = Planner(config, lambda: single, REFERENCE), start_of(config, 6), Noise(3), Noise(3)
+    found = planner_health(planner, start, noise)
+    first, second = (planner.draw(again, "health", 6, sample=True) for _ in range(2))
+    # Nothing else is drawn.
+    assert all(torch.equal(again.state_dict()[name], state) for name, state in noise.state_dict().items())
+    mean = planner.search(start, first).mean
+    if kind == "philox":
+        widths = start.stoch.shape[1], planner.action_dim, *mean.shape[1:]
+        second = plan_noise(second, 6, *widths, normals=REFERENCE.normals)
+    plans = mean[:, None].expand(-1, config.planner.candidates, -1, -1)
+    rollouts = ImagineNoise(second.stoch[0], second.action[0])
+    by_hand = score_plans(start, plans, single, rollouts, planner.rules, REFERENCE)
+    torch.testing.assert_close(found["plan_value"], by_hand.mean())

@@ -1,5 +1,9 @@
 """What a run will need, against what it took."""
 
+import re
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -90,3 +94,33 @@ def test_room_is_looked_for_where_the_folder_will_lie(tmp_path):
 )
 def test_sizes_for_people(size, text):
     assert machine.size_text(size) == text
+
+
+MEASURED = """
+import sys
+from lsp_fast import machine
+from lsp_fast.cli import main
+assert main(sys.argv[1:]) == 0
+print("took", machine.process_memory() / 1e6)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["lsp", "dreamer"])
+def test_the_memory_is_enough_and_at_most_a_seventh_too_much(tmp_path, algorithm):
+    """What is loaded and compiled only later is counted; a short run of small networks is nearly all of that."""
+    command = f"train --preset smoke --algorithm {algorithm} --device cpu --logdir {tmp_path / 'run'}"
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *command.split()], capture_output=True, text=True, check=True
+    )
+    [said] = re.findall(r"needs about ([\d.]+) MB of memory", done.stderr)
+    [took] = re.findall(r"took ([\d.]+)", done.stdout)
+    assert float(took) <= float(said) <= 1.15 * float(took)
+
+
+def test_what_comes_later_and_what_is_held_of_small_blocks_is_counted():
+    def beyond(preset):
+        needs = resources.estimate(make_config(preset, device="cpu", env_steps=1200), "reference", 17, 6, 0)
+        return needs.memory - machine.process_memory() - resources.LATER
+
+    assert 0 < beyond("smoke") < 10_000_000 and beyond("paper") > resources.HELD

@@ -37,10 +37,14 @@ def arithmetic() -> str:
 SAME = arithmetic() == EXPECTED["arithmetic"]
 
 
+NEWER = {"planner/plan_value"}
+"""Metrics that these runs did not log."""
+
+
 def agree(found, expected):
     """Equal to the last digit; on a machine that rounds differently, the first losses to 1e-3."""
     if SAME:
-        assert found == expected
+        assert {k: v for k, v in found.items() if k not in NEWER} == expected
     else:
         losses = {k: v for k, v in expected.items() if k.startswith(("world_model/", "hiro/")) and k.endswith("loss")}
         assert {k: found[k] for k in losses} == pytest.approx(losses, rel=1e-3)

@@ -8,7 +8,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from .device import CUDA, Capture, FakeGPU, FakeTensor, Generator, where
+from .device import CUDA, Capture, FakeGPU, FakeTensor, Generator, Stream, where
 
 LOW = {"linear", "matmul", "mm", "addmm", "bmm", "baddbmm", "__matmul__", "conv2d", "conv_transpose2d", "gru_cell"}
 FULL = {"exp", "log", "log1p", "pow", "softplus", "sum", "prod", "norm", "rsqrt", "reciprocal", "expm1"}
@@ -43,39 +43,24 @@ class Autocast(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-class Stream:
-    """Everything happens at once; a stream's device must be named by its number."""
-
-    def __init__(self, device=None):
-        _index(device)
-
-    def wait_stream(self, other):
-        assert isinstance(other, Stream)
-
-    def wait_event(self, event):
-        assert isinstance(event, Event)
-
-    def record_event(self, event=None):
-        return event or Event()
-
-
 class Event:
-    """Has always happened."""
+    """A moment of a stream."""
 
-    def __init__(self, **_):
-        pass
+    def __init__(self, gpu):
+        self.gpu, self.moment = gpu, {}
 
     def record(self, stream=None):
-        pass
+        stream = stream or self.gpu.stream
+        self.moment = {**stream.waited, stream: self.gpu.clock}
 
     def wait(self, stream=None):
-        pass
+        (stream or self.gpu.stream).wait_event(self)
 
     def query(self):
         return True
 
     def synchronize(self):
-        pass
+        self.gpu.tell("host read", "Event.synchronize")
 
 
 class Current(contextlib.nullcontext):
@@ -96,7 +81,8 @@ def _index(device):
 @contextlib.contextmanager
 def fake_gpu():
     """A GPU for a while: gives its FakeGPU."""
-    gpu, current = FakeGPU(), Stream()
+    gpu = FakeGPU()
+    default = gpu.stream
 
     class CUDAGraph:
         def __init__(self, **_):
@@ -128,8 +114,17 @@ def fake_gpu():
     def set_device(device):
         assert _index(device) == 0
 
-    def nothing(*_, **__):
-        return contextlib.nullcontext()
+    def new_stream(device=None, **_):
+        _index(device)
+        return Stream(gpu)
+
+    @contextlib.contextmanager
+    def on(stream):
+        before, gpu.stream = gpu.stream, stream or gpu.stream
+        try:
+            yield
+        finally:
+            gpu.stream = before
 
     to = torch.Tensor.to
 
@@ -153,11 +148,11 @@ def fake_gpu():
         "current_device": lambda: 0,
         "set_device": set_device,
         "device": Current,
-        "stream": nothing,
-        "current_stream": lambda device=None: (_index(device), current)[1],
-        "default_stream": lambda device=None: (_index(device), current)[1],
-        "Stream": Stream,
-        "Event": Event,
+        "stream": on,
+        "current_stream": lambda device=None: (_index(device), gpu.stream)[1],
+        "default_stream": lambda device=None: (_index(device), default)[1],
+        "Stream": new_stream,
+        "Event": lambda **_: Event(gpu),
         "graph": graph,
         "CUDAGraph": CUDAGraph,
         "is_current_stream_capturing": lambda: gpu.capture is not None,

@@ -5,6 +5,7 @@ flow, so that a run trains, saves and loads. While the mode is on, every operati
 
 - what real PyTorch refuses is refused: operands on two devices (0-d ones on the CPU only where a kernel takes them as
   numbers), whatever would wait for the host inside a capture, a generator that a capture does not know;
+- what is a race on a GPU is refused: what another stream has just made, read without a wait for it;
 - what it allows but a fast path must not do is an `Event`: host reads, copies from pageable memory;
 - memory that nobody has written holds NaN, integers 0.
 
@@ -53,6 +54,7 @@ class FakeTensor(torch.Tensor):
             outer = torch.empty_strided(shape, strides, dtype=inner.dtype, device="meta")
         made = torch.Tensor._make_subclass(cls, outer)
         made.inner = inner
+        made.stream, made.clock, made.recorded = None, 0, []
         return made
 
     device = property(lambda self: CUDA)
@@ -74,7 +76,7 @@ class FakeTensor(torch.Tensor):
         return self.inner.data_ptr()
 
     def record_stream(self, stream):
-        assert stream is not None
+        self.recorded.append(stream)
 
 
 class Generator(RealGenerator):
@@ -165,6 +167,30 @@ class Capture:
                     old.copy_(new)
 
 
+class Stream:
+    """An order of operations. Others are ordered with it up to the moment (an operation's number) waited for."""
+
+    def __init__(self, gpu):
+        self.gpu, self.waited = gpu, {}
+
+    def wait_stream(self, other):
+        self.wait_moment({**other.waited, other: self.gpu.clock})
+
+    def wait_moment(self, moment):
+        for stream, clock in moment.items():
+            self.waited[stream] = max(clock, self.waited.get(stream, 0))
+
+    def wait_event(self, event):
+        self.wait_moment(event.moment)
+
+    def record_event(self, event):
+        event.record(self)
+        return event
+
+    def synchronize(self):
+        self.gpu.tell("host read", "Stream.synchronize")
+
+
 class FakeGPU(TorchDispatchMode):
     """The device while this mode is on.
 
@@ -179,6 +205,7 @@ class FakeGPU(TorchDispatchMode):
         super().__init__()
         self.events, self.faults, self.captures, self.replays = [], [], 0, 0
         self.capture = None
+        self.stream, self.clock = Stream(self), 0
         self.fill = float("nan")
         self.pinned = {}
 
@@ -224,6 +251,10 @@ class FakeGPU(TorchDispatchMode):
         if device is not None and device.type == "cuda" and device.index != 0:
             self.refuse(f"device {device} is not {CUDA}: {func} in {where()}")
         self._check(func, args, kwargs, tensors, fakes, there)
+        self.clock += 1
+        for x in fakes:
+            if x.stream is not self.stream and self.stream.waited.get(x.stream, 0) < x.clock:
+                self.refuse(f"{func} does not wait for the stream that makes its input, in {where()}")
         if device is not None:
             kwargs["device"] = torch.device("cpu")
         generator = self._generator(func, kwargs)
@@ -247,7 +278,9 @@ class FakeGPU(TorchDispatchMode):
         def outer(x):
             if not isinstance(x, torch.Tensor):
                 return x
-            return wrapped[id(x)] if id(x) in wrapped else FakeTensor(x)
+            found = wrapped[id(x)] if id(x) in wrapped else FakeTensor(x)
+            found.stream, found.clock = self.stream, self.clock
+            return found
 
         return tree_map(outer, result)
 

@@ -2,12 +2,14 @@
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from fake_gpu.cuda import fake_gpu
 
 from lsp_fast.backends.cudagraph import WARMUP, Graphed
 from lsp_fast.noise import Noise
+from lsp_fast.training.upload import Upload
 
 CUDA = torch.device("cuda", 0)
 
@@ -108,6 +110,31 @@ def test_a_capture_runs_nothing_and_its_replays_go_on(gpu):
         assert doubled.inner.tolist() == [2 * call] * 2
         assert torch.equal(drawn.inner, twin.normal("some", 2).inner)
     assert (gpu.captures, gpu.replays) == (1, 3)
+
+
+def test_what_another_stream_makes_must_be_waited_for(broken):
+    side, x = torch.cuda.Stream(), torch.ones(2, device=CUDA)
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        y = x + 1
+    with pytest.raises(RuntimeError, match="does not wait for the stream that makes its input"):
+        _ = y + 1
+    event = torch.cuda.Event()
+    event.record(side)
+    event.wait()
+    _ = y + 1
+    with torch.cuda.stream(side):
+        y.add_(1)
+    with pytest.raises(RuntimeError, match="does not wait"):
+        _ = y + 1
+    torch.cuda.current_stream().wait_stream(side)
+    _ = y + 1
+
+
+def test_a_batch_is_kept_until_the_stream_that_reads_it_is_done(gpu):
+    [x] = Upload(CUDA)([np.ones(3, np.float32)])
+    assert x.recorded == [torch.cuda.current_stream()] and x.stream not in x.recorded
+    assert (x + 1).inner.tolist() == [2, 2, 2] and gpu.events == []
 
 
 def test_a_generator_that_the_graph_does_not_know_is_refused(broken):

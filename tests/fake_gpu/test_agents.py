@@ -80,3 +80,37 @@ def test_a_graph_acts_as_without(variant, explore, gpu, small):
             actions.append(action)
         assert np.array_equal(*actions), t
     assert gpu.replays > 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("algorithm", ["lsp", "planet"])
+def test_packed_weights_follow_updates_replays_and_loads(algorithm, precision, gpu, launches, small):
+    """Triton plans from copies of the weights. A replay changes weights, and PyTorch does not count that."""
+    agent = agents.make(OBSERVATION, ACTION, small(algorithm, backend="triton", planner__precision=precision), None)
+    upload, carry = Upload(agent.device), agent.initial_carry(2, explore=True)
+
+    def act():
+        return agent.policy(np.zeros((2, OBSERVATION), np.float32), carry)
+
+    def packed():
+        heads = agent.planner.imagine_heads()
+        return heads, heads.pack.__self__._into
+
+    first, addresses = None, None
+    for seed in range(WARMUP + 4):
+        act()
+        agent.update(upload(sequences(agent.config, seed)), diagnose=seed == WARMUP + 2)
+        if seed == 1:
+            state = pickle.loads(pickle.dumps(agent.state_dict()))
+        if seed == WARMUP + 3:
+            agent.load_state_dict(state)
+            act()
+        heads, tensors = packed()
+        before = [x.inner.clone() for x in tensors]
+        heads.pack()
+        assert all(torch.equal(x.inner, old) for x, old in zip(tensors, before, strict=True)), seed
+        assert addresses in (None, [x.data_ptr() for x in tensors])
+        addresses = [x.data_ptr() for x in tensors]
+        assert first is None or any(not torch.equal(x, old) for x, old in zip(before, first, strict=True))
+        first = before
+    assert gpu.replays and len(addresses) > 10

@@ -123,8 +123,9 @@ class HiroAgent(Agent):
         n = len(carry.step)
         obs = self.checked(observation, n)
         aim, scale = carry.aim, self.high.scale
-        rows = (carry.step % self.length == 0).nonzero()[:, 0].to(self.device)
+        rows = (carry.step % self.length == 0).nonzero()[:, 0]
         if len(rows):
+            rows = self.upload(rows)
             goal = self.high.act(obs[rows])
             if carry.explore:
                 extra = carry.noise.normal("act/goal", *goal.shape)

@@ -169,17 +169,15 @@ class ImaginationAgent(Agent):
             explore: act as while collecting; otherwise as in evaluation, with the mean plan and the policy's mode.
             noise: randomness of these episodes; by default that of the run's seed, the same at every call.
         """
-        skill = None if self.config.skill.source == "none" else torch.zeros(batch, self.config.skill.dim)
+        c, device = self.config, self.device
         return Carry(
             self.world_model.rssm.initial(batch),
-            torch.zeros(batch, self.action_dim, device=self.device),
-            None if skill is None else skill.to(self.device),
+            torch.zeros(batch, self.action_dim, device=device),
+            None if c.skill.source == "none" else torch.zeros(batch, c.skill.dim, device=device),
             torch.zeros(batch, dtype=torch.int64),
-            noise if noise is not None else Noise(self.config.seed, self.device),
+            noise if noise is not None else Noise(c.seed, device),
             explore,
-            plan=torch.zeros(batch, *self.config.plan_shape(self.action_dim), device=self.device)
-            if self.config.planner.warm_start
-            else None,
+            plan=torch.zeros(batch, *c.plan_shape(self.action_dim), device=device) if c.planner.warm_start else None,
         )
 
     def reset(self, carry: Carry, is_first: np.ndarray | Tensor) -> Carry:
@@ -187,7 +185,7 @@ class ImaginationAgent(Agent):
         mask = torch.as_tensor(is_first, dtype=torch.bool)
         if not mask.any():
             return carry
-        keep = (~mask).to(self.device, torch.float32)[:, None]
+        keep = self.upload((~mask).float())[:, None]
         return replace(
             carry,
             state=map_state(lambda x: x * keep, carry.state),
@@ -311,7 +309,7 @@ class ImaginationAgent(Agent):
     def _plan_skills(self, state: State, carry: Carry, due: Tensor, graphed: bool) -> tuple[Tensor, Tensor | None]:
         """The skill of every row, a new one where it is due, else the one that is held; and the plans' means."""
         assert carry.skill is not None
-        rows = None if due.all() else due.nonzero()[:, 0].to(self.device)
+        rows = None if due.all() else self.upload(due.nonzero()[:, 0])
         last = carry.plan
         if rows is not None:
             state, last = map_state(lambda x: x[rows], state), None if last is None else last[rows]

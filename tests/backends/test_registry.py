@@ -82,9 +82,11 @@ def test_an_agent_makes_its_gpu_the_current_one_by_number(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
+    monkeypatch.setattr(torch, "zeros", lambda *shape, **where: where["device"])  # of the clock
     agent = SimpleNamespace()  # what all agents share needs no modules
     Agent.__init__(agent, 5, 2, make_config("smoke", device=name, backend="reference"))
-    assert [device.index for device in chosen] == [1] and agent.device == torch.device("cuda:1")
+    assert [device.index for device in chosen] == [1]
+    assert agent.device == agent.env_steps == torch.device("cuda:1")
 
 
 def test_triton_without_a_compiler_is_refused_before_its_first_launch(monkeypatch):

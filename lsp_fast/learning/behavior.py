@@ -248,9 +248,7 @@ def behavior_losses(
         with torch.no_grad():
             task_value = layers.scalar_head(found.judged, models.task_value)
             reward, discount = found.task_reward[:-1], found.discount[:-1]
-            task_target = backend.lambda_return(
-                reward, task_value[:-1], discount, task_value[-1], config.behavior.lam
-            )
+            task_target = backend.lambda_return(reward, task_value[:-1], discount, task_value[-1], config.behavior.lam)
         task_value_loss = parts.value_loss(found.judged, found.weight, task_target, models.task_value)
     fit = None
     if drawn.predictor is not None:

@@ -40,7 +40,8 @@ def segment_noise(
 ) -> tuple[Tensor, ...]:
     """Numbers on the predictor's input for each of the J complete segments of N rollouts."""
     return tuple(
-        noise.normal(stream, *predictor.noise_shape(batch)) for _ in range(config.behavior.horizon // config.skill.length)
+        noise.normal(stream, *predictor.noise_shape(batch))
+        for _ in range(config.behavior.horizon // config.skill.length)
     )
 
 
@@ -81,9 +82,7 @@ def composed_information(
     return torch.log_softmax(score, 0)[0] + math.log(count)
 
 
-def step_information(
-    start: State, states: State, held: Tensor, weights: PlanWeights, others: Tensor
-) -> Tensor:
+def step_information(start: State, states: State, held: Tensor, weights: PlanWeights, others: Tensor) -> Tensor:
     """`composed_information` of every imagined step, each compared with skills of its own.
 
     Args:

@@ -105,9 +105,9 @@ def _initial(embeddings: Tensor, prior: PriorWeights) -> State:
 
 
 def _add_product(total: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """total + x @ weight, in total's place where nothing is compiled: a copy of `total` would be a kernel of its own. A
-    compiler would rather not follow what lies where."""
-    return torch.addmm(total, x, weight) if torch.compiler.is_compiling() else total.addmm_(x, weight)
+    """total + x @ weight, in total's place where nothing is compiled: one kernel. A compiler would have to follow what
+    lies where, and takes the addition into the elementwise kernel that comes next."""
+    return total + x @ weight if torch.compiler.is_compiling() else total.addmm_(x, weight)
 
 
 class _Scan(torch.autograd.Function):
@@ -141,6 +141,9 @@ class _Scan(torch.autograd.Function):
         stoch, deter = noise.new_zeros(batch, noise.shape[-1]), noise.new_zeros(batch, w_h.shape[1])
         # Copies: they are added to in place.
         into_x, into_u = from_action.clone(), from_embedding.clone()
+        # raw's mean carries min_std * noise along through the loop, where it would be a kernel a step.
+        shift = torch.cat([min_std * noise, torch.zeros_like(noise)], -1)
+        into_raw = b_o + shift
         kept_stoch, kept_deter, xs, us, stochs, deters, raws = ([] for _ in range(7))
         for t in range(length):
             kept_stoch.append(stoch * keep[t])
@@ -148,14 +151,14 @@ class _Scan(torch.autograd.Function):
             xs.append(F.elu(_add_product(into_x[t], kept_stoch[t], w_s.T)))
             deter = torch.gru_cell(xs[t], kept_deter[t], w_i, w_h, b_i, b_h)
             us.append(F.elu(_add_product(into_u[t], deter, v_h.T)))
-            raw = F.linear(us[t], v_o, b_o)
-            mean, raw_std = raw.chunk(2, -1)
-            stoch = torch.addcmul(mean, F.softplus(raw_std) + min_std, noise[t])
+            raw = _add_product(into_raw[t], us[t], v_o.T)
+            shifted_mean, raw_std = raw.chunk(2, -1)
+            stoch = torch.addcmul(shifted_mean, F.softplus(raw_std), noise[t])
             stochs.append(stoch)
             deters.append(deter)
             raws.append(raw)
         # What is returned is saved as the output that it is, or autograd would keep it in a circle.
-        outputs = torch.stack(stochs), torch.stack(deters), torch.stack(raws)
+        outputs = torch.stack(stochs), torch.stack(deters), torch.stack(raws) - shift
         saved = (torch.stack(x) for x in (kept_stoch, kept_deter, xs, us))
         ctx.save_for_backward(keep, noise, w_s, w_i, w_h, b_i, b_h, v_h, v_o, outputs[1], outputs[2], *saved)
         return outputs

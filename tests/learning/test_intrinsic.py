@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsp_fast.config import make_config
-from lsp_fast.learning.intrinsic import composed_information, intrinsic_reward, segment_log_probs, segment_noise, step_information
+from lsp_fast.learning.intrinsic import (
+    composed_information,
+    intrinsic_reward,
+    segment_log_probs,
+    segment_noise,
+    step_information,
+)
 from lsp_fast.models.skill_predictor import SkillPredictor
 from lsp_fast.noise import Noise
 from lsp_fast.ops import imagine, layers

@@ -12,6 +12,7 @@ from lsp_fast.errors import BackendUnavailable, first_line
 from lsp_fast.learning.behavior import Parts, imagined, predictor_loss, value_loss
 
 BACKEND = "inductor"
+"""PyTorch's compiler; tests put one here that only traces."""
 RECOMPILE_LIMIT = 64
 """Kinds of arguments that one function is compiled for; beyond PyTorch's own limit it would silently run eagerly."""
 
@@ -31,9 +32,9 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def behavior_parts() -> Parts:
-    """The behaviour's losses, compiled. Native operations are opaque to a compiler, and it fuses the reference's own."""
+    """The behaviour's losses, compiled. Native operations are opaque to a compiler; it fuses the reference's own."""
 
-    def whole(start, skills, skill_policy, models, noise, config, backend, live, diagnose):  # noqa: ANN001
+    def whole(start, skills, skill_policy, models, noise, config, backend, live, diagnose):
         fusible = backend._replace(imagine=ops.imagine, lambda_return=ops.lambda_return)
         return imagined(start, skills, skill_policy, models, noise, config, fusible, live, diagnose)
 

@@ -177,7 +177,6 @@ def test_skills_that_act_differently_tell_themselves_apart():
 
 
 def test_every_step_is_scored_from_the_state_before_it_with_the_skill_held_there():
-    config = make_config("smoke", skill__mi="compose", skill__compose_skills=4, skill__length=2, behavior__horizon=5)
     start, prior, actor, _, _, noise, (reward, value) = rollouts.build(steps=6, plan=3, skill=3)
     skills = torch.randn(3, 5, 3, dtype=torch.float64)
     states = imagine(start, prior, actor, skills, 2, noise).states

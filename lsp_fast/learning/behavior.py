@@ -82,8 +82,8 @@ def behavior_noise(noise: Noise, n: int, models: BehaviorModels, config: Config)
         )
     if models.predictor is None:
         return BehaviorNoise(rollout, None, None, None)
-    drawn = (segment_noise(models.predictor, n, config, noise, f"behavior/{x}") for x in ("intrinsic", "predictor"))
-    return BehaviorNoise(rollout, *drawn, None)
+    fed, fit = (segment_noise(models.predictor, n, config, noise, f"behavior/{x}") for x in ("intrinsic", "predictor"))
+    return BehaviorNoise(rollout, fed, fit, None)
 
 
 def intrinsic_bonus(
@@ -181,9 +181,18 @@ def imagined(
         task_return = (weight * (target if bonus is None else returns(task_reward, value))).mean()
         if bonus is not None:
             intrinsic_return = (weight * returns(bonus, torch.zeros_like(value))).mean()
-    without_history = (x.detach() for x in (feature, judged, task_reward, discount, weight, target))
-    metrics = {k: v.detach() for k, v in metrics.items()}
-    return Imagined(actor_loss, task_return, intrinsic_return, *without_history, metrics)
+    return Imagined(
+        actor_loss,
+        task_return,
+        intrinsic_return,
+        feature.detach(),
+        judged.detach(),
+        task_reward.detach(),
+        discount.detach(),
+        weight,
+        target.detach(),
+        {k: v.detach() for k, v in metrics.items()},
+    )
 
 
 def value_loss(judged: Tensor, weight: Tensor, target: Tensor, head: MLPWeights) -> Tensor:

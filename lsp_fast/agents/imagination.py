@@ -18,7 +18,8 @@ from lsp_fast.agents.base import Agent
 from lsp_fast.backends.cudagraph import Graphed, on_a_gpu
 from lsp_fast.config import Config
 from lsp_fast.experience.replay import Batch, Replay
-from lsp_fast.learning.behavior import BehaviorModels, behavior_losses
+from lsp_fast.learning.behavior import BehaviorModels, Parts, behavior_losses
+from lsp_fast.learning.compiled import behavior_parts, compiled
 from lsp_fast.learning.optimizer import Optimizer
 from lsp_fast.learning.world_model import world_model_loss
 from lsp_fast.models.heads import Actor, Value
@@ -135,8 +136,11 @@ class ImaginationAgent(Agent):
         self.modules = nn.ModuleDict(modules).to(self.device)
         self.optimizers = {k: Optimizer(m, rates[k], c, self.device) for k, m in modules.items()}
         self.planner = Planner(c, self.plan_weights, self.backend)
-        # By itself, so that a compiled one can take its place.
-        self.model_loss = functools.partial(world_model_loss, self.world_model)
+        # By themselves, so that compiled ones can take their place.
+        self.model_loss = functools.partial(world_model_loss, self.world_model, scan=c.train.observe == "scan")
+        self.behavior_parts = Parts()
+        if c.train.compile:
+            self.model_loss, self.behavior_parts = compiled(self.model_loss), behavior_parts()
         self._learn = {
             kind: Graphed(
                 functools.partial(self._update, behavior=kind[0], diagnose=kind[1]),
@@ -404,9 +408,14 @@ class ImaginationAgent(Agent):
             self.predictor,
         )
         with self._autocast():
-            losses = behavior_losses(start, skills, plan, models, self.noise, c, self.backend, live)
+            # Diagnosis takes several gradients of one loss, which a compiled one does not give.
+            parts = Parts() if diagnose else self.behavior_parts
+            losses = behavior_losses(
+                start, skills, plan, models, self.noise, c, self.backend, live, diagnose=diagnose, parts=parts
+            )
         metrics |= {f"behavior/{k}": v for k, v in losses.metrics.items()}
         if diagnose:
+            assert losses.task_return is not None
             metrics["behavior/task_grad_norm"] = self.optimizers["actor"].norm(losses.task_return)
             if losses.intrinsic_return is not None:
                 metrics["behavior/intrinsic_grad_norm"] = self.optimizers["actor"].norm(losses.intrinsic_return)

@@ -63,9 +63,10 @@ class Trainer:
         self.learner = Learner(agent, self.replay, config.seed)
         self.means = Means()
         self.on_update: Callable[[], object] | None = None
-        self.reseeded = state is not None and not agent.noise.continues(state["agent"]["noise"])
+        self.reseeded = False
         if state is not None:
             with checkpoint.fitting(state):
+                self.reseeded = not agent.noise.continues(state["agent"]["noise"])
                 self.load_state_dict(state)
         else:
             if config.transfer.source:

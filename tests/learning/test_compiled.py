@@ -48,6 +48,7 @@ def test_every_row_learns_alike_when_traced(algorithm, traced):
     assert_learns_alike(algorithm=algorithm, diagnose=(1,), train__observe="scan")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -66,6 +67,7 @@ def test_options_learn_alike_when_traced(overrides, traced):
         pytest.skip(str(error))
 
 
+@pytest.mark.slow
 def test_compiled_learning_goes_on_to_the_bit(traced):
     options = {"train__compile": True, "train__observe": "scan"}
     agent, sequences = build(**options), list(batches(build().config, 4))
@@ -82,6 +84,7 @@ def test_compiled_learning_goes_on_to_the_bit(traced):
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_is_located(traced):
     agent = build(train__compile=True, train__observe="scan")
     batch = next(batches(agent.config))

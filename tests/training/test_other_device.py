@@ -11,7 +11,7 @@ from lsp_fast.storage import checkpoint
 OPTIONS = "--preset smoke --device cpu --backend reference --task cheetah_run"
 
 
-@pytest.fixture(scope="module", params=["lsp", "hiro_mi", "planet"])
+@pytest.fixture(scope="module", params=["lsp", "hiro_mi"])
 def elsewhere(request, tmp_path_factory):
     """A run whose generators' states are a GPU's: 16 bytes, where a CPU's have 5,056."""
     logdir = tmp_path_factory.mktemp("runs") / request.param

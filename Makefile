@@ -2,12 +2,16 @@
 # make test    the linters and the tests, in the same environment; a quarter of an hour at most on two cores
 # make test-slow   the tests that are slow and rarely break: kernels under an interpreter, kills, wheels, frames
 # make bench   what is fast here, as ratios in one run beside its peers, which it installs
+# make gpu     what a card is asked first: tests, kernels, tiles, a run that goes on, steps a second; each at most ten
+#              minutes. It goes on where it was stopped, and ends with status 2 where there is no card
 # make sanitize   the C++ engine's own test under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer; it
 #              needs a compiler and cmake, and no Python
 #
 #   PYTHON       the interpreter that .venv is made with (3.11 or 3.12)
 #   ARGS         passed on to `lsp-fast train`, e.g. ARGS="--task walker_walk --env-steps 3000 --logdir runs/x"
 #   BENCH_ARGS   passed on to benchmarks/run.py, e.g. BENCH_ARGS="envs --threads 1 --out benchmarks/results/NAME.json"
+#   GPU_ARGS     passed on to benchmarks/gpu/first_hour.py, e.g. GPU_ARGS="--only kernels" or GPU_ARGS=--list
+#   WHEELS       folder of benchmarks/gpu/pack.py: `make gpu` then installs nothing and runs PYTHON, which has PyTorch
 #   TEST_ARGS    passed on to pytest, e.g. TEST_ARGS="tests/envs -x"
 #   TORCH_INDEX  a package index to take torch from; set it to one with CPU wheels where the default index offers CUDA
 #                builds only (several GB)
@@ -17,13 +21,15 @@ TORCH_INDEX ?=
 ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
+GPU_ARGS ?=
+WHEELS ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
 NATIVE := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*/*.cpp csrc/*/*.hpp csrc/*/*.inl)
 
-.PHONY: train test test-slow bench sanitize lint install clean
+.PHONY: train test test-slow bench gpu gpu-seen sanitize lint install clean
 .DELETE_ON_ERROR:
 
 train: .venv/.installed
@@ -42,6 +48,14 @@ bench: .venv/.peers
 .venv/.peers: .venv/.installed
 	$(PIP) install -c constraints.txt -e '.[bench]' || echo "WARNING: some peers are not there (see above)." >&2
 	@touch $@
+
+# A machine without a card is not made to install PyTorch first.
+gpu: gpu-seen $(if $(WHEELS),,.venv/.installed)
+	$(if $(WHEELS),$(PYTHON),$(BIN)/python) benchmarks/gpu/first_hour.py $(if $(WHEELS),--wheels $(WHEELS)) $(GPU_ARGS)
+
+gpu-seen:
+	@ls /dev/nvidia[0-9]* >/dev/null 2>&1 || test -e /dev/dxg || command -v nvidia-smi >/dev/null || { echo \
+		"make gpu: no NVIDIA GPU is seen (no /dev/nvidia0, no nvidia-smi); run it on a machine with one" >&2; exit 2; }
 
 # ThreadSanitizer does not know every layout that randomised addresses can give a program.
 sanitize: CMAKE = $(or $(shell command -v cmake),$(wildcard $(BIN)/cmake),cmake)

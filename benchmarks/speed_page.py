@@ -1,4 +1,4 @@
-"""Writes the tables of docs/speed.md from results/cpu_*.json and planet_*.json: `python benchmarks/speed_page.py`."""
+"""Writes the tables of docs/speed.md, and README's of a GPU, from results/*.json: `python benchmarks/speed_page.py`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import gpu_page
+
 ROOT = Path(__file__).parents[1]
 RESULTS = [
     ROOT / "benchmarks" / "results" / f"{what}_{threads}.json"
@@ -14,6 +16,7 @@ RESULTS = [
     for threads in ("1_thread", "2_threads")
 ]
 BEGIN, END = "<!-- written by benchmarks/speed_page.py -->\n", "<!-- end -->\n"
+GPU_BEGIN, GPU_END = "<!-- GPU: written by benchmarks/speed_page.py -->\n", "<!-- end of GPU -->\n"
 
 Row = dict[str, Any]
 
@@ -149,11 +152,28 @@ def caption(runs: Iterable[Row]) -> str:
     )
 
 
+def pages() -> dict[Path, list[tuple[str, str, str]]]:
+    """For every page its parts: the marks around them, and what is to stand between."""
+    speed = gpu_page.measured("../benchmarks/results") + "\n\n" + gpu_page.estimates() + "\n"
+    few = gpu_page.measured("benchmarks/results", lines=[line for line in gpu_page.LINES if line.first])
+    return {
+        ROOT / "docs" / "speed.md": [(BEGIN, END, tables()), (GPU_BEGIN, GPU_END, speed)],
+        ROOT / "README.md": [(GPU_BEGIN, GPU_END, few + "\n")],
+    }
+
+
+def filled(text: str, parts: Iterable[tuple[str, str, str]]) -> str:
+    """A page with its parts written anew."""
+    for begin, end, part in parts:
+        before, rest = text.split(begin)
+        _, after = rest.split(end)
+        text = f"{before}{begin}{part}{end}{after}"
+    return text
+
+
 def main() -> None:
-    page = ROOT / "docs" / "speed.md"
-    before, rest = page.read_text().split(BEGIN)
-    _, after = rest.split(END)
-    page.write_text(f"{before}{BEGIN}{tables()}{END}{after}")
+    for page, parts in pages().items():
+        page.write_text(filled(page.read_text(), parts))
 
 
 if __name__ == "__main__":

@@ -55,7 +55,10 @@ def forward(rewards: Tensor, values: Tensor, discounts: Tensor, bootstrap: Tenso
     columns = bootstrap.numel()
     grid = (triton.cdiv(columns, BLOCK),)
     if columns:
-        _forward[grid](rewards, values, discounts, bootstrap, returns, lam, len(rewards), columns, BLOCK)
+        _forward[grid](
+            rewards, values, discounts, bootstrap, returns, lam, len(rewards), columns, BLOCK,
+            enable_fp_fusion=True,
+        )  # fmt: skip
     return returns
 
 
@@ -67,5 +70,8 @@ def backward(
     columns = bootstrap.numel()
     grid = (triton.cdiv(columns, BLOCK),)
     if columns:
-        _backward[grid](grad, values, discounts, bootstrap, returns, *outputs, lam, len(grad), columns, BLOCK)
+        _backward[grid](
+            grad, values, discounts, bootstrap, returns, *outputs, lam, len(grad), columns, BLOCK,
+            enable_fp_fusion=True,
+        )  # fmt: skip
     return outputs

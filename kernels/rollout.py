@@ -7,6 +7,7 @@ guarantees (or refuses).
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from .layers import gru_tile, keep, linear_tile, sample_tile
 
 ROWS = 16
 COLUMNS = 16  # of a tile: narrow ones share a layer among as many programs as possible
-INPUTS = {"bf16": 64, "tf32": 32, "ieee": 32}
+INPUTS = 32
+STAGES = {"bf16": 5, "tf32": 3, "ieee": 3}
 
 
 @triton.jit
@@ -53,7 +55,8 @@ def _rollout(
     w_hidden, b_hidden, hidden_columns, w_out, b_out, stoch_noise, stoch, min_std,
     K_FIRST: tl.constexpr, K_REST: tl.constexpr, K_INP: tl.constexpr, K_X: tl.constexpr, K_H: tl.constexpr,
     K_HIDDEN: tl.constexpr, K_OUT: tl.constexpr, ACTIONS: tl.constexpr, STOCH: tl.constexpr, NOISE: tl.constexpr,
-    M: tl.constexpr, N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, ROUND: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_INP: tl.constexpr,
+    PRECISION: tl.constexpr, ROUND: tl.constexpr,
 ):  # fmt: skip
     programs, row = tl.num_programs(0), tl.arange(0, M)
     arrivals = programs
@@ -84,7 +87,7 @@ def _rollout(
         arrivals += programs
         # Free of the actor's last layer, which only the first program read.
         into = free + ((rest + 1) % 2) * M * width
-        _linear(now, x_stride, w_inp, b_inp, into, width, inp_columns, K_INP, M, N, BLOCK_K, PRECISION, ROUND)
+        _linear(now, x_stride, w_inp, b_inp, into, width, inp_columns, K_INP, M, N, BLOCK_INP, PRECISION, ROUND)
         _meet(counter, arrivals)
         arrivals += programs
         for tile in range(tl.program_id(0), deter_columns // N, programs):
@@ -122,6 +125,7 @@ def rollout(packed: Any, x: Tensor, h: Tensor, noise: Tensor, action: Tensor | N
     first, rest = p.actor[0], p.actor[1:]
     more = rest[0] if rest else first
     widest = max(len(layer.weight) for layer in (first, p.inp, p.hidden))
+    widest += -widest % INPUTS  # what is read of a row lies in it
     free = torch.zeros(2, ROWS, widest, dtype=x.dtype, device=x.device)
     counter = torch.zeros(1, dtype=torch.int32, device=x.device)
     # The interpreter runs programs one after another: only one of them never waits.
@@ -138,5 +142,7 @@ def rollout(packed: Any, x: Tensor, h: Tensor, noise: Tensor, action: Tensor | N
         K_INP=p.inp.weight.shape[1], K_X=p.gru_x.weight.shape[1], K_H=p.gru_h.weight.shape[1],
         K_HIDDEN=p.hidden.weight.shape[1], K_OUT=p.out.weight.shape[1],
         ACTIONS=len(p.policy.weight) // 2, STOCH=len(p.out.weight) // 2, NOISE=action is not None,
-        M=ROWS, N=COLUMNS, BLOCK_K=INPUTS[p.kind], PRECISION=p.dot, ROUND=p.round, num_warps=4, num_stages=3, **options,
+        M=ROWS, N=COLUMNS, BLOCK_K=INPUTS, BLOCK_INP=math.gcd(p.inp.weight.shape[1], INPUTS),
+        PRECISION=p.dot, ROUND=p.round, num_warps=4,
+        num_stages=STAGES[p.kind], enable_fp_fusion=True, **options,
     )  # fmt: skip

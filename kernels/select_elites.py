@@ -7,25 +7,29 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+OTHERS = 32  # that a candidate is compared with at a time
+
 
 @triton.jit
 def _select(
     values, plans, mean, std, new_mean, new_std, indices,
-    floor, candidates, size, elites, G: tl.constexpr, SIZE: tl.constexpr,
+    floor, candidates, size, elites, G: tl.constexpr, SIZE: tl.constexpr, OTHERS: tl.constexpr,
 ):  # fmt: skip
     state = tl.program_id(0).to(tl.int64)
     g = tl.arange(0, G)
     value = tl.load(values + state * candidates + g, mask=g < candidates, other=float("nan"))
-    left = value == value  # candidates that may still be chosen; a NaN never
-    chosen = g < 0
-    for m in range(elites):
-        best = tl.max(tl.where(left, value, float("-inf")), 0)
-        # The first of those that are as good; none where nothing is left.
-        index = tl.min(tl.where(left & (value == best), g, G), 0)
-        tl.store(indices + state * elites + m, tl.where(index < G, index, -1).to(tl.int64))
-        chosen = chosen | (g == index)
-        left = left & (g != index)
+    # How many are better, or as good and earlier: a candidate's place. Comparisons need not wait for one another, as a
+    # search for one elite after the other would.
+    place = tl.zeros([G], tl.int32)
+    for begin in range(0, candidates, OTHERS):
+        j = begin + tl.arange(0, OTHERS)
+        other = tl.load(values + state * candidates + j, mask=j < candidates, other=float("nan"))[None, :]
+        better = (other > value[:, None]) | ((other == value[:, None]) & (j[None, :] < g[:, None]))
+        place += tl.sum(better.to(tl.int32), 1)
+    chosen = (value == value) & (place < elites)  # a NaN never
     count = tl.sum(chosen.to(tl.int32), 0)
+    tl.store(indices + state * elites + place, g.to(tl.int64), mask=chosen)
+    tl.store(indices + state * elites + g, tl.full([G], -1, tl.int64), mask=(g >= count) & (g < elites))
     number = tl.maximum(count, 1).to(tl.float32)
     for begin in range(0, size, SIZE):
         d = begin + tl.arange(0, SIZE)
@@ -60,6 +64,6 @@ def select_elites(
         g, numbers, warps = block(candidates, size)
         _select[(states,)](
             values, plans, mean, std, new_mean, new_std, indices, floor, candidates, size, num_elites, g, numbers,
-            num_warps=warps,
+            min(g, OTHERS), num_warps=warps, enable_fp_fusion=True,
         )  # fmt: skip
     return new_mean, new_std, indices

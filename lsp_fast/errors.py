@@ -19,3 +19,8 @@ class CheckpointError(LspFastError):
 
 class EnvironmentFailed(LspFastError):
     """An environment that raised, or gave what cannot be learned from; carries the original error."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first; its kind where it says nothing."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

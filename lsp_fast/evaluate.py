@@ -266,6 +266,6 @@ def load(logdir: str | Path, *, device: str = "auto", backend: str = "auto") -> 
     config, state = read_run(Path(logdir), device=device, backend=backend)
     with checkpoint.fitting(state):
         agent = agents.make(checkpoint.observation_of(state), state["action_dim"], config, state.get("goals"))
-        agent.load_state_dict(state["agent"])
+        agent.load_weights(state["agent"])
         agent.at(state["env_steps"])
     return agent

@@ -61,13 +61,70 @@ class Noise:
         """Every stream's state, for a checkpoint."""
         return {name: generator.get_state() for name, generator in self._streams.items()}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def continues(self, state: dict[str, Tensor]) -> bool:
+        """Whether streams can go on from that state: it was taken on this kind of device."""
+        size = torch.Generator(self.device).get_state().numel()
+        return all(value.numel() == size for value in state.values())
+
+    def load_state_dict(self, state: dict[str, Tensor], env_steps: int = 0) -> None:
         """Continue every stream where `state_dict` was taken; streams it does not name start anew.
 
         Generators stay the same objects: a captured graph draws on them.
+
+        Args:
+            env_steps: when it was taken. Streams of another kind of device cannot go on here; they begin anew, with
+                numbers that depend on the seed, their names and this.
         """
+        if not self.continues(state):
+            moment = {name: stream_seed(self.seed, f"{name}@{env_steps}") for name in {*state, *self._streams}}
+            for name, seed in moment.items():
+                self.generator(name).manual_seed(seed)
+            return
         for name, generator in self._streams.items():
             if name not in state:
                 generator.manual_seed(stream_seed(self.seed, name))
         for name, value in state.items():
             self.generator(name).set_state(value)
+
+
+class AskedNoise(Noise):
+    """Another noise's numbers, which remembers what was asked for.
+
+    Attributes:
+        asked: method, stream and shape of every draw, in order.
+    """
+
+    def __init__(self, source: Noise) -> None:
+        super().__init__(source.seed, source.device)
+        self.source = source
+        self.asked: list[tuple[str, str, tuple[int, ...]]] = []
+
+    def normal(self, stream: str, *shape: int) -> Tensor:
+        self.asked.append(("normal", stream, shape))
+        return self.source.normal(stream, *shape)
+
+    def words(self, stream: str, *shape: int) -> Tensor:
+        self.asked.append(("words", stream, shape))
+        return self.source.words(stream, *shape)
+
+    def choice(self, stream: str, total: int, count: int) -> Tensor:
+        self.asked.append(("choice", stream, (total, count)))
+        return self.source.choice(stream, total, count)
+
+
+class GivenNoise(Noise):
+    """Numbers that were drawn before, in the order in which they are asked for: what draws them can be captured
+    without its streams."""
+
+    def __init__(self, numbers: Iterable[Tensor]) -> None:
+        super().__init__(0)
+        self._numbers = iter(numbers)
+
+    def normal(self, stream: str, *shape: int) -> Tensor:
+        return next(self._numbers)
+
+    def words(self, stream: str, *shape: int) -> Tensor:
+        return next(self._numbers)
+
+    def choice(self, stream: str, total: int, count: int) -> Tensor:
+        return next(self._numbers)

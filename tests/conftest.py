@@ -13,7 +13,7 @@ def pytest_collection_modifyitems(items):
     """Skip what needs a GPU where there is none."""
     if not torch.cuda.is_available():
         for item in items:
-            if "gpu" in item.keywords:
+            if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
 
 

@@ -34,6 +34,21 @@ def test_a_restored_state_goes_on_where_it_was_taken():
     assert torch.equal(restored.normal("a", 8), expected[0]) and torch.equal(restored.normal("b", 8), expected[1])
 
 
+def test_a_state_of_another_kind_of_device_begins_streams_anew():
+    gpu = {"a": torch.zeros(16, dtype=torch.uint8)}  # what CUDA's generators hold: a seed and an offset
+    drawn = []
+    for env_steps in (0, 500, 500):
+        noise = Noise(0)
+        assert not noise.continues(gpu) and noise.continues(noise.state_dict())
+        noise.normal("b", 2)
+        noise.load_state_dict(gpu, env_steps)
+        drawn.append([noise.normal(name, 4) for name in ("a", "b")])
+    assert all(torch.equal(x, y) for x, y in zip(drawn[1], drawn[2], strict=True))
+    fresh = Noise(0)
+    for first, later, name in zip(drawn[0], drawn[1], ("a", "b"), strict=True):
+        assert not torch.equal(first, later) and not torch.equal(later, fresh.normal(name, 4))
+
+
 def test_what_is_drawn_is_what_is_named():
     noise = Noise(0)
     normal, words = noise.normal("n", 100_000), noise.words("w", 100_000)

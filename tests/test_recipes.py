@@ -97,4 +97,6 @@ def test_other_programs_of_the_page_are_there():
     assert "\n    tensorboard --logdir runs\n" in text
     assert importlib.metadata.entry_points(group="console_scripts", name="tensorboard")
     scripts = re.findall(r"^    \S*python (\S+\.py)", text, re.MULTILINE)
-    assert scripts and all((PAGE.parents[1] / script).exists() for script in scripts)
+    assert all((PAGE.parents[1] / script).exists() for script in scripts)
+    targets, makefile = re.findall(r"^    make (\w+)", text, re.MULTILINE), (PAGE.parents[1] / "Makefile").read_text()
+    assert targets and all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from gpu import estimate
 from gpu.bench import Bench
 from gpu.table import environment, row, table
 from gpu.timing import measure_peaks, release
@@ -39,6 +40,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--variants", nargs="+", choices=tuple(VARIANTS), default=tuple(VARIANTS), help="eager always runs"
     )
     parser.add_argument("--precisions", nargs="+", choices=tuple(MATMUL), default=tuple(MATMUL))
+    parser.add_argument("--estimate", action="store_true", help="count what a plan asks of a card; none is needed")
     parser.add_argument("--samples", type=int, help="at least 5; default 9, or 5 with --quick")
     args = parser.parse_args(argv)
     if args.samples is not None and args.samples < 5:
@@ -53,8 +55,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def write(path: Path, found: dict) -> None:
+    """As JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
+    if args.estimate:
+        found = estimate.report()
+        if args.out:
+            write(args.out, found)
+        print(estimate.text(found))
+        return 0
     if args.device == "cuda" and not torch.cuda.is_available():
         print("benchmarks/gpu.py needs a CUDA GPU, and PyTorch sees none here.", file=sys.stderr)
         return 2
@@ -62,15 +76,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = make_config(args.preset, device=args.device)
     about = environment(device)
     peaks = measure_peaks(args, device)
-    rows = []
-    for name in args.work:
-        bench = Bench(WORKS[name](config, tuple(args.task_dims), device), args, device)
-        variants, flops = bench.run()
-        eager = {v.precision: statistics.median(v.seconds) for v in variants if v.name == "eager" and v.seconds}
-        rows += [row(v, flops, peaks, eager) for v in variants]
-        del bench, variants
-        torch.compiler.reset()
-        release(device)
     t = config.train
     sizes = {
         "preset": args.preset,
@@ -79,10 +84,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         "batch": [t.batch_size, t.batch_length],
         "samples": args.samples,
     }
-    result = {"environment": about, "sizes": sizes, "matmul_flop_per_s": peaks, "rows": rows}
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    rows = []
+    for name in args.work:
+        bench = Bench(WORKS[name](config, tuple(args.task_dims), device), args, device)
+        variants, flops = bench.run()
+        eager = {v.precision: statistics.median(v.seconds) for v in variants if v.name == "eager" and v.seconds}
+        rows += [row(v, flops, peaks, eager) for v in variants]
+        if args.out:  # what is known survives whatever comes next
+            write(args.out, {"environment": about, "sizes": sizes, "matmul_flop_per_s": peaks, "rows": rows})
+        del bench, variants
+        torch.compiler.reset()
+        release(device)
     measured = ", ".join(f"{k} {v / 1e12:.3g}" for k, v in peaks.items())
     print(table(rows, f"{about['device']}, torch {about['torch']}; matrix products reach (TFLOP/s): {measured}"))
     # Eager that fails its check leaves nothing to compare with.

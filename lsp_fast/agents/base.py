@@ -66,10 +66,18 @@ class Agent(ABC):
         """Whether observations are frames."""
         return len(self.observation_shape) > 1
 
+    def upload(self, x: Tensor) -> Tensor:
+        """A tensor on the agent's device, without a wait: a copy from pageable memory would wait for all that the GPU
+        was asked for before, such as a whole update."""
+        if self.device.type != "cuda" or x.device.type != "cpu":
+            return x.to(self.device)
+        # PyTorch keeps pinned memory for later calls, and does not give this out again before it was read.
+        return x.pin_memory().to(self.device, non_blocking=True)
+
     def checked(self, observation: np.ndarray | Tensor, rows: int) -> Tensor:
         """Observations [rows, ...] on the agent's device; of another shape they raise ValueError."""
         dtype = torch.uint8 if self.pixels else torch.float32
-        obs = torch.as_tensor(observation, dtype=dtype, device=self.device)
+        obs = self.upload(torch.as_tensor(observation, dtype=dtype))
         if obs.shape != (rows, *self.observation_shape):
             raise ValueError(f"observation must be {[rows, *self.observation_shape]}, not {list(obs.shape)}")
         return obs
@@ -111,9 +119,17 @@ class Agent(ABC):
             "noise": self.noise.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave, in place: parameters keep their storage."""
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """Of what `state_dict` gave only what acting needs, in place: that goes over to any device."""
         self.modules.load_state_dict(state["modules"])
+
+    def load_state_dict(self, state: dict[str, Any], env_steps: int = 0) -> None:
+        """Restore what `state_dict` gave, in place: parameters keep their storage.
+
+        Args:
+            env_steps: when it was taken, for noise that comes from another kind of device (`Noise.load_state_dict`).
+        """
+        self.load_weights(state)
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-        self.noise.load_state_dict(state["noise"])
+        self.noise.load_state_dict(state["noise"], env_steps)

@@ -59,9 +59,9 @@ class HiroCarry:
         """For a checkpoint."""
         return {"goal": self.aim, "step": self.step, "noise": self.noise.state_dict()}
 
-    def loaded(self, state: dict[str, Any]) -> HiroCarry:
-        """This one as `state_dict` found it."""
-        self.noise.load_state_dict(state["noise"])
+    def loaded(self, state: dict[str, Any], env_steps: int = 0) -> HiroCarry:
+        """This one as `state_dict` found it, after so many environment steps."""
+        self.noise.load_state_dict(state["noise"], env_steps)
         return replace(self, aim=state["goal"].to(self.aim.device), step=state["step"])
 
 
@@ -123,8 +123,9 @@ class HiroAgent(Agent):
         n = len(carry.step)
         obs = self.checked(observation, n)
         aim, scale = carry.aim, self.high.scale
-        rows = (carry.step % self.length == 0).nonzero()[:, 0].to(self.device)
+        rows = (carry.step % self.length == 0).nonzero()[:, 0]
         if len(rows):
+            rows = self.upload(rows)
             goal = self.high.act(obs[rows])
             if carry.explore:
                 extra = carry.noise.normal("act/goal", *goal.shape)
@@ -240,7 +241,7 @@ class HiroAgent(Agent):
         """Weights, optimisers, noise, and whose turn it is."""
         return {**super().state_dict(), "updates": self.updates}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], env_steps: int = 0) -> None:
         """Restore what `state_dict` gave."""
-        super().load_state_dict(state)
+        super().load_state_dict(state, env_steps)
         self.updates = state["updates"]

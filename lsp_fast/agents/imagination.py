@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,16 +15,17 @@ from torch import Tensor, nn
 
 from lsp_fast import ops
 from lsp_fast.agents.base import Agent
-from lsp_fast.backends.cudagraph import Graphed
+from lsp_fast.backends.cudagraph import Graphed, on_a_gpu
 from lsp_fast.config import Config
 from lsp_fast.experience.replay import Batch, Replay
-from lsp_fast.learning.behavior import BehaviorModels, behavior_losses
+from lsp_fast.learning.behavior import BehaviorModels, Parts, behavior_losses
+from lsp_fast.learning.compiled import behavior_parts, compiled
 from lsp_fast.learning.optimizer import Optimizer
 from lsp_fast.learning.world_model import world_model_loss
 from lsp_fast.models.heads import Actor, Value
 from lsp_fast.models.skill_predictor import SkillPredictor
 from lsp_fast.models.world_model import SequenceBatch, WorldModel
-from lsp_fast.noise import Noise
+from lsp_fast.noise import AskedNoise, GivenNoise, Noise
 from lsp_fast.ops import layers
 from lsp_fast.ops.types import Normal, PlanWeights, State, detach, features, map_state
 from lsp_fast.planning.health import planner_health
@@ -60,9 +62,9 @@ class Carry:
             "plan": self.plan,
         }
 
-    def loaded(self, state: dict[str, Any]) -> Carry:
-        """This one as `state_dict` found it."""
-        self.noise.load_state_dict(state["noise"])
+    def loaded(self, state: dict[str, Any], env_steps: int = 0) -> Carry:
+        """This one as `state_dict` found it, after so many environment steps."""
+        self.noise.load_state_dict(state["noise"], env_steps)
         device = self.action.device
         return replace(
             self,
@@ -134,9 +136,22 @@ class ImaginationAgent(Agent):
         self.modules = nn.ModuleDict(modules).to(self.device)
         self.optimizers = {k: Optimizer(m, rates[k], c, self.device) for k, m in modules.items()}
         self.planner = Planner(c, self.plan_weights, self.backend)
-        # By itself, so that a compiled one can take its place.
-        self.model_loss = functools.partial(world_model_loss, self.world_model)
-        self._learn = Graphed(self._update, "learning", self.noise.generators, enabled=c.train.cuda_graph)
+        # By themselves, so that compiled ones can take their place.
+        self.model_loss = functools.partial(world_model_loss, self.world_model, scan=c.train.observe == "scan")
+        self.behavior_parts = Parts()
+        if c.train.compile:
+            self.model_loss, self.behavior_parts = compiled(self.model_loss), behavior_parts()
+        self._learn = {
+            kind: Graphed(
+                functools.partial(self._update, behavior=kind[0], diagnose=kind[1]),
+                "learning",
+                self.noise.generators,
+                enabled=c.train.cuda_graph,
+                scalars=True,
+            )
+            for kind in itertools.product((True, False), repeat=2)
+        }
+        self._acting: dict[tuple, tuple[list, Graphed]] = {}
 
     def plan_weights(self) -> PlanWeights:
         """The live parameters that scoring a plan needs."""
@@ -158,17 +173,15 @@ class ImaginationAgent(Agent):
             explore: act as while collecting; otherwise as in evaluation, with the mean plan and the policy's mode.
             noise: randomness of these episodes; by default that of the run's seed, the same at every call.
         """
-        skill = None if self.config.skill.source == "none" else torch.zeros(batch, self.config.skill.dim)
+        c, device = self.config, self.device
         return Carry(
             self.world_model.rssm.initial(batch),
-            torch.zeros(batch, self.action_dim, device=self.device),
-            None if skill is None else skill.to(self.device),
+            torch.zeros(batch, self.action_dim, device=device),
+            None if c.skill.source == "none" else torch.zeros(batch, c.skill.dim, device=device),
             torch.zeros(batch, dtype=torch.int64),
-            noise if noise is not None else Noise(self.config.seed, self.device),
+            noise if noise is not None else Noise(c.seed, device),
             explore,
-            plan=torch.zeros(batch, *self.config.plan_shape(self.action_dim), device=self.device)
-            if self.config.planner.warm_start
-            else None,
+            plan=torch.zeros(batch, *c.plan_shape(self.action_dim), device=device) if c.planner.warm_start else None,
         )
 
     def reset(self, carry: Carry, is_first: np.ndarray | Tensor) -> Carry:
@@ -176,7 +189,7 @@ class ImaginationAgent(Agent):
         mask = torch.as_tensor(is_first, dtype=torch.bool)
         if not mask.any():
             return carry
-        keep = (~mask).to(self.device, torch.float32)[:, None]
+        keep = self.upload((~mask).float())[:, None]
         return replace(
             carry,
             state=map_state(lambda x: x * keep, carry.state),
@@ -200,16 +213,38 @@ class ImaginationAgent(Agent):
         Raises:
             ValueError: an observation of another shape. Numbers are not looked at: on a GPU that would wait for it.
         """
-        n = len(carry.step)
-        obs = self.checked(observation, n)
-        noise = carry.noise
+        obs = self.checked(observation, len(carry.step))
+        due = self._due(carry)
+        if on_a_gpu(obs) and self.config.train.cuda_graph and (due.all() or not due.any()):
+            after = self._replayed_step(obs, carry, due)
+        else:
+            after = self._step(obs, carry, due, graphed=True)
+        return after.action.cpu().numpy(), replace(after, step=carry.step + 1, noise=carry.noise)
+
+    def _due(self, carry: Carry) -> Tensor:
+        """[N] bool, on the CPU: which rows plan now."""
+        if self.actor is None:
+            return torch.ones_like(carry.step, dtype=torch.bool)
+        if carry.skill is None or carry.hold:
+            return torch.zeros_like(carry.step, dtype=torch.bool)
+        return carry.step % self.config.skill.length == 0
+
+    def _step(self, obs: Tensor, carry: Carry, due: Tensor, graphed: bool = False) -> Carry:
+        """What `policy` does on the device; nothing is read there.
+
+        Args:
+            due: [N] bool, on the CPU.
+            graphed: a plan is a graph of its own; False within what is captured as a whole.
+        """
+        n, noise = len(due), carry.noise
         latent = noise.normal("act/latent", n, self.config.model.stoch)
         state = self.world_model.filter(carry.state, carry.action, obs, latent)
         skill, plan = carry.skill, carry.plan
         if self.actor is None:
-            action, plan = self._plan_first_action(state, carry)
+            action, plan = self._plan_first_action(state, carry, graphed)
         else:
-            skill, plan = self._hold_or_plan(state, carry)
+            if due.any():
+                skill, plan = self._plan_skills(state, carry, due, graphed)
             policy = layers.actor(features(state), skill, self.actor.weights())
             if carry.explore:
                 action = layers.act(policy, noise.normal("act/action", n, self.action_dim))
@@ -220,8 +255,36 @@ class ImaginationAgent(Agent):
         if carry.explore:
             extra = noise.normal("act/exploration", n, self.action_dim)
             action = (action + self.config.collect.exploration_noise * extra).clamp(-1, 1)
-        after = replace(carry, state=state, action=action, skill=skill, step=carry.step + 1, plan=plan)
-        return action.cpu().numpy(), after
+        return replace(carry, state=state, action=action, skill=skill, plan=plan)
+
+    def _replayed_step(self, obs: Tensor, carry: Carry, due: Tensor) -> Carry:
+        """`_step` as a graph, one where all rows plan and one where none does. Its numbers are drawn outside, so that
+        one graph serves every stream and episode."""
+        kind = bool(due.any()), carry.explore, len(due)
+        if kind not in self._acting:
+            # What it draws shows when it is done for the first time.
+            asked = AskedNoise(carry.noise)
+            after = self._step(obs, replace(carry, noise=asked), due)
+            step = functools.partial(self._step_of_tensors, carry.explore, due)
+            self._acting[kind] = asked.asked, Graphed(step, "acting")
+            return after
+        asked, step = self._acting[kind]
+        if kind[0]:
+            self.planner.imagine_heads()  # a replay would not look whether weights have changed
+        drawn = [getattr(carry.noise, how)(stream, *shape) for how, stream, shape in asked]
+        kept = [x for x in (carry.skill, carry.plan) if x is not None]
+        stoch, deter, action, *kept = step(obs, *carry.state, carry.action, *kept, *drawn)
+        skill = None if carry.skill is None else kept.pop(0)
+        return replace(carry, state=State(stoch, deter), action=action, skill=skill, plan=kept[0] if kept else None)
+
+    def _step_of_tensors(self, explore: bool, due: Tensor, obs: Tensor, stoch: Tensor, deter: Tensor, *rest: Tensor):
+        """`_step` as a function of tensors alone."""
+        action, *drawn = rest
+        skill = None if self.config.skill.source == "none" else drawn.pop(0)
+        plan = drawn.pop(0) if self.config.planner.warm_start else None
+        carry = Carry(State(stoch, deter), action, skill, due, GivenNoise(drawn), explore, plan=plan)
+        after = self._step(obs, carry, due)
+        return [x for x in (*after.state, after.action, after.skill, after.plan) if x is not None]
 
     def hold(self, carry: Carry, skill: Sequence[float] | np.ndarray | Tensor) -> Carry:
         """Keep one skill to the end, instead of planning another one every K steps; episodes that follow keep it, too.
@@ -247,30 +310,27 @@ class ImaginationAgent(Agent):
         # A copy: an array that the caller goes on to change is not what is held.
         return replace(carry, skill=given.expand_as(carry.skill).clone(), hold=True)
 
-    def _hold_or_plan(self, state: State, carry: Carry) -> tuple[Tensor | None, Tensor | None]:
-        """The skill of every row, a new one where t % K == 0, else the one that is held; and the plans' means."""
-        if carry.skill is None or carry.hold:
-            return carry.skill, carry.plan
-        rows = (carry.step % self.config.skill.length == 0).nonzero()[:, 0].to(self.device)
-        if len(rows) == 0:
-            return carry.skill, carry.plan
+    def _plan_skills(self, state: State, carry: Carry, due: Tensor, graphed: bool) -> tuple[Tensor, Tensor | None]:
+        """The skill of every row, a new one where it is due, else the one that is held; and the plans' means."""
+        assert carry.skill is not None
+        rows = None if due.all() else self.upload(due.nonzero()[:, 0])
+        last = carry.plan
+        if rows is not None:
+            state, last = map_state(lambda x: x[rows], state), None if last is None else last[rows]
         plan = self.planner.distribution(
-            map_state(lambda x: x[rows], state),
-            carry.noise,
-            "act",
-            explore=carry.explore,
-            last=None if carry.plan is None else carry.plan[rows],
-            graphed=True,
-        )
+            state, carry.noise, "act", explore=carry.explore, last=last, graphed=graphed
+        )  # fmt: skip
         skill = plan.mean[:, 0]  # [rows, Z]; of a plan only the first skill is acted on
         if carry.explore or self.config.skill.source == "random":
             skill = skill + plan.std[:, 0] * carry.noise.normal("act/skill", *skill.shape)
+        if rows is None:
+            return skill, None if carry.plan is None else plan.mean
         kept = None if carry.plan is None else carry.plan.index_copy(0, rows, plan.mean)
         return carry.skill.index_copy(0, rows, skill), kept
 
-    def _plan_first_action(self, state: State, carry: Carry) -> tuple[Tensor, Tensor | None]:
+    def _plan_first_action(self, state: State, carry: Carry, graphed: bool) -> tuple[Tensor, Tensor | None]:
         """The mean of the first action of a plan from each state (SPEC section 5, planet): [N, A], and the plan."""
-        plan = self.planner.distribution(state, carry.noise, "act", explore=False, last=carry.plan, graphed=True)
+        plan = self.planner.distribution(state, carry.noise, "act", explore=False, last=carry.plan, graphed=graphed)
         return plan.mean[:, 0], None if carry.plan is None else plan.mean
 
     # Batch -> gradient
@@ -296,9 +356,9 @@ class ImaginationAgent(Agent):
         Returns:
             metrics: 0-d tensors on the device; reading them synchronises.
         """
-        if self.actor is None or (behavior and not diagnose):
-            return self._learn(*batch)
-        return self._update(*batch, behavior=behavior, diagnose=diagnose)
+        # Without a behaviour all updates are alike.
+        kind = (True, False) if self.actor is None else (behavior, behavior and diagnose)
+        return self._learn[kind](*batch)
 
     def _update(self, *tensors: Tensor, behavior: bool = True, diagnose: bool = False) -> dict[str, Tensor]:
         """`update` as a function of tensors."""
@@ -313,6 +373,7 @@ class ImaginationAgent(Agent):
             start = map_state(lambda x: x.flatten(0, 1), detach(model.states))  # [L B, ...]
             live = 1 - batch.terminal.T.flatten() if c.predicts_terminations else None  # [L B]
             metrics |= self._update_behavior(start, live, diagnose)
+        self.planner.pack()
         return metrics
 
     def _update_behavior(self, start: State, live: Tensor | None, diagnose: bool) -> dict[str, Tensor]:
@@ -347,9 +408,14 @@ class ImaginationAgent(Agent):
             self.predictor,
         )
         with self._autocast():
-            losses = behavior_losses(start, skills, plan, models, self.noise, c, self.backend, live)
+            # Diagnosis takes several gradients of one loss, which a compiled one does not give.
+            parts = Parts() if diagnose else self.behavior_parts
+            losses = behavior_losses(
+                start, skills, plan, models, self.noise, c, self.backend, live, diagnose=diagnose, parts=parts
+            )
         metrics |= {f"behavior/{k}": v for k, v in losses.metrics.items()}
         if diagnose:
+            assert losses.task_return is not None
             metrics["behavior/task_grad_norm"] = self.optimizers["actor"].norm(losses.task_return)
             if losses.intrinsic_return is not None:
                 metrics["behavior/intrinsic_grad_norm"] = self.optimizers["actor"].norm(losses.intrinsic_return)

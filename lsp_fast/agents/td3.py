@@ -77,7 +77,7 @@ class TD3(nn.Module):
 
     def critic_loss(self, before: Tensor, action: Tensor, target: Tensor) -> Tensor:
         """Huber, of both critics."""
-        return sum((F.huber_loss(q, target) for q in self.judge(before, action)), torch.zeros(()).to(target))
+        return sum((F.huber_loss(q, target) for q in self.judge(before, action)), target.new_zeros(()))
 
     def actor_loss(self, before: Tensor) -> Tensor:
         """The first critic's value of the actor's own actions, to be raised."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from lsp_fast.errors import LspFastError
+from lsp_fast.errors import LspFastError, first_line
 
 WARMUP = 3
 
@@ -39,7 +39,7 @@ def capture(
     Raises:
         LspFastError: there is no GPU, or an input is not on one.
     """
-    if not torch.cuda.is_available() or not _on_a_gpu(inputs):
+    if not torch.cuda.is_available() or not on_a_gpu(*inputs):
         raise LspFastError("a CUDA graph needs its inputs on a GPU; use --device cuda on a machine with one")
     static = [x.clone() for x in inputs]
     # Streams are the current device's, which need not be the inputs'; that of the capture must be named, or it would be
@@ -49,11 +49,18 @@ def capture(
         for _ in range(warmup):
             _on(side, function, *static)
         graph = torch.cuda.CUDAGraph()
-        for generator in generators():
-            graph.register_generator_state(generator)
-        # The outer one comes back to the current stream also where a capture fails.
-        with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, stream=side):
-            outputs = function(*static)
+        drawn_on = list(generators())
+        before = [generator.clone_state() for generator in drawn_on]
+        _register(graph, drawn_on)
+        try:
+            # The outer one comes back to the current stream also where a capture fails.
+            with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, stream=side):
+                outputs = function(*static)
+        except BaseException:
+            # A generator would go on believing that it is being captured, and refuse to draw.
+            for generator, state in zip(drawn_on, before, strict=True):
+                generator.graphsafe_set_state(state)
+            raise
     # A graph holds addresses: what the function holds on to must live as long as the callable.
     kept = function, graph
 
@@ -71,7 +78,17 @@ def capture(
     return replay
 
 
-def _on_a_gpu(tensors: Iterable[Tensor]) -> bool:
+def _register(graph: Any, generators: Iterable[torch.Generator]) -> None:
+    """Let replays go on in the generators' streams; later versions of PyTorch do so by themselves and warn."""
+    with warnings.catch_warnings():
+        for kind in (FutureWarning, DeprecationWarning):
+            warnings.simplefilter("ignore", kind)
+        for generator in generators:
+            graph.register_generator_state(generator)
+
+
+def on_a_gpu(*tensors: Tensor) -> bool:
+    """Whether all of them lie on one."""
     return all(x.is_cuda for x in tensors)
 
 
@@ -94,6 +111,7 @@ class Graphed:
         name: what it does, for the message.
         generators: as `capture` takes them.
         enabled: False never captures.
+        scalars: the function returns 0-d tensors by names; replays keep them in one tensor, in fp32.
     """
 
     def __init__(
@@ -102,14 +120,17 @@ class Graphed:
         name: str,
         generators: Callable[[], Iterable[torch.Generator]] = tuple,
         enabled: bool = True,
+        scalars: bool = False,
     ) -> None:
         self.function, self.name, self.generators, self.enabled = function, name, generators, enabled
+        self.scalars = scalars
+        self._names: list[str] = []
         self._calls: dict[tuple, int] = {}
         self._replays: dict[tuple, Callable[..., Any]] = {}
 
     def __call__(self, *arguments: Tensor) -> Any:
         """What the function returns; the caller may keep it."""
-        if not self.enabled or not _on_a_gpu(arguments):
+        if not self.enabled or not on_a_gpu(*arguments):
             return self.function(*arguments)
         kind = tuple((x.shape, x.dtype) for x in arguments)
         replay = self._replays.get(kind)
@@ -118,16 +139,27 @@ class Graphed:
             if calls <= WARMUP:
                 return self.function(*arguments)
             try:
-                replay = capture(self.function, *arguments, generators=self.generators, warmup=0)
+                function = self._stacked if self.scalars else self.function
+                replay = capture(function, *arguments, generators=self.generators, warmup=0)
             except Exception as error:
                 self.enabled = False
-                first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+                # What ends a capture complains in its turn; what went wrong came before it.
+                cause = error.__context__ or error
                 warnings.warn(
-                    f"{self.name} goes on without a CUDA graph: {first} (should memory then grow, start again with "
-                    "--train.no-cuda-graph)",
+                    f"{self.name} goes on without a CUDA graph: {first_line(cause)} (should memory then grow, start "
+                    "again with --train.no-cuda-graph)",
                     stacklevel=2,
                 )
                 return self.function(*arguments)
             self._replays[kind] = replay
         # The next replay overwrites what this one returns.
+        if self.scalars:
+            found = replay(*arguments).clone().unbind()
+            return dict(zip(self._names, found, strict=True))
         return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, replay(*arguments))
+
+    def _stacked(self, *arguments: Tensor) -> Tensor:
+        """The function's scalars as one tensor: copying each by itself would take as many kernels."""
+        found = self.function(*arguments)
+        self._names = list(found)
+        return torch.stack([value.float() for value in found.values()])

@@ -9,14 +9,14 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lsp_fast import ops
 from lsp_fast.backends import cpp
-from lsp_fast.errors import BackendUnavailable, ConfigError
+from lsp_fast.errors import BackendUnavailable, ConfigError, first_line
 from lsp_fast.ops.lambda_return import from_kernels
 from lsp_fast.ops.philox import normals
 from lsp_fast.ops.select_elites import check_select_elites
@@ -72,6 +72,16 @@ def _triton(device: torch.device) -> Backend:
             f"{capability[0]}.{capability[1]}; use --backend reference"
         )
 
+    if device.type == "cuda":
+        try:
+            # Triton builds what calls the driver with the host's C compiler, when it is first needed.
+            _ = triton_driver().get_current_target()
+        except Exception as error:  # whatever a compiler, or the search for one, raises
+            raise BackendUnavailable(
+                f"backend 'triton' cannot reach the GPU's driver: {first_line(error)}; it needs a C compiler and "
+                "Python's headers (Debian: gcc, python3-dev)"
+            ) from error
+
     def checked(values: Tensor, plans: Tensor, num_elites: int, mean: Tensor, std: Tensor, floor: float = 1e-6):
         check_select_elites(values, plans, num_elites, mean, std)
         return select_elites.select_elites(values, plans, num_elites, mean, std, floor)
@@ -84,6 +94,13 @@ def _triton(device: torch.device) -> Backend:
         normals=philox.normals,
         pack_heads=triton.pack_heads,
     )
+
+
+def triton_driver() -> Any:
+    """Triton's way to the GPU."""
+    from triton.runtime import driver
+
+    return driver.active
 
 
 _BUILDERS: dict[str, Callable[[torch.device], Backend]] = {

@@ -20,7 +20,8 @@ def pack_heads(
     precision: str = "fp32",
     whole_rollout: bool = False,
 ) -> Callable[..., Tensor]:
-    """`lsp_fast.ops.imagine_heads` of these weights: they are copied once, for the calls until they change.
+    """`lsp_fast.ops.imagine_heads` of these weights: they are copied once, for the calls until they change. `pack` of
+    what is returned copies them anew, into the same memory, so that a captured graph sees it.
 
     In `fp32` products are those of PyTorch: with torch.set_float32_matmul_precision("high") they multiply tf32. In
     `bf16` what is multiplied is rounded; sums, the deterministic state and everything elementwise stay in fp32.
@@ -56,6 +57,7 @@ def pack_heads(
             check_imagine(start, prior, actor, skills, skill_length, noise)
         return packed(*start, skills, skill_length, noise.stoch, noise.action)
 
+    imagine_heads.pack = packed.pack  # pyright: ignore[reportFunctionMemberAccess]
     return imagine_heads
 
 

@@ -79,6 +79,14 @@ def check(config: Config) -> None:
         f"hiro.goals = {config.hiro.goals!r}: HIRO has no plans; set skill.source to none and planner.over to skills",
     )
     need(not (hiro and config.obs == "pixels"), "obs = 'pixels': HIRO learns from features only")
+    need(
+        not (hiro and config.train.compile),
+        "train.compile = True: HIRO has no world model whose losses could be compiled; start with --train.no-compile",
+    )
+    need(
+        not (hiro and config.train.observe != "steps"),
+        f"train.observe = {config.train.observe!r}: HIRO has no world model that observes; set it to steps",
+    )
     need(config.hiro.candidates >= 2, f"hiro.candidates = {config.hiro.candidates}: must be at least 2")
     need(
         not (hiro and (config.transfer.freeze_policy or config.transfer.relabel)),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from lsp_fast.backends import Backend
 from lsp_fast.config import Config
-from lsp_fast.learning.intrinsic import intrinsic_reward, segment_log_probs, step_information
+from lsp_fast.learning.intrinsic import intrinsic_reward, segment_log_probs, segment_noise, step_information
 from lsp_fast.models.skill_predictor import SkillPredictor
 from lsp_fast.models.world_model import discounts
 from lsp_fast.noise import Noise
@@ -31,25 +33,57 @@ class BehaviorModels(NamedTuple):
     """Where the intrinsic reward is on and `skill.mi` is predict."""
 
 
+class BehaviorNoise(NamedTuple):
+    """Standard normal numbers of one update of the behaviour; None where nothing asks for them."""
+
+    rollout: ImagineNoise  # [T, N, ...]
+    intrinsic: tuple[Tensor, ...] | None  # for each segment, on the predictor's input
+    predictor: tuple[Tensor, ...] | None  # the same, for its own loss
+    others: Tensor | None  # [J - 1, T, N, Z], skills that `compose` compares with
+
+
 class BehaviorLosses(NamedTuple):
     """What each optimiser minimises; None where the module does not exist. `task_return` and `intrinsic_return` split
-    the actor's objective for diagnosis: each is the part of the mean weighted return that its reward brought."""
+    the actor's objective for diagnosis: each is the part of the mean weighted return that its reward brought; None
+    where there is no diagnosis."""
 
     actor: Tensor
     value: Tensor
     task_value: Tensor | None
     predictor: Tensor | None
-    task_return: Tensor
+    task_return: Tensor | None
     intrinsic_return: Tensor | None
     metrics: dict[str, Tensor]
 
 
-class Bonus(NamedTuple):
-    """beta * r^i of every imagined state, what the predictor minimises, and metrics."""
+class Imagined(NamedTuple):
+    """The actor's loss, and what the other losses take of its rollout, without history."""
 
-    reward: Tensor | None  # [T, N]
-    predictor_loss: Tensor | None
+    actor_loss: Tensor
+    task_return: Tensor | None
+    intrinsic_return: Tensor | None
+    feature: Tensor  # [T, N, F]
+    judged: Tensor  # [T, N, F], or [T, N, F + Z]: what the value sees
+    task_reward: Tensor  # [T, N]
+    discount: Tensor  # [T, N]
+    weight: Tensor  # [T - 1, N]
+    target: Tensor  # [T - 1, N]
     metrics: dict[str, Tensor]
+
+
+def behavior_noise(noise: Noise, n: int, models: BehaviorModels, config: Config) -> BehaviorNoise:
+    """Draw what N rollouts and their rewards need, each purpose from a stream of its own."""
+    c, weights, steps = config.skill, models.plan, config.imagined_steps
+    latent = noise.normal("behavior/latent", steps, n, weights.prior.out.weight.shape[0] // 2)
+    rollout = ImagineNoise(latent, noise.normal("behavior/action", steps, n, weights.action_dim))
+    if c.intrinsic and c.mi == "compose":
+        return BehaviorNoise(
+            rollout, None, None, noise.normal("behavior/compose", c.compose_skills - 1, steps, n, c.dim)
+        )
+    if models.predictor is None:
+        return BehaviorNoise(rollout, None, None, None)
+    fed, fit = (segment_noise(models.predictor, n, config, noise, f"behavior/{x}") for x in ("intrinsic", "predictor"))
+    return BehaviorNoise(rollout, fed, fit, None)
 
 
 def intrinsic_bonus(
@@ -59,38 +93,134 @@ def intrinsic_bonus(
     skills: Tensor | None,
     skill_policy: Normal | None,
     models: BehaviorModels,
-    noise: Noise,
+    noise: BehaviorNoise,
     config: Config,
-    live: Tensor | None = None,
-) -> Bonus:
-    """The intrinsic reward as the configuration wants it.
+) -> tuple[Tensor | None, dict[str, Tensor]]:
+    """The intrinsic reward as the configuration wants it: beta * r^i of every imagined state [T, N], and metrics.
 
     Args:
         start: [N, ...]
         states, feature: the imagined ones [T, N, ...], and their features [T, N, F]: the same tensor that all heads
             see, since gradients would add up in another order through a copy.
-        skills, skill_policy, live: as `behavior_losses` takes them.
+        skills, skill_policy: as `behavior_losses` takes them.
     """
-    c, first, steps = config.skill, features(start), len(feature)
-    if c.intrinsic and c.mi == "compose":
+    c, steps = config.skill, len(feature)
+    if noise.others is not None:
         assert skills is not None
         held = held_skills(skills, c.length, steps)  # [T, N, Z]
-        information = step_information(start, states, held, models.plan, config, noise, "behavior/compose")
+        information = step_information(start, states, held, models.plan, noise.others)
         reward = c.beta * information
-        return Bonus(reward, None, {"mutual_information": information.mean(), "intrinsic_reward_std": reward.std()})
+        return reward, {"mutual_information": information.mean(), "intrinsic_reward_std": reward.std()}
     if models.predictor is None:
-        return Bonus(None, None, {})
-    assert skills is not None and skill_policy is not None
-    log_q = segment_log_probs(models.predictor, feature, first, skills, config, noise, "behavior/intrinsic")
+        return None, {}
+    assert skills is not None and skill_policy is not None and noise.intrinsic is not None
+    log_q = segment_log_probs(models.predictor, feature, features(start), skills, noise.intrinsic)
     reward = c.beta * intrinsic_reward(log_q, c.length, steps, c.intrinsic_form)
-    fit = segment_log_probs(models.predictor, feature.detach(), first, skills, config, noise, "behavior/predictor")
     log_p = layers.normal_log_prob(skills, *skill_policy).sum(-1)[: len(log_q)]  # [J, N]
     metrics = {
         "log_q": log_q.mean(),
         "log_q_minus_log_p": (log_q - log_p).mean(),
         "intrinsic_reward_std": reward.std(),
     }
-    return Bonus(reward, -(fit if live is None else live * fit).mean(), metrics)
+    return reward, metrics
+
+
+def imagined(
+    start: State,
+    skills: Tensor | None,
+    skill_policy: Normal | None,
+    models: BehaviorModels,
+    noise: BehaviorNoise,
+    config: Config,
+    backend: Backend,
+    live: Tensor | None,
+    diagnose: bool,
+) -> Imagined:
+    """Roll the policy out and judge it. Arguments are those of `behavior_losses`."""
+    b, weights = config.behavior, models.plan
+    assert weights.actor is not None
+    rollout = backend.imagine(start, weights.prior, weights.actor, skills, config.skill.length, noise.rollout)
+    judged = feature = features(rollout.states)  # [T, N, F]
+    if config.value.skill:
+        assert skills is not None
+        # The skill that acts in each imagined state, not the one that led there.
+        acting = held_skills(skills, config.skill.length, len(feature) + 1)[1:]
+        judged = torch.cat([feature, acting], -1)  # [T, N, F + Z]
+    task_reward = layers.scalar_head(feature, weights.reward)  # [T, N]
+    value = layers.scalar_head(judged, models.value)
+    discount = discounts(feature, b.gamma, weights.discount)
+    # weight_t = product of the discounts before state t, the first state's being 1 [D].
+    weight = torch.cat([torch.ones_like(discount[:1]), discount[:-2]]).cumprod(0).detach()  # [T - 1, N]
+    if live is not None:
+        weight = weight * live
+    bonus, metrics = intrinsic_bonus(start, rollout.states, feature, skills, skill_policy, models, noise, config)
+    reward = task_reward if bonus is None else task_reward + bonus
+
+    def returns(reward: Tensor, value: Tensor) -> Tensor:
+        return backend.lambda_return(reward[:-1], value[:-1], discount[:-1], value[-1], b.lam)  # [T - 1, N]
+
+    target = returns(reward, value)
+    assert noise.rollout.action is not None
+    pre_tanh = rollout.policy.mean + rollout.policy.std * noise.rollout.action
+    entropy = -layers.tanh_normal_log_prob(pre_tanh, rollout.policy).sum(-1)  # [T, N]
+    actor_loss = -(weight * (target + config.actor.entropy * entropy[:-1])).mean()
+    mean = rollout.policy.mean.detach()
+    metrics |= {
+        "task_reward": task_reward.mean(),
+        "task_reward_std": task_reward.std(),
+        "return": target.mean(),
+        "value": value.mean(),
+        "value_abs_max": value.abs().amax(),
+        "reward_abs_max": reward.abs().amax(),
+        "entropy": entropy.mean(),
+        "action_std": rollout.policy.std.mean(),
+        "saturation": (mean.abs() > 2).float().mean(),
+    }
+    task_return = intrinsic_return = None
+    if diagnose:
+        task_return = (weight * (target if bonus is None else returns(task_reward, value))).mean()
+        if bonus is not None:
+            intrinsic_return = (weight * returns(bonus, torch.zeros_like(value))).mean()
+    return Imagined(
+        actor_loss,
+        task_return,
+        intrinsic_return,
+        feature.detach(),
+        judged.detach(),
+        task_reward.detach(),
+        discount.detach(),
+        weight,
+        target.detach(),
+        {k: v.detach() for k, v in metrics.items()},
+    )
+
+
+def value_loss(judged: Tensor, weight: Tensor, target: Tensor, head: MLPWeights) -> Tensor:
+    """-mean log p(target) of the states before the last, weighted: [T, N, F], [T - 1, N], [T - 1, N] -> []."""
+    predicted = layers.scalar_head(judged[:-1], head)
+    return -(weight * layers.normal_log_prob(target, predicted)).mean()
+
+
+def predictor_loss(
+    predictor: SkillPredictor,
+    feature: Tensor,
+    first: Tensor,
+    skills: Tensor,
+    noise: tuple[Tensor, ...],
+    live: Tensor | None,
+) -> Tensor:
+    """-mean log q of the segments' skills; arguments as `segment_log_probs` and `behavior_losses` take them."""
+    fit = segment_log_probs(predictor, feature, first, skills, noise)
+    return -(fit if live is None else live * fit).mean()
+
+
+class Parts(NamedTuple):
+    """What `behavior_losses` is put together of. Each gives one loss with a history of its own, so that a compiled one
+    can take its place: the gradient of a compiled function is taken of all its outputs at once, and only once."""
+
+    imagined: Callable[..., Imagined] = imagined
+    value_loss: Callable[..., Tensor] = value_loss
+    predictor_loss: Callable[..., Tensor] = predictor_loss
 
 
 def behavior_losses(
@@ -102,6 +232,9 @@ def behavior_losses(
     config: Config,
     backend: Backend,
     live: Tensor | None = None,
+    *,
+    diagnose: bool = True,
+    parts: Parts = Parts(),  # noqa: B008
 ) -> BehaviorLosses:
     """Imagine from detached posterior states and return every loss.
 
@@ -110,66 +243,36 @@ def behavior_losses(
         skills: [P, N, Z], detached; None without skills.
         skill_policy: mean and std [P, N, Z] that `skills` were drawn from, for log p.
         live: [N], 0 at a terminal state, from which nothing is learned, and 1 at others; None: all are live.
+        diagnose: split the actor's objective, too.
+        parts: what computes.
     """
-    b, weights, steps = config.behavior, models.plan, config.imagined_steps
-    n, stoch_dim = start.stoch.shape
-    latent = noise.normal("behavior/latent", steps, n, stoch_dim)
-    action_noise = noise.normal("behavior/action", steps, n, weights.action_dim)
-    rollout = backend.imagine(
-        start, weights.prior, weights.actor, skills, config.skill.length, ImagineNoise(latent, action_noise)
-    )
-    judged = feature = features(rollout.states)  # [T, N, F]
-    if config.value.skill:
-        assert skills is not None
-        # The skill that acts in each imagined state, not the one that led there.
-        acting = held_skills(skills, config.skill.length, steps + 1)[1:]
-        judged = torch.cat([feature, acting], -1)  # [T, N, F + Z]
-    task_reward = layers.scalar_head(feature, weights.reward)  # [T, N]
-    value = layers.scalar_head(judged, models.value)
-    discount = discounts(feature, b.gamma, weights.discount)
-    # weight_t = product of the discounts before state t, the first state's being 1 [D].
-    weight = torch.cat([torch.ones_like(discount[:1]), discount[:-2]]).cumprod(0).detach()  # [T - 1, N]
-    if live is not None:
-        weight = weight * live
-    bonus = intrinsic_bonus(start, rollout.states, feature, skills, skill_policy, models, noise, config, live)
-    reward = task_reward if bonus.reward is None else task_reward + bonus.reward
-
-    def returns(reward: Tensor, value: Tensor) -> Tensor:
-        return backend.lambda_return(reward[:-1], value[:-1], discount[:-1], value[-1], b.lam)  # [T - 1, N]
-
-    target = returns(reward, value)
-    pre_tanh = rollout.policy.mean + rollout.policy.std * action_noise
-    entropy = -layers.tanh_normal_log_prob(pre_tanh, rollout.policy).sum(-1)  # [T, N]
-    actor_loss = -(weight * (target + config.actor.entropy * entropy[:-1])).mean()
-
-    def value_loss(head: MLPWeights, target: Tensor) -> Tensor:
-        predicted = layers.scalar_head(judged[:-1].detach(), head)
-        return -(weight * layers.normal_log_prob(target.detach(), predicted)).mean()
-
+    drawn = behavior_noise(noise, len(start.stoch), models, config)
+    # The actor's loss trains the actor alone: what the others' gradients would be need not be computed.
+    plan = models.plan
+    fixed = _detached(models._replace(plan=plan._replace(actor=None), task_value=None, predictor=None))
+    judges = fixed._replace(plan=fixed.plan._replace(actor=plan.actor), predictor=models.predictor)
+    found = parts.imagined(start, skills, skill_policy, judges, drawn, config, backend, live, diagnose)
     task_value_loss = None
     if models.task_value is not None:
         with torch.no_grad():
-            task_target = returns(task_reward, layers.scalar_head(judged, models.task_value))
-        task_value_loss = value_loss(models.task_value, task_target)
-
-    mean = rollout.policy.mean.detach()
-    metrics = bonus.metrics | {
-        "task_reward": task_reward.mean(),
-        "task_reward_std": task_reward.std(),
-        "return": target.mean(),
-        "value": value.mean(),
-        "value_abs_max": value.abs().amax(),
-        "reward_abs_max": reward.abs().amax(),
-        "entropy": entropy.mean(),
-        "action_std": rollout.policy.std.mean(),
-        "saturation": (mean.abs() > 2).float().mean(),
-    }
+            task_value = layers.scalar_head(found.judged, models.task_value)
+            reward, discount = found.task_reward[:-1], found.discount[:-1]
+            task_target = backend.lambda_return(reward, task_value[:-1], discount, task_value[-1], config.behavior.lam)
+        task_value_loss = parts.value_loss(found.judged, found.weight, task_target, models.task_value)
+    fit = None
+    if drawn.predictor is not None:
+        fit = parts.predictor_loss(models.predictor, found.feature, features(start), skills, drawn.predictor, live)
     return BehaviorLosses(
-        actor_loss,
-        value_loss(models.value, target),
+        found.actor_loss,
+        parts.value_loss(found.judged, found.weight, found.target, models.value),
         task_value_loss,
-        bonus.predictor_loss,
-        (weight * (target if bonus.reward is None else returns(task_reward, value))).mean(),
-        None if bonus.reward is None else (weight * returns(bonus.reward, torch.zeros_like(value))).mean(),
-        {k: v.detach() for k, v in metrics.items()},
+        fit,
+        found.task_return,
+        found.intrinsic_return,
+        found.metrics,
     )
+
+
+def _detached(weights: Any) -> Any:
+    """Nested tuples of weights without gradients; they share their memory."""
+    return tree_map_only(Tensor, Tensor.detach, weights)

@@ -35,15 +35,24 @@ def intrinsic_reward(log_q: Tensor, length: int, steps: int, form: str) -> Tenso
     return torch.cat([per_step, per_step.new_zeros(steps - len(per_step), log_q.shape[1])])
 
 
+def segment_noise(
+    predictor: SkillPredictor, batch: int, config: Config, noise: Noise, stream: str
+) -> tuple[Tensor, ...]:
+    """Numbers on the predictor's input for each of the J complete segments of N rollouts."""
+    return tuple(
+        noise.normal(stream, *predictor.noise_shape(batch))
+        for _ in range(config.behavior.horizon // config.skill.length)
+    )
+
+
 def segment_log_probs(
-    predictor: SkillPredictor, feature: Tensor, first: Tensor, skills: Tensor, config: Config, noise: Noise, stream: str
+    predictor: SkillPredictor, feature: Tensor, first: Tensor, skills: Tensor, noise: tuple[Tensor, ...]
 ) -> Tensor:
-    """log q of every complete segment: features [T, N, F], first [N, F], skills [P, N, Z] -> [J, N]."""
-    k, batch = config.skill.length, feature.shape[1]
+    """log q of every complete segment: features [T, N, F], first [N, F], skills [P, N, Z], J numbers -> [J, N]."""
+    k = predictor.length
     log_probs = []
-    for j in range(config.behavior.horizon // k):
+    for j, drawn in enumerate(noise):
         before = first if j == 0 else feature[j * k - 1]
-        drawn = noise.normal(stream, *predictor.noise_shape(batch))
         log_probs.append(predictor.log_prob(feature[j * k : (j + 1) * k], before, skills[j], drawn))
     return torch.stack(log_probs)
 
@@ -73,21 +82,19 @@ def composed_information(
     return torch.log_softmax(score, 0)[0] + math.log(count)
 
 
-def step_information(
-    start: State, states: State, held: Tensor, weights: PlanWeights, config: Config, noise: Noise, stream: str
-) -> Tensor:
-    """`composed_information` of every imagined step, each compared with skills of its own from N(0, I).
+def step_information(start: State, states: State, held: Tensor, weights: PlanWeights, others: Tensor) -> Tensor:
+    """`composed_information` of every imagined step, each compared with skills of its own.
 
     Args:
         start: [N, ...]
         states: [T, N, ...], the imagined ones.
         held: [T, N, Z], the skills that acted in the states before them.
+        others: [J - 1, T, N, Z] from N(0, I).
 
     Returns:
         [T, N]
     """
     assert weights.actor is not None
-    others = noise.normal(stream, config.skill.compose_skills - 1, *held.shape)
     before = State(*(torch.cat([x[None], y[:-1]]).flatten(0, 1) for x, y in zip(start, states, strict=True)))
     skills = torch.cat([held[None], others]).flatten(1, 2)  # [J, T N, Z]
     information = composed_information(before, states.stoch.flatten(0, 1), skills, weights.actor, weights.prior)

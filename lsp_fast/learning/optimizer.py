@@ -25,6 +25,8 @@ class Optimizer:
             parameter.grad = gradient
         norm = nn.utils.clip_grad_norm_(self.parameters, self.grad_clip)
         self.adam.step()
+        # A fused step does not count as a change by itself; whoever holds copies of weights goes by it.
+        torch.autograd.graph.increment_version(self.parameters)
         return norm
 
     def load_state_dict(self, state: dict) -> None:

@@ -20,17 +20,19 @@ class WorldModelLoss(NamedTuple):
     metrics: dict[str, Tensor]
 
 
-def world_model_loss(model: WorldModel, batch: SequenceBatch, noise: Tensor) -> WorldModelLoss:
+def world_model_loss(model: WorldModel, batch: SequenceBatch, noise: Tensor, scan: bool = False) -> WorldModelLoss:
     """max(mean KL, free nats) - mean log p(o) - mean log p(r), sums over dimensions, means over batch and time.
 
     Args:
         batch: [B, L, ...].
         noise: [L, B, S] standard normal.
+        scan: as `RSSM.observe` takes it.
     """
     c = model.config
     target = model.normalize(batch.observation).transpose(0, 1)  # [L, B, O]
     embeddings = model.encode(target)
-    observed = model.rssm.observe(embeddings, batch.action.transpose(0, 1), batch.is_first.transpose(0, 1), noise)
+    actions, is_first = batch.action.transpose(0, 1), batch.is_first.transpose(0, 1)
+    observed = model.rssm.observe(embeddings, actions, is_first, noise, scan=scan)
     feature = features(observed.states)  # [L, B, F]
 
     observation_nll = model.observation_nll(feature, target).mean()

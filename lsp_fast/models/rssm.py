@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
+from lsp_fast import ops
 from lsp_fast.config import ModelConfig
 from lsp_fast.models.networks import GRU, Linear
 from lsp_fast.ops import layers
-from lsp_fast.ops.types import Normal, PosteriorWeights, PriorWeights, State
-
-
-class Observed(NamedTuple):
-    """A filtered sequence; time comes first."""
-
-    states: State  # [L, B, ...], posterior samples
-    posterior: Normal  # [L, B, S]
-    prior: Normal  # [L, B, S]
+from lsp_fast.ops.observe import Observed
+from lsp_fast.ops.types import PosteriorWeights, PriorWeights, State
 
 
 class RSSM(nn.Module):
@@ -66,7 +58,9 @@ class RSSM(nn.Module):
         q = layers.posterior(deter, embedding, self.posterior_weights())
         return State(q.mean + q.std * noise, deter)
 
-    def observe(self, embeddings: Tensor, actions: Tensor, is_first: Tensor, noise: Tensor) -> Observed:
+    def observe(
+        self, embeddings: Tensor, actions: Tensor, is_first: Tensor, noise: Tensor, *, scan: bool = False
+    ) -> Observed:
         """Filter sequences from a zero state, which is also where an episode begins.
 
         Args:
@@ -74,20 +68,7 @@ class RSSM(nn.Module):
             actions: [L, B, A], each the one that led to its observation; at a reset it is ignored.
             is_first: [L, B] bool, true where an observation begins an episode.
             noise: [L, B, S] standard normal.
+            scan: by `ops.observe_scan`, which is equal up to rounding, in place of `ops.observe`.
         """
-        prior, posterior = self.prior_weights(), self.posterior_weights()
-        keep = (~is_first).to(embeddings.dtype)[..., None]  # [L, B, 1]
-        actions = actions * keep
-        state = self.initial(embeddings.shape[1])
-        states, posteriors = [], []
-        for t in range(embeddings.shape[0]):
-            state = State(state.stoch * keep[t], state.deter * keep[t])
-            deter = layers.advance(state, actions[t], prior)
-            q = layers.posterior(deter, embeddings[t], posterior)
-            state = State(q.mean + q.std * noise[t], deter)
-            states.append(state)
-            posteriors.append(q)
-        all_states = State(*(torch.stack(x) for x in zip(*states, strict=True)))
-        all_posteriors = Normal(*(torch.stack(x) for x in zip(*posteriors, strict=True)))
-        # The prior does not feed the recurrence, so that all steps go through it at once.
-        return Observed(all_states, all_posteriors, layers.prior(all_states.deter, prior))
+        function = ops.observe_scan if scan else ops.observe
+        return function(embeddings, actions, is_first, noise, self.prior_weights(), self.posterior_weights())

@@ -43,6 +43,7 @@ class SkillPredictor(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
+        self.length = skill.length
         self.config, self.bounds = config, (model.decoder_min_std, model.decoder_max_std)
         self.steps = [skill.length - 1] if config.inputs == "ends" else segment_states(skill.length)
         states = 2 if config.inputs == "per_step" else len(self.steps) + 1

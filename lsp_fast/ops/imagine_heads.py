@@ -48,8 +48,8 @@ def imagine_heads(
     if actor is None:
         if skills is None:
             raise ValueError("there are neither an actor nor actions")
-        held = [min(t // skill_length, len(skills) - 1) for t in range(len(noise.stoch))]
-        states = imagine_actions(start, prior, skills[held], noise.stoch)
+        actions = held_skills(skills, skill_length, len(noise.stoch))
+        states = imagine_actions(start, prior, actions, noise.stoch)
     else:
         states = imagine(start, prior, actor, skills, skill_length, noise).states
     feature = features(states)  # [H, N, F]

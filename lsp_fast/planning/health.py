@@ -39,9 +39,8 @@ def planner_health(planner: Planner, start: State, noise: Noise) -> dict[str, Te
         if plans is None:
             plans = prior.mean[:, None] + prior.std[:, None] * drawn.candidates[0]
         assert drawn.action is not None
-        value = score_plans(
-            start, plans, weights, ImagineNoise(drawn.stoch[0], drawn.action[0]), planner.rules, backend
-        )
+        numbers = ImagineNoise(drawn.stoch[0], drawn.action[0])
+        value = score_plans(start, plans, weights, numbers, planner.rules, backend, planner.imagine_heads())
         values.append(value)
         draws.append(drawn)
         elites.append(backend.select_elites(value, plans, m, *prior, p.std_floor)[2])

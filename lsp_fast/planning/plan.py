@@ -87,7 +87,13 @@ def score_plans(
 
 @torch.no_grad()
 def plan(
-    start: State, weights: PlanWeights, noise: PlanNoise | PlanKey, prior: Normal, rules: PlanRules, backend: Backend
+    start: State,
+    weights: PlanWeights,
+    noise: PlanNoise | PlanKey,
+    prior: Normal,
+    rules: PlanRules,
+    backend: Backend,
+    imagine_heads: Callable[..., Tensor] | None = None,
 ) -> CEMResult:
     """CEM from every start state, without gradients.
 
@@ -96,6 +102,7 @@ def plan(
         weights: with an actor plans are skills, without one actions.
         noise: of I iterations; a key stands for the numbers that follow from it.
         prior: [N, P, Z], the distribution of the first iteration's candidates.
+        imagine_heads: of these weights, from `bind_heads`; by default for this call alone.
     """
     if backend.plan is not None and not weights.value_sees_skill:
         return CEMResult(*backend.plan(start, weights, noise, prior, rules))
@@ -103,7 +110,7 @@ def plan(
         (n, length, width), stoch = prior.mean.shape, start.stoch.shape[1]
         noise = plan_noise(noise, n, stoch, weights.action_dim, length, width, backend.normals)
     numbers = noise
-    imagine_heads = bind_heads(weights, rules.precision, backend)
+    imagine_heads = imagine_heads or bind_heads(weights, rules.precision, backend)
 
     def score(plans: Tensor, i: int) -> Tensor:
         drawn = ImagineNoise(numbers.stoch[i], None if numbers.action is None else numbers.action[i])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from lsp_fast.backends import Backend
 from lsp_fast.backends.cudagraph import Graphed
@@ -14,7 +16,15 @@ from lsp_fast.config import Config
 from lsp_fast.noise import Noise
 from lsp_fast.ops.types import Normal, PlanKey, PlanNoise, PlanRules, PlanWeights, State
 from lsp_fast.planning.cem import CEMResult
-from lsp_fast.planning.plan import plan
+from lsp_fast.planning.plan import bind_heads, plan
+
+
+class Packed(NamedTuple):
+    """Weights where a backend reads them."""
+
+    backend: Backend
+    heads: Any  # imagine_heads of them
+    versions: list[int]  # of the live weights when they were copied
 
 
 class Planner:
@@ -29,6 +39,7 @@ class Planner:
     def __init__(self, config: Config, weights: Callable[[], PlanWeights], backend: Backend) -> None:
         self.config, self.weights, self.backend = config, weights, backend
         self.rules = plan_rules(config)
+        self._packed: Packed | None = None
         graphs = config.train.cuda_graph
         self._graphs = {
             sample: Graphed(functools.partial(self._plan, sample), "planning", enabled=graphs)
@@ -73,13 +84,40 @@ class Planner:
             noise: as `draw` gives it.
             prior: mean and std [N, P, Z] to begin from; by default N(0, I).
         """
-        return plan(start, self.weights(), noise, prior or self.prior(start), self.rules, self.backend)
+        prior, heads = prior or self.prior(start), self.imagine_heads()
+        return plan(start, self.weights(), noise, prior, self.rules, self.backend, heads)
+
+    def pack(self) -> None:
+        """Copy today's weights to where the backend reads them, if it does not read the live ones.
+
+        An update ends with this, so that it is part of the update's graph: what a graph changes, nobody else sees.
+        """
+        if self._packed is not None:
+            self._packed = Packed(self._packed.backend, self._packed.heads, self._versions())
+            self._packed.heads.pack()
+
+    def imagine_heads(self) -> Callable[..., Tensor] | None:
+        """`imagine_heads` of the live weights, packed anew where they changed; None where the backend packs none."""
+        backend = self.backend
+        if backend.pack_heads is None or backend.plan is not None or self.weights().value_sees_skill:
+            return None
+        if self._packed is None or self._packed.backend is not backend:
+            heads = bind_heads(self.weights(), self.rules.precision, backend)
+            self._packed = Packed(backend, heads, self._versions())
+        elif self._packed.versions != self._versions():
+            self.pack()
+        return self._packed.heads
+
+    def _versions(self) -> list[int]:
+        """PyTorch counts the changes of every tensor that are made outside of graphs."""
+        return [x._version for x in tree_leaves(self.weights()) if isinstance(x, Tensor)]
 
     def plan(self, start: State, noise: PlanNoise | PlanKey, prior: Normal) -> Normal:
         """The mean and std [N, P, Z] that `search` ends with; on a GPU replayed as a graph of its own.
 
         Noise comes in from outside, so that one graph serves every stream and episode.
         """
+        self.imagine_heads()  # a replay would not look whether weights have changed
         if isinstance(noise, PlanKey):
             return self._graphs[noise.sample](*start, *prior, noise.key)
         return self._graphs[noise.action is not None](*start, *prior, *(x for x in noise if x is not None))

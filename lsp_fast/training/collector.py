@@ -110,7 +110,7 @@ class Collector:
         """Go on where `state_dict` was taken, in the middle of the episodes that were running."""
         # Runs from before there was one word for them called extras `beside`.
         self.driver.load({"extras": state["driver"].get("beside"), **state["driver"]})
-        self.carry = self.carry.loaded(state["carry"])
+        self.carry = self.carry.loaded(state["carry"], state["env_steps"])
         self.explorer.bit_generator.state = json.loads(state["explorer"])
         self.env_steps, self.agent_steps = state["env_steps"], state["agent_steps"]
         self.agent.at(self.env_steps)

@@ -84,7 +84,7 @@ class Learner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self.agent.load_state_dict(state["agent"])
+        self.agent.load_state_dict(state["agent"], state["env_steps"])
         self.sampler.bit_generator.state = json.loads(state["sampler"])
         self.updates = state["updates"]
 

@@ -49,6 +49,11 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True, profile:
         needs = check_resources(config, trainer, folder)
         if progress:
             announce(needs if limited is None else f"{needs}\n{limited}")
+        if trainer.reseeded:
+            announce(
+                f"note: the checkpoint was written on another kind of device than {trainer.agent.device.type}; its "
+                "random numbers begin anew, so that the run does not repeat what it would have done there"
+            )
         with disk_errors(folder):
             folder.claim(config)
             run = Run(config, folder, trainer, evaluator, progress, profile, state)

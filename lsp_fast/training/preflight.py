@@ -13,6 +13,7 @@ import torch
 from lsp_fast import machine
 from lsp_fast.config import Config
 from lsp_fast.errors import ConfigError, LspFastError
+from lsp_fast.learning.compiled import check_compiler
 from lsp_fast.storage import checkpoint, resources
 from lsp_fast.storage.run_folder import RunFolder
 from lsp_fast.training.trainer import Trainer
@@ -23,8 +24,11 @@ def check_resources(config: Config, trainer: Trainer, folder: RunFolder) -> str:
 
     Raises:
         ConfigError: the disk has no room for it.
+        BackendUnavailable: losses are to be compiled, and nothing here can.
     """
     agent = trainer.agent
+    if config.train.compile:
+        check_compiler(agent.device)
     parameters = sum(parameter.numel() for parameter in agent.modules.parameters())
     on_gpu = agent.device.type == "cuda"
     needs = resources.estimate(

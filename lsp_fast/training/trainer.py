@@ -39,6 +39,9 @@ class Trainer:
     Raises:
         ConfigError: the replay cannot hold an episode, or what is to be taken over does not fit.
         CheckpointError: the checkpoint does not fit.
+
+    Attributes:
+        reseeded: the checkpoint is of another kind of device, whose random numbers cannot go on here.
     """
 
     def __init__(
@@ -60,8 +63,10 @@ class Trainer:
         self.learner = Learner(agent, self.replay, config.seed)
         self.means = Means()
         self.on_update: Callable[[], object] | None = None
+        self.reseeded = False
         if state is not None:
             with checkpoint.fitting(state):
+                self.reseeded = not agent.noise.continues(state["agent"]["noise"])
                 self.load_state_dict(state)
         else:
             if config.transfer.source:

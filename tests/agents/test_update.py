@@ -64,8 +64,8 @@ def segments(config, rng, count):
         yield Segments(*(torch.tensor(x, dtype=torch.float32) for x in arrays), whole)
 
 
-def losses(algorithm, backend="reference"):
-    agent = build(algorithm, backend)
+def losses(algorithm, backend="reference", **overrides):
+    agent = build(algorithm, backend, **overrides)
     rows = [agent.update(batch) for batch in batches(agent.config)]
     return {name: [row[name].item() for row in rows if name in row] for name in LOSSES if name in rows[0]}
 

@@ -39,7 +39,7 @@ def kernels():
     for name, sizes in {"select_elites": (16, 3), "elites of actions": (1000, 144)}.items():
         kernel = select_elites._select
         g, numbers, warps = select_elites.block(*sizes)
-        constants = {"G": g, "SIZE": numbers}
+        constants = {"G": g, "SIZE": numbers, "OTHERS": min(g, select_elites.OTHERS)}
         types = signature(
             kernel, constants, p_fp32="values plans mean std new_mean new_std", p_i64="indices", fp32="floor"
         )
@@ -51,32 +51,34 @@ def kernels():
     for kind in ("bf16", "tf32", "ieee"):
         elements = "bf16" if kind == "bf16" else "fp32"
         common = {"PRECISION": "tf32" if kind == "tf32" else "ieee", "ROUND": 13 if kind == "tf32" else 0}
-        for size, table in {"few": imagine_heads.FEW, "many": imagine_heads.MANY}.items():
-            tiles = table[kind]
+        sizes = {f"{rows} rows": imagine_heads.tiles(rows, kind) for rows in (16, 500, 40_000)}
+        for size, tiles in {**sizes, "large": imagine_heads.tiles(40_000, kind, "large")}.items():
 
             def row(kernel, tile, constants, *, common=common, elements=elements, **kinds):
                 constants = {"M": tile.rows, "BLOCK_K": tile.inputs, **common, **constants}
                 if "N" in kernel.arg_names:
-                    constants["N"] = tile.columns
+                    columns = 208 if "K_X" in constants else 400
+                    _, last, side = imagine_heads.spread(columns, tile.columns)
+                    constants |= {"N": tile.columns, "LAST": last, "SIDE": side}
                 kinds |= {"weights": "x w out h w_ih w_hh", "of": elements}
                 options = {"num_warps": tile.warps, "num_stages": tile.stages}
                 return kernel, signature(kernel, constants, **kinds), constants, options
 
             for head in (False, True):
                 name = f"{kind} {size} {'head' if head else 'linear'}"
-                constants = {"K": 448, "HEAD": head}
+                constants = {"K": 416, "HEAD": head}
                 yield name, *row(layers.linear, tiles.linear, constants, p_fp32="bias head head_bias partial")
             types = {"p_fp32": "bias_ih bias_hh state"}
-            yield f"{kind} {size} gru", *row(layers.gru, tiles.gru, {"K_X": 256, "K_H": 256}, **types)
+            yield f"{kind} {size} gru", *row(layers.gru, tiles.gru, {"K_X": 224, "K_H": 224}, **types)
             types = {"p_fp32": "bias noise", "fp32": "min_std mean_scale offset"}
-            for name, k, width, policy in (("latent", 256, 32, False), ("action", 448, 16, True)):
+            for name, k, width, policy in (("latent", 224, 32, False), ("action", 416, 16, True)):
                 constants = {"K": k, "WIDTH": width, "POLICY": policy, "NOISE": True}
-                yield f"{kind} {size} {name}", *row(layers.sample, tiles.linear, constants, **types)
+                yield f"{kind} {size} {name}", *row(layers.sample, tiles.sample, constants, **types)
         kernel = rollout._rollout
         constants = {
-            **common, "K_FIRST": 256, "K_REST": 448, "K_INP": 64, "K_X": 256, "K_H": 256, "K_HIDDEN": 256, "K_OUT": 256,
+            **common, "K_FIRST": 256, "K_REST": 416, "K_INP": 48, "K_X": 224, "K_H": 224, "K_HIDDEN": 224, "K_OUT": 224,
             "ACTIONS": 16, "STOCH": 32, "NOISE": True, "M": rollout.ROWS, "N": rollout.COLUMNS,
-            "BLOCK_K": rollout.INPUTS[kind],
+            "BLOCK_K": rollout.INPUTS, "BLOCK_INP": 16,
         }  # fmt: skip
         types = {
             "weights": "x free w_first w_rest w_policy w_inp w_ih w_hh w_hidden w_out",
@@ -85,7 +87,7 @@ def kernels():
             "fp32": "policy_min_std mean_scale offset min_std",
             "p_i32": "counter",
         }
-        options = {"num_warps": 4, "num_stages": 3, "launch_cooperative_grid": True}
+        options = {"num_warps": 4, "num_stages": rollout.STAGES[kind], "launch_cooperative_grid": True}
         yield f"{kind} rollout", kernel, signature(kernel, constants, **types), constants, options
 
 
@@ -122,6 +124,7 @@ def assemble(ptx, architecture):
 def results(number):
     """Of the kernel of that number: a dictionary for each architecture."""
     name, kernel, types, constants, options = list(kernels())[number]
+    options = {"enable_fp_fusion": True, **options}  # as launches ask for it
     several = not name.startswith(("tf32", "ieee"))
     if several:
         # A number that happens to be 1 is a constant.
@@ -132,7 +135,9 @@ def results(number):
     marks = {(kernel.arg_names.index(n),): [["tt.divisibility", 16]] for n in aligned}
     found = []
     # What follows from the architecture alone shows with bf16; one of each generation of instructions will do else.
-    for architecture in ARCHITECTURES if several else (80, 90):
+    # Large tiles are for the cards that they are chosen for.
+    large = " large " in name
+    for architecture in (90, 100) if large else ARCHITECTURES if several else (80, 90):
         source = ASTSource(kernel, types, constants, marks)
         compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
         ptx = compiled.asm["ptx"]

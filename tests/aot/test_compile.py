@@ -10,12 +10,10 @@ from pathlib import Path
 import pytest
 
 SHARED = {80: 166_912, 86: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}  # bytes a block can have
-# Scalars of the one kernel that holds a whole rollout's arguments, outside its inner loops; and what the four sums of
-# the GRU leave no room for where products are not those of bf16. Bytes, stores and loads together, the most that Triton
-# 3.6 and 3.9 gave.
+# Scalars of the one kernel that holds a whole rollout's arguments, outside its inner loops; and what little room sums
+# leave where products are not those of bf16. Bytes, stores and loads together, the most that Triton 3.9 gave.
 SPILLED = {
-    "bf16 rollout": 160, "tf32 rollout": 160, "ieee rollout": 160, "tf32 many gru": 112, "ieee many gru": 24,
-    "ieee few gru": 24, "ieee many action": 32,
+    "bf16 rollout": 24, "tf32 rollout": 72, "ieee 40000 rows head": 32, "ieee large head": 32,
 }  # fmt: skip
 
 
@@ -29,7 +27,7 @@ def test_every_kernel_compiles(tmp_path):
     done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len({f["kernel"] for f in found}) == 38
+    assert len({f["kernel"] for f in found}) == 68
     assert {f["architecture"] for f in found} == set(SHARED)
     for f in found:
         assert f["bytes"] > 0
@@ -40,5 +38,5 @@ def test_every_kernel_compiles(tmp_path):
         if f["kernel"] == "philox":
             # A fused multiply-add would round otherwise than the processor does.
             assert f["fused"] == 0, f
-        if f["architecture"] == 90 and " many " in f["kernel"] and "ieee" not in f["kernel"]:
+        if f["architecture"] == 90 and "large" in f["kernel"] and "ieee" not in f["kernel"]:
             assert f["wgmma"] > 0, f

@@ -5,6 +5,7 @@ Without a GPU this looks at the operations themselves, through every call that P
 
 import pytest
 import torch
+from host_reads import host_read
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -13,21 +14,7 @@ from lsp_fast.config import make_config
 from lsp_fast.models.conv import SHAPE
 from lsp_fast.models.world_model import SequenceBatch
 
-aten = torch.ops.aten
 OBSERVATION, ACTION = 7, 3
-# Operations whose result's value or shape the host has to read.
-READS = {
-    aten._local_scalar_dense,
-    aten.nonzero,
-    aten.masked_select,
-    aten.equal,
-    aten.is_nonzero,
-    aten._unique2,
-    aten.unique_consecutive,
-    aten.bincount,
-}
-INDEXED = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_, aten._unsafe_index}
-BYTES = (torch.bool, torch.uint8)
 
 
 def tensors(tree):
@@ -48,13 +35,9 @@ class CaptureSafe(TorchDispatchMode):
         self.storages = {s._cdata: s for s in (x.untyped_storage() for x in lasting)}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        packet = getattr(func, "overloadpacket", func)
         inputs = tensors((args, kwargs))
-        # With a number of repetitions, repeat_interleave is a view and a copy.
-        if packet in READS or func is aten.repeat_interleave.Tensor:
-            self.problems.append(f"{func} reads a value on the host")
-        if packet in INDEXED and any(x is not None and x.dtype in BYTES for x in args[1]):
-            self.problems.append(f"{func} with a mask counts on the host")
+        if read := host_read(func, args):
+            self.problems.append(read)
         for x in inputs:
             if x.untyped_storage()._cdata not in self.storages:
                 self.problems.append(f"{func} takes {x.dtype} {list(x.shape)} made from values on the host")

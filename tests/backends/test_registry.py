@@ -87,3 +87,19 @@ def test_an_agent_makes_its_gpu_the_current_one_by_number(monkeypatch, name):
     Agent.__init__(agent, 5, 2, make_config("smoke", device=name, backend="reference"))
     assert [device.index for device in chosen] == [1]
     assert agent.device == agent.env_steps == torch.device("cuda:1")
+
+
+def test_triton_without_a_compiler_is_refused_before_its_first_launch(monkeypatch):
+    pytest.importorskip("triton")
+
+    def missing():
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(registry, "triton_driver", missing)
+    with pytest.raises(BackendUnavailable, match=r"Failed to find C compiler.; it needs a C compiler and Python's"):
+        backends.get("triton", "cuda:0")
+    with pytest.warns(UserWarning, match="Failed to find C compiler"):
+        assert backends.get("auto", "cuda:0").name == "reference"
+    monkeypatch.setattr(registry, "triton_driver", lambda: SimpleNamespace(get_current_target=lambda: "sm_90"))
+    assert backends.get("triton", "cuda:0").name == "triton"

@@ -7,7 +7,11 @@ import rollouts
 import torch
 from lsp_fast import ops
 from lsp_fast.backends import triton
+from lsp_fast.kernels import imagine_heads
 
+size, card = {tiles}
+if card:  # other tiles than so few rows get
+    imagine_heads.tiles = lambda rows, kind, of: getattr(imagine_heads.TILES[card][size], kind)
 poison = torch.empty
 torch.empty = lambda *shape, **options: poison(*shape, **options).fill_(torch.nan)
 
@@ -53,6 +57,7 @@ ODD = [
     {"rows": 17, "deter": 17, "stoch": 16, "action": 17, "units": (7,)},
     {"rows": 65, "heads": 3, "plan": 3, "steps": 7},
     {"rows": 70, "units": (70, 65, 64), "deter": 65, "steps": 2},
+    {"rows": 1, "units": (144, 112, 48), "deter": 48, "steps": 2, "inner": 100},
     {"rows": 4, "actor": False, "heads": 1},
     {"rows": 3, "heads": 0},
 ]
@@ -62,7 +67,34 @@ FULL = [
 ]
 
 
+WIDE = [
+    # Tiles of 32, 64 and 128 columns with what is left of them: 16, 32, 48, 80, 96 and 112 columns, and nothing.
+    {"rows": 300, "units": (144, 112, 128), "deter": 80, "steps": 2, "inner": 208},
+    {"rows": 257, "units": (16, 48, 160), "deter": 112, "steps": 1, "inner": 96, "plan": 1},
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("cases", [ODD, FULL], ids=["odd", "full"])
-def test_triton_is_as_near_to_float64_as_pytorch(interpreted, cases):
-    interpreted(PROGRAM.replace("{cases}", repr(cases)))
+@pytest.mark.parametrize(
+    ("cases", "tiles"),
+    [(ODD, (0, "")), (FULL, (0, "")), (WIDE, (1, "small")), (WIDE, (2, "small")), (WIDE, (2, "large"))],
+    ids=["odd", "full", "some", "many", "large"],
+)
+def test_triton_is_as_near_to_float64_as_pytorch(interpreted, cases, tiles):
+    interpreted(PROGRAM.replace("{cases}", repr(cases)).replace("{tiles}", repr(tiles)))
+
+
+def test_tiles_cover_a_layer_whatever_its_width():
+    pytest.importorskip("triton")
+    from lsp_fast.kernels import imagine_heads
+
+    for size in range(1, 700):
+        columns = imagine_heads.padded(size)
+        for n in imagine_heads.WIDTHS:
+            programs, last, side = imagine_heads.spread(columns, n)
+            covered = (programs - 1) * n + last + side
+            assert columns <= covered <= imagine_heads.outputs(size) < size + 64
+            assert last in (16, 32, 64, 128) and side in (0, 16, 32, 64) and last + side <= 2 * n
+    kinds = [kind for sizes in imagine_heads.TILES.values() for size in sizes for kind in size[1:]]
+    assert {tile.columns for kind in kinds for tile in (kind.linear, kind.gru)} == set(imagine_heads.WIDTHS)
+    assert {tile.inputs for kind in kinds for tile in kind} == {imagine_heads.INPUTS}

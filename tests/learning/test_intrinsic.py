@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsp_fast.config import make_config
-from lsp_fast.learning.intrinsic import composed_information, intrinsic_reward, segment_log_probs, step_information
+from lsp_fast.learning.intrinsic import (
+    composed_information,
+    intrinsic_reward,
+    segment_log_probs,
+    segment_noise,
+    step_information,
+)
 from lsp_fast.models.skill_predictor import SkillPredictor
 from lsp_fast.noise import Noise
 from lsp_fast.ops import imagine, layers
@@ -51,10 +57,9 @@ def test_imagined_steps_by_form():
 def test_every_segment_is_scored_against_its_own_first_state_and_skill():
     config = make_config("smoke", skill__length=3, behavior__horizon=8)
     predictor = build_predictor(config, feature_dim=4).double()
-    noise = Noise(0)
     feature, first = torch.randn(9, 2, 4, dtype=torch.float64), torch.randn(2, 4, dtype=torch.float64)
     skills = torch.randn(3, 2, 3, dtype=torch.float64)
-    log_q = segment_log_probs(predictor, feature, first, skills, config, noise, "x")
+    log_q = segment_log_probs(predictor, feature, first, skills, segment_noise(predictor, 2, config, Noise(0), "x"))
     assert log_q.shape == (2, 2)  # the third segment is cut short by H = 8
     weights, again = oracle.arrays(predictor.mlp.weights()), Noise(0)
     for j, before in enumerate((first, feature[2])):
@@ -172,15 +177,14 @@ def test_skills_that_act_differently_tell_themselves_apart():
 
 
 def test_every_step_is_scored_from_the_state_before_it_with_the_skill_held_there():
-    config = make_config("smoke", skill__mi="compose", skill__compose_skills=4, skill__length=2, behavior__horizon=5)
     start, prior, actor, _, _, noise, (reward, value) = rollouts.build(steps=6, plan=3, skill=3)
     skills = torch.randn(3, 5, 3, dtype=torch.float64)
     states = imagine(start, prior, actor, skills, 2, noise).states
     held = held_skills(skills, 2, 6)
     assert [next(p for p in range(3) if torch.equal(held[t], skills[p])) for t in range(6)] == [0, 0, 1, 1, 2, 2]
     weights = PlanWeights(prior, actor, reward, value, None)
-    got = step_information(start, states, held, weights, config, Noise(0), "x")
     others = Noise(0).normal("x", 3, 6, 5, 3).double()
+    got = step_information(start, states, held, weights, others)
     for t in range(6):
         before = start if t == 0 else State(states.stoch[t - 1], states.deter[t - 1])
         compared = torch.cat([skills[t // 2][None], others[:, t]])

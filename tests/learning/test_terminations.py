@@ -47,9 +47,9 @@ def test_no_imagination_starts_where_an_episode_ended(states, monkeypatch):
     alive = int((1 - terminal).sum())
     seen = {}
 
-    def spy(start, *rest):
+    def spy(start, *rest, **named):
         seen["live"] = rest[-1]
-        return behavior_losses(start, *rest)
+        return behavior_losses(start, *rest, **named)
 
     monkeypatch.setattr(imagination, "behavior_losses", spy)
     metrics = agent.update(batch._replace(terminal=terminal), diagnose=True)

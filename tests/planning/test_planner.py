@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 from agents.test_update import OBS, batches, build
+from torch.utils._pytree import tree_map_only
 
+from lsp_fast import backends, ops
 from lsp_fast.noise import Noise
 from lsp_fast.ops.types import State
 
@@ -60,3 +62,63 @@ def test_plan_gives_what_search_ends_with(algorithm, sample, noise):
     found, expected = planner.plan(start, drawn, prior), planner.search(start, drawn)
     assert torch.equal(found.mean, expected.mean) and torch.equal(found.std, expected.std)
     assert found.mean.shape == (3, *agent.config.plan_shape(2))
+
+
+@pytest.fixture
+def packing():
+    """A backend that reads copies of weights, made when they are packed; how often is counted."""
+    packed = []
+
+    def pack_heads(prior, actor, heads, precision):
+        held = {}
+
+        def pack():
+            packed.append(len(packed))
+            held["weights"] = tree_map_only(torch.Tensor, lambda x: x.detach().clone(), (prior, actor, heads))
+
+        def imagine_heads(start, skills, length, noise):
+            prior, actor, heads = held["weights"]
+            return ops.imagine_heads(start, prior, actor, skills, length, noise, heads, precision)
+
+        pack()
+        imagine_heads.pack = pack
+        return imagine_heads
+
+    return packed, backends.REFERENCE._replace(name="packing", pack_heads=pack_heads)
+
+
+@pytest.mark.parametrize("algorithm", ["lsp", "planet", "dreamer"])
+def test_weights_are_packed_once_an_update_and_plans_see_todays(packing, algorithm):
+    packed, backend = packing
+    agent, plain = build(algorithm, **SMALL), build(algorithm, **SMALL)
+    agent.planner.backend = backend
+    start = State(torch.randn(3, agent.config.model.stoch), torch.randn(3, agent.config.model.deter).tanh())
+
+    def same():
+        drawn = agent.planner.draw(Noise(0), "x", 3, sample=True)
+        found, expected = (a.planner.plan(start, drawn, a.planner.prior(start)) for a in (agent, plain))
+        assert torch.equal(found.mean, expected.mean)
+
+    plans = algorithm != "dreamer"
+    for batch in batches(agent.config, 3):
+        for a in (agent, plain):
+            a.update(batch)
+        if not plans:
+            assert not packed
+            continue
+        same()
+        before = len(packed)
+        same()
+        assert len(packed) == before  # weights are today's already
+    if plans:
+        # Planned from by the behaviour, after the world model's step; and at the end of the update.
+        assert len(packed) == {"lsp": 2, "planet": 1}[algorithm] * 3
+        agent.load_state_dict(build(algorithm, seed=5, **SMALL).state_dict())
+        plain.load_state_dict(build(algorithm, seed=5, **SMALL).state_dict())
+        same()
+
+
+def test_where_nobody_packs_nothing_is_packed():
+    agent = build()
+    assert agent.planner.imagine_heads() is None
+    agent.planner.pack()

@@ -1,0 +1,213 @@
+"""The kernels that a learning update gives to a GPU, outside its plan, counted without one.
+
+Parameters and data are on the `meta` device, which has shapes and no numbers; what PyTorch dispatches for them is
+counted by the rules below. It is an estimate: libraries split some products. `python benchmarks/gpu/kernels.py` prints
+it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+import torch._functorch.config
+import torch._inductor.config
+from torch import Tensor, nn
+from torch._inductor import scheduler
+from torch._inductor.graph import GraphLowering
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lsp_fast import ops
+from lsp_fast.agents import ImaginationAgent
+from lsp_fast.config import Config, make_config
+from lsp_fast.models.world_model import SequenceBatch
+from lsp_fast.ops.types import Normal
+
+aten = torch.ops.aten
+PRODUCTS = {aten.mm, aten.addmm, aten.addmm_, aten.bmm, aten.baddbmm}
+FREE = {aten.empty, aten.empty_like, aten.new_empty, aten.empty_strided, aten.new_empty_strided, aten.detach}
+FUSED_ADAM_TENSORS = 36  # in one launch, by the size of its arguments
+
+
+def launches(function: Any, arguments: tuple) -> int:
+    """Kernels of one dispatched operation."""
+    packet = getattr(function, "overloadpacket", function)
+    if packet in FREE or function.is_view or packet is aten._unsafe_view:
+        return 0
+    if packet is aten.addmm and arguments[0].dim() == 2:
+        return 2  # the sum is copied to where the product is added
+    return 1
+
+
+def optimizer_launches(tensors: int) -> int:
+    """Kernels of one clipped step of fused Adam: two of the norms, six of their norm and the factor, one that scales,
+    one that counts steps, and Adam's."""
+    return 10 + math.ceil(tensors / FUSED_ADAM_TENSORS)
+
+
+class KernelCounter(TorchDispatchMode):
+    """Counts launches by operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_operation: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if count := launches(func, args):
+            self.by_operation[str(func.overloadpacket)] += count
+        return func(*args, **(kwargs or {}))
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.by_operation.total()
+
+    @property
+    def products(self) -> int:
+        """Calls of matrix products."""
+        return sum(self.by_operation[str(packet)] for packet in PRODUCTS)
+
+
+class StandInNoise:
+    """Numbers that nobody looks at."""
+
+    def normal(self, stream: str, *shape: int) -> Tensor:
+        """As `Noise.normal`; drawing them is a kernel."""
+        return torch.randn(shape, device="meta")
+
+
+def count(config: Config, observation: int, action_dim: int) -> dict[str, KernelCounter]:
+    """Launches of one update's parts, `world model` and `behavior`, gradients, clipping and Adam included."""
+    agent = ImaginationAgent(observation, action_dim, config)
+    agent.modules.to("meta")
+    agent.backend = agent.backend._replace(lambda_return=ops.lambda_return)
+    agent.noise = StandInNoise()  # pyright: ignore[reportAttributeAccessIssue]
+    agent.planner.distribution = lambda start, *_, **__: Normal(  # a plan is counted elsewhere
+        *(torch.empty(len(start.stoch), *config.plan_shape(action_dim), device="meta") for _ in range(2))
+    )
+    counters = {"world model": KernelCounter(), "behavior": KernelCounter()}
+    b, length = config.train.batch_size, config.train.batch_length
+    floats = (torch.empty(b, length, *size, device="meta") for size in ((observation,), (action_dim,), (), ()))
+    batch = SequenceBatch(*floats, torch.empty(b, length, dtype=torch.bool, device="meta"))
+    with counters["world model"] as counter, _as_on_a_gpu(agent, counter):
+        latent = torch.randn(length, b, config.model.stoch, device="meta")
+        model = agent.model_loss(batch, latent)
+        agent.optimizers["world_model"].step(model.loss)
+    if agent.actor is not None:
+        start = type(model.states)(*(x.detach().flatten(0, 1) for x in model.states))
+        live = torch.ones(len(start.stoch), device="meta") if config.predicts_terminations else None
+        with counters["behavior"] as counter, _as_on_a_gpu(agent, counter):
+            agent._update_behavior(start, live, False)
+    return counters
+
+
+@contextmanager
+def _as_on_a_gpu(agent: ImaginationAgent, counter: KernelCounter) -> Iterator[None]:
+    """What PyTorch does in other kernels there than for `meta`: the GRU's cell and optimisers."""
+
+    class Cell(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, from_input: Tensor, from_state: Tensor, state: Tensor, *biases: Tensor) -> Tensor:
+            ctx.save_for_backward(from_input, state, *biases)
+            counter.by_operation["aten._thnn_fused_gru_cell"] += 1
+            return torch.empty_like(state)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+            gates, state, *biases = ctx.saved_tensors
+            summed = sum(ctx.needs_input_grad[3:])  # of biases
+            counter.by_operation["aten._thnn_fused_gru_cell_backward"] += 1 + summed
+            like = (gates, gates, state, *biases)
+            return tuple(torch.empty_like(x) for x in like)
+
+    def gru_cell(x: Tensor, state: Tensor, w_i: Tensor, w_h: Tensor, b_i: Tensor, b_h: Tensor) -> Tensor:
+        return Cell.apply(x @ w_i.T, state @ w_h.T, state, b_i, b_h)  # pyright: ignore[reportReturnType]
+
+    def step(module: nn.Module):
+        def stepped(loss: Tensor) -> Tensor:
+            parameters = list(module.parameters())
+            torch.autograd.grad(loss, parameters)
+            counter.by_operation["optimizer"] += optimizer_launches(len(parameters))
+            return loss.detach()
+
+        return stepped
+
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(torch, "gru_cell", gru_cell))
+        # Autocast does not know that device.
+        stack.enter_context(mock.patch.object(torch, "autocast", lambda *_, **__: nullcontext()))
+        for name, optimizer in agent.optimizers.items():
+            stack.enter_context(mock.patch.object(optimizer, "step", step(agent.modules[name])))
+        yield
+
+
+class CompilerCounter:
+    """Counts what torch.compile's Inductor would call, by its schedule for a processor; nothing is compiled, and what
+    functions return has shapes and no meaning."""
+
+    def __init__(self) -> None:
+        self.products = self.fused = self.others = 0
+
+    @property
+    def total(self) -> int:
+        """All calls."""
+        return self.products + self.fused + self.others
+
+    def add(self, graph: Any) -> None:
+        """One graph, scheduled."""
+        for node in graph.scheduler.nodes:
+            if not isinstance(node, scheduler.ExternKernelSchedulerNode):
+                self.fused += not isinstance(node, scheduler.NopKernelSchedulerNode)
+                continue
+            name = str(getattr(node.node, "python_kernel_name", ""))
+            if any(x in name for x in ("mm", "linear")):
+                # For a GPU Inductor leaves a sum that a product is added to to the next elementwise kernel.
+                self.products += 1
+            else:
+                self.others += 1
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """What is compiled meanwhile counts here."""
+
+        def instead(graph: Any) -> Any:
+            graph.codegen()  # schedules; nothing is compiled before the code is loaded
+            self.add(graph)
+            given = [isinstance(x, Tensor) or x.maybe_get_size() is not None for x in graph.graph_outputs]
+            made = [
+                (tuple(map(int, x.get_size())), tuple(map(int, x.get_stride())), x.get_dtype()) if has else None
+                for x, has in zip(graph.graph_outputs, given, strict=True)
+            ]
+
+            def call(arguments: list) -> tuple[Tensor | None, ...]:
+                arguments.clear()
+                return tuple(None if m is None else torch.empty_strided(m[0], m[1], dtype=m[2]).zero_() for m in made)
+
+            return SimpleNamespace(call=call, __file__="", runner=None)
+
+        with (
+            mock.patch.object(GraphLowering, "compile_to_module", instead),
+            torch._inductor.config.patch(fx_graph_cache=False),
+            torch._functorch.config.patch(enable_autograd_cache=False),
+        ):
+            torch._dynamo.reset()
+            yield
+            torch._dynamo.reset()
+
+
+def main() -> None:
+    """Print the paper's sizes' counts."""
+    for observe in ("steps", "scan"):
+        counters = count(make_config("paper", device="cpu", backend="reference", train__observe=observe), 17, 6)
+        parts = ", ".join(f"{name} {c.total} ({c.products} products)" for name, c in counters.items())
+        print(f"{observe}: {sum(c.total for c in counters.values())} kernels an update (estimate): {parts}")
+
+
+if __name__ == "__main__":
+    main()

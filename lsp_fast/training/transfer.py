@@ -45,7 +45,11 @@ def transfer_config(source: str | Path, logdir: str | Path, task: str, **overrid
         # What the source itself was transferred from, and how, is its own matter.
         fresh = {"transfer.freeze_policy": False, "transfer.relabel": False}
         taken = {"transfer.source": str(folder.path.resolve()), "transfer.source_env_steps": state["env_steps"]}
+        predicts = config.predicts_terminations
         config = replace(config, {**fresh, **taken, **given})
+        if "model.discount_head" not in given and config.predicts_terminations != predicts:
+            # `auto` would mean something else for this task than for the source's, whose networks are taken over.
+            config = replace(config, {"model.discount_head": "on" if predicts else "off"})
     check(config)
     return config
 

@@ -10,6 +10,7 @@ from lsp_fast.config import from_dict, make_config, to_dict
 from lsp_fast.envs import gym
 from lsp_fast.learning.behavior import BehaviorModels, behavior_losses
 from lsp_fast.ops.types import Normal, State
+from lsp_fast.training import transfer
 
 
 @pytest.mark.parametrize(
@@ -80,3 +81,14 @@ def test_a_terminal_start_changes_nothing():
     assert (losses(start, None) != losses(other, None)).all()
     # No mask, or one that nothing hides, is the same to the bit.
     torch.testing.assert_close(losses(start, None), losses(start, torch.ones(n)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("source", "task", "head"),
+    [("cheetah_run", "gym:HalfCheetah-v5", "off"), ("gym:HalfCheetah-v5", "cheetah_run", "on"),
+     ("cheetah_run", "cheetah_run", "auto")],
+)  # fmt: skip
+def test_a_transfer_keeps_the_head_that_the_source_has(source, task, head, monkeypatch, tmp_path):
+    monkeypatch.setattr(transfer.RunFolder, "read_config", lambda self: make_config("smoke", task=source))
+    monkeypatch.setattr(transfer.checkpoint, "load_latest", lambda folder: {"env_steps": 7})
+    assert transfer.transfer_config(tmp_path / "a", tmp_path / "b", task).model.discount_head == head

@@ -485,3 +485,11 @@ def test_an_action_that_is_not_finite_is_not_the_environments_fault():
     driver.reset()
     with pytest.raises(ValueError, match="not finite"):
         driver.step(np.array([[np.nan]]))
+
+
+def test_a_checksum_is_of_every_step_and_of_its_reward():
+    from lsp_fast.experience.driver import _checksum
+
+    a, b = np.zeros(2, np.float32), np.ones(2, np.float32)
+    assert _checksum(a, 1.0, _checksum(a, 0.0)) != _checksum(a, 1.0, _checksum(b, 0.0))  # an early step
+    assert _checksum(a, 1.0) != _checksum(a, 2.0)

@@ -17,18 +17,18 @@ import triton
 from torch import Tensor
 
 from . import layers
+from .layers import INPUTS
 from .rollout import ROWS, rollout
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-INPUTS, FEW_INPUTS = 32, 16  # what a layer's inputs are padded to: every tile's, or half of that
+FEW_INPUTS = 16  # what few inputs of a layer are padded to: half a step of a product
 
 
 class Tile(NamedTuple):
-    """How much of a product a program computes, in steps of so many inputs, with how many warps and pipeline stages."""
+    """How much of a product a program computes, in steps of INPUTS, with how many warps and pipeline stages."""
 
     rows: int
     columns: int
-    inputs: int
     warps: int
     stages: int
 
@@ -53,39 +53,30 @@ class Size(NamedTuple):
 # For a few rollouts many small programs, for many large ones, which read less.
 _FEW = Size(
     64,
-    Tiles(Tile(16, 32, 32, 4, 6), Tile(16, 32, 32, 4, 4), Tile(16, 0, 32, 4, 6)),
-    Tiles(Tile(16, 32, 32, 4, 4), Tile(16, 32, 32, 4, 3), Tile(16, 0, 32, 4, 4)),
-    Tiles(Tile(16, 32, 32, 4, 3), Tile(16, 32, 32, 4, 2), Tile(16, 0, 32, 4, 3)),
+    Tiles(Tile(16, 32, 4, 6), Tile(16, 32, 4, 4), Tile(16, 0, 4, 6)),
+    Tiles(Tile(16, 32, 4, 4), Tile(16, 32, 4, 3), Tile(16, 0, 4, 4)),
+    Tiles(Tile(16, 32, 4, 3), Tile(16, 32, 4, 2), Tile(16, 0, 4, 3)),
 )
 _SOME = Size(
     2000,
-    Tiles(Tile(32, 32, 32, 4, 5), Tile(32, 32, 32, 4, 4), Tile(32, 0, 32, 4, 5)),
-    Tiles(Tile(32, 32, 32, 4, 4), Tile(32, 32, 32, 4, 3), Tile(32, 0, 32, 4, 3)),
-    Tiles(Tile(32, 32, 32, 4, 2), Tile(32, 32, 32, 4, 2), Tile(32, 0, 32, 4, 2)),
+    Tiles(Tile(32, 32, 4, 5), Tile(32, 32, 4, 4), Tile(32, 0, 4, 5)),
+    Tiles(Tile(32, 32, 4, 4), Tile(32, 32, 4, 3), Tile(32, 0, 4, 3)),
+    Tiles(Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 0, 4, 2)),
+)
+_MANY = Size(
+    math.inf,
+    Tiles(Tile(128, 64, 4, 4), Tile(64, 32, 4, 4), Tile(128, 0, 4, 4)),
+    Tiles(Tile(128, 64, 4, 3), Tile(64, 32, 4, 3), Tile(128, 0, 4, 3)),
+    Tiles(Tile(64, 32, 4, 2), Tile(32, 32, 4, 2), Tile(64, 0, 4, 2)),
+)
+_LARGE = _MANY._replace(
+    bf16=Tiles(Tile(256, 128, 8, 4), Tile(128, 64, 8, 4), Tile(256, 0, 8, 4)),
+    tf32=Tiles(Tile(256, 64, 8, 3), Tile(64, 32, 4, 3), Tile(128, 0, 4, 3)),
 )
 TILES = {
-    # The 99 KiB of shared memory that the smallest cards have.
-    "small": (
-        _FEW,
-        _SOME,
-        Size(
-            math.inf,
-            Tiles(Tile(128, 64, 32, 4, 4), Tile(64, 32, 32, 4, 4), Tile(128, 0, 32, 4, 4)),
-            Tiles(Tile(128, 64, 32, 4, 3), Tile(64, 32, 32, 4, 3), Tile(128, 0, 32, 4, 3)),
-            Tiles(Tile(64, 32, 32, 4, 2), Tile(32, 32, 32, 4, 2), Tile(64, 0, 32, 4, 2)),
-        ),
-    ),
+    "small": (_FEW, _SOME, _MANY),  # the 99 KiB of shared memory that the smallest cards have
     # Compute capability 9.0 and 10.0: 227 KiB, and products that read both factors from there.
-    "large": (
-        _FEW,
-        _SOME,
-        Size(
-            math.inf,
-            Tiles(Tile(256, 128, 32, 8, 4), Tile(128, 64, 32, 8, 4), Tile(256, 0, 32, 8, 4)),
-            Tiles(Tile(256, 64, 32, 8, 3), Tile(64, 32, 32, 4, 3), Tile(128, 0, 32, 4, 3)),
-            Tiles(Tile(64, 32, 32, 4, 2), Tile(32, 32, 32, 4, 2), Tile(64, 0, 32, 4, 2)),
-        ),
-    ),
+    "large": (_FEW, _SOME, _LARGE),
 }
 WIDTHS = (32, 64, 128)  # columns of any tile above
 
@@ -393,7 +384,7 @@ class ImagineHeads:
         out_of_head = (layer.bias, layer.bias, layer.bias) if head is None else (head.out, head.bias, out)
         layers.linear[programs, len(x) // tile.rows](
             x, x.stride(0), layer.weight, layer.bias, out, out.stride(0), *out_of_head, len(x),
-            K=k, M=tile.rows, N=tile.columns, LAST=last, SIDE=side, BLOCK_K=math.gcd(k, tile.inputs),
+            K=k, M=tile.rows, N=tile.columns, LAST=last, SIDE=side, BLOCK_K=math.gcd(k, INPUTS),
             HEAD=head is not None, PRECISION=self.dot, ROUND=self.round, num_warps=tile.warps, num_stages=tile.stages,
             enable_fp_fusion=True,
         )  # fmt: skip
@@ -405,7 +396,7 @@ class ImagineHeads:
             x, x.stride(0), h, h.stride(0), self.gru_x.weight, self.gru_h.weight, self.gru_x.bias, self.gru_h.bias,
             state, state.stride(0), out, out.stride(0), columns, self.widths.deter,
             K_X=self.gru_x.weight.shape[1], K_H=self.gru_h.weight.shape[1], M=tile.rows, N=tile.columns,
-            LAST=last, SIDE=side, BLOCK_K=tile.inputs, PRECISION=self.dot, ROUND=self.round,
+            LAST=last, SIDE=side, BLOCK_K=INPUTS, PRECISION=self.dot, ROUND=self.round,
             num_warps=tile.warps, num_stages=tile.stages,
             enable_fp_fusion=True,
         )  # fmt: skip
@@ -417,7 +408,7 @@ class ImagineHeads:
         tile, (doubled, k) = chosen.sample, layer.weight.shape
         layers.sample[(-(-n // tile.rows),)](
             x, x.stride(0), layer.weight, layer.bias, layer.bias if noise is None else noise, out, out.stride(0),
-            n, width, *limits, K=k, M=tile.rows, WIDTH=doubled // 2, BLOCK_K=tile.inputs, POLICY=policy,
+            n, width, *limits, K=k, M=tile.rows, WIDTH=doubled // 2, BLOCK_K=INPUTS, POLICY=policy,
             NOISE=noise is not None, PRECISION=self.dot, ROUND=self.round,
             num_warps=tile.warps, num_stages=tile.stages,
             enable_fp_fusion=True,

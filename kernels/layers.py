@@ -21,6 +21,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+INPUTS = 32  # a step of a product; inputs of layers are padded to whole steps
+
 
 @triton.jit
 def product(

@@ -15,11 +15,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .layers import gru_tile, keep, linear_tile, sample_tile
+from .layers import INPUTS, gru_tile, keep, linear_tile, sample_tile
 
 ROWS = 16
 COLUMNS = 16  # of a tile: narrow ones share a layer among as many programs as possible
-INPUTS = 32
 STAGES = {"bf16": 5, "tf32": 3, "ieee": 3}
 
 

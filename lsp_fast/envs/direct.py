@@ -20,10 +20,10 @@ import llvmlite.binding
 import numba
 import numpy as np
 
-from lsp_fast.compiled import compiled
 from lsp_fast.envs import quadruped
 from lsp_fast.envs.dmc import NO_STEP_INFO, Advance, DmcEnv, StepInfo
 from lsp_fast.envs.rewards import WALK_SPEED, ramp, reaching, walking
+from lsp_fast.njit import njit
 
 SUBSTEPS_WORTH_A_THREAD = 8
 """Of an agent step: they take 5 to 20 µs each, and handing a step to a thread 20 to 90. The cheetah has two."""
@@ -161,7 +161,7 @@ _mj_step1 = numba.types.ExternalFunction("mj_step1", _SIGNATURE)
 _mj_step2 = numba.types.ExternalFunction("mj_step2", _SIGNATURE)
 
 
-@compiled(nogil=True)
+@njit(nogil=True)
 def _run(repeats, model, data, substeps, warnings, before, memory, input_at, observation_at, inputs, observation):
     """Take `repeats` control steps; returns how many raised no warning of MuJoCo's, and stops at the first that did.
 

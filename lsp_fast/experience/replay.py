@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from lsp_fast.compiled import compiled
 from lsp_fast.errors import CheckpointError, LspFastError
 from lsp_fast.experience.replay_files import ReplayFiles, Rows
+from lsp_fast.njit import njit
 
 FIRST_ROWS = 4096
 PIECE_ROWS = 1 << 14
@@ -58,7 +58,7 @@ class SegmentBatch(NamedTuple):
     steps: np.ndarray  # [B] int64, agent steps: c, or fewer where the episode ended before
 
 
-@compiled()
+@njit()
 def _gather(starts, length, oldest, live, ring, rows, out):  # pragma: no cover - compiled
     """Copy the windows that begin `starts` [B] rows after the oldest one, which lies at `oldest` in the ring.
 

@@ -55,7 +55,7 @@ def kernels():
         for size, tiles in {**sizes, "large": imagine_heads.tiles(40_000, kind, "large")}.items():
 
             def row(kernel, tile, constants, *, common=common, elements=elements, **kinds):
-                constants = {"M": tile.rows, "BLOCK_K": tile.inputs, **common, **constants}
+                constants = {"M": tile.rows, "BLOCK_K": imagine_heads.INPUTS, **common, **constants}
                 if "N" in kernel.arg_names:
                     columns = 208 if "K_X" in constants else 400
                     _, last, side = imagine_heads.spread(columns, tile.columns)

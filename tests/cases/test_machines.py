@@ -18,8 +18,8 @@ from cases.table import SHORT
 import lsp_fast
 from lsp_fast import files, machine, terminal, threads
 from lsp_fast.cli import COMMANDS, main
-from lsp_fast.compiled import compiled
 from lsp_fast.errors import ConfigError
+from lsp_fast.njit import njit
 from lsp_fast.reports import doctor
 from lsp_fast.training.signals import stop_on_signal
 from lsp_fast.training.trainer import Trainer
@@ -174,7 +174,7 @@ def test_what_no_place_keeps_is_compiled_all_the_same(monkeypatch):
     monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
     with pytest.raises(RuntimeError, match="no locator"):
         numba.njit(cache=True)(_double)
-    assert compiled()(_double)(np.float32(4)) == 8
+    assert njit()(_double)(np.float32(4)) == 8
 
 
 def test_a_place_that_is_full_fails_no_call(monkeypatch, tmp_path):
@@ -185,7 +185,7 @@ def test_a_place_that_is_full_fails_no_call(monkeypatch, tmp_path):
 
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(caching.IndexDataCacheFile, "save", full)
-    double = compiled()(_double)
+    double = njit()(_double)
     assert double(4) == 8 and double(np.float64(4)) == 8 and double(4) == 8
 
 

@@ -97,4 +97,3 @@ def test_tiles_cover_a_layer_whatever_its_width():
             assert last in (16, 32, 64, 128) and side in (0, 16, 32, 64) and last + side <= 2 * n
     kinds = [kind for sizes in imagine_heads.TILES.values() for size in sizes for kind in size[1:]]
     assert {tile.columns for kind in kinds for tile in (kind.linear, kind.gru)} == set(imagine_heads.WIDTHS)
-    assert {tile.inputs for kind in kinds for tile in kind} == {imagine_heads.INPUTS}

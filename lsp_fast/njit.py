@@ -9,7 +9,7 @@ from typing import Any
 import numba
 
 
-def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def njit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """`numba.njit(cache=True, **options)`, on a machine without a writable cache too: there it compiles every time."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:

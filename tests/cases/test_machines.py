@@ -16,6 +16,7 @@ import torch
 from cases.table import SHORT
 
 import lsp_fast
+import lsp_fast.training.sweep  # submitit sets logging up anew, which must not happen while a test's streams stand in
 from lsp_fast import files, machine, terminal, threads
 from lsp_fast.cli import COMMANDS, main
 from lsp_fast.errors import ConfigError

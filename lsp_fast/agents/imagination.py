@@ -19,7 +19,7 @@ from lsp_fast.backends.cudagraph import Graphed, on_a_gpu
 from lsp_fast.config import Config
 from lsp_fast.experience.replay import Batch, Replay
 from lsp_fast.learning.behavior import BehaviorModels, Parts, behavior_losses
-from lsp_fast.learning.compiled import behavior_parts, compiled
+from lsp_fast.learning.compiled import behavior_parts, compiled, fusible
 from lsp_fast.learning.optimizer import Optimizer
 from lsp_fast.learning.world_model import world_model_loss
 from lsp_fast.models.heads import Actor, Value
@@ -137,7 +137,10 @@ class ImaginationAgent(Agent):
         self.optimizers = {k: Optimizer(m, rates[k], c, self.device) for k, m in modules.items()}
         self.planner = Planner(c, self.plan_weights, self.backend)
         # By themselves, so that compiled ones can take their place.
-        self.model_loss = functools.partial(world_model_loss, self.world_model, scan=c.train.observe == "scan")
+        learner = fusible(self.backend) if c.train.compile else self.backend
+        if c.train.observe != "auto":
+            learner = learner._replace(observe=ops.observe_scan if c.train.observe == "scan" else ops.observe)
+        self.model_loss = functools.partial(world_model_loss, self.world_model, backend=learner)
         self.behavior_parts = Parts()
         if c.train.compile:
             self.model_loss, self.behavior_parts = compiled(self.model_loss), behavior_parts()

@@ -18,6 +18,7 @@ from lsp_fast import ops
 from lsp_fast.backends import cpp
 from lsp_fast.errors import BackendUnavailable, ConfigError, first_line
 from lsp_fast.ops.lambda_return import from_kernels
+from lsp_fast.ops.observe import Observed
 from lsp_fast.ops.philox import normals
 from lsp_fast.ops.select_elites import check_select_elites
 from lsp_fast.ops.types import Rollout
@@ -32,13 +33,17 @@ class Backend(NamedTuple):
     imagine: Callable[..., Rollout]
     imagine_heads: Callable[..., Tensor]
     normals: Callable[..., Tensor]
+    mlp: Callable[..., Tensor]
+    observe: Callable[..., Observed]
     plan: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
     """A whole plan at once, as `lsp_fast.backends.cpp.plan`; None composes it of the others."""
     pack_heads: Callable[..., Callable[..., Tensor]] | None = None
     """`imagine_heads` of packed weights for many calls, as `lsp_fast.backends.triton.pack_heads`; None: nothing."""
 
 
-REFERENCE = Backend("reference", ops.lambda_return, ops.select_elites, ops.imagine, ops.imagine_heads, normals)
+REFERENCE = Backend(
+    "reference", ops.lambda_return, ops.select_elites, ops.imagine, ops.imagine_heads, normals, ops.mlp, ops.observe
+)
 
 
 def _cpp(device: torch.device) -> Backend:

@@ -84,8 +84,8 @@ def check(config: Config) -> None:
         "train.compile = True: HIRO has no world model whose losses could be compiled; start with --train.no-compile",
     )
     need(
-        not (hiro and config.train.observe != "steps"),
-        f"train.observe = {config.train.observe!r}: HIRO has no world model that observes; set it to steps",
+        not (hiro and config.train.observe == "scan"),
+        f"train.observe = {config.train.observe!r}: HIRO has no world model that observes; set it to auto",
     )
     need(config.hiro.candidates >= 2, f"hiro.candidates = {config.hiro.candidates}: must be at least 2")
     need(

@@ -66,9 +66,10 @@ class TrainConfig:
     """What matrix products in fp32 multiply on a GPU: fp32, or its upper 19 bits (tf32)."""
     autocast: bool = False
     """Small-budget option: learn under PyTorch's bf16 autocast (weights, gradients' sums and Adam stay in fp32)."""
-    observe: Literal["steps", "scan"] = "steps"
-    """How replayed sequences are filtered: step by step; or with what no step waits for taken once for all steps, and
-    the gradient by hand: fewer and larger kernels, rounded otherwise, in fp32 also under autocast."""
+    observe: Literal["auto", "steps", "scan"] = "auto"
+    """How replayed sequences are filtered: as the backend does it; by PyTorch step by step; or with what no step waits
+    for taken once for all steps, and the gradient by hand: fewer and larger kernels, rounded otherwise, in fp32 also
+    under autocast."""
     compile: bool = False
     """Compile the losses and their gradients with torch.compile, which rounds otherwise. The first update of every
     start then takes minutes; best together with `observe` = scan."""

@@ -95,6 +95,7 @@ def intrinsic_bonus(
     models: BehaviorModels,
     noise: BehaviorNoise,
     config: Config,
+    mlp: Callable[..., Tensor],
 ) -> tuple[Tensor | None, dict[str, Tensor]]:
     """The intrinsic reward as the configuration wants it: beta * r^i of every imagined state [T, N], and metrics.
 
@@ -103,6 +104,7 @@ def intrinsic_bonus(
         states, feature: the imagined ones [T, N, ...], and their features [T, N, F]: the same tensor that all heads
             see, since gradients would add up in another order through a copy.
         skills, skill_policy: as `behavior_losses` takes them.
+        mlp: a backend's.
     """
     c, steps = config.skill, len(feature)
     if noise.others is not None:
@@ -114,7 +116,7 @@ def intrinsic_bonus(
     if models.predictor is None:
         return None, {}
     assert skills is not None and skill_policy is not None and noise.intrinsic is not None
-    log_q = segment_log_probs(models.predictor, feature, features(start), skills, noise.intrinsic)
+    log_q = segment_log_probs(models.predictor, feature, features(start), skills, noise.intrinsic, mlp)
     reward = c.beta * intrinsic_reward(log_q, c.length, steps, c.intrinsic_form)
     log_p = layers.normal_log_prob(skills, *skill_policy).sum(-1)[: len(log_q)]  # [J, N]
     metrics = {
@@ -146,14 +148,16 @@ def imagined(
         # The skill that acts in each imagined state, not the one that led there.
         acting = held_skills(skills, config.skill.length, len(feature) + 1)[1:]
         judged = torch.cat([feature, acting], -1)  # [T, N, F + Z]
-    task_reward = layers.scalar_head(feature, weights.reward)  # [T, N]
-    value = layers.scalar_head(judged, models.value)
-    discount = discounts(feature, b.gamma, weights.discount)
+    task_reward = layers.scalar_head(feature, weights.reward, backend.mlp)  # [T, N]
+    value = layers.scalar_head(judged, models.value, backend.mlp)
+    discount = discounts(feature, b.gamma, weights.discount, backend.mlp)
     # weight_t = product of the discounts before state t, the first state's being 1 [D].
     weight = torch.cat([torch.ones_like(discount[:1]), discount[:-2]]).cumprod(0).detach()  # [T - 1, N]
     if live is not None:
         weight = weight * live
-    bonus, metrics = intrinsic_bonus(start, rollout.states, feature, skills, skill_policy, models, noise, config)
+    bonus, metrics = intrinsic_bonus(
+        start, rollout.states, feature, skills, skill_policy, models, noise, config, backend.mlp
+    )
     reward = task_reward if bonus is None else task_reward + bonus
 
     def returns(reward: Tensor, value: Tensor) -> Tensor:
@@ -195,9 +199,9 @@ def imagined(
     )
 
 
-def value_loss(judged: Tensor, weight: Tensor, target: Tensor, head: MLPWeights) -> Tensor:
+def value_loss(judged: Tensor, weight: Tensor, target: Tensor, head: MLPWeights, mlp: Callable[..., Tensor]) -> Tensor:
     """-mean log p(target) of the states before the last, weighted: [T, N, F], [T - 1, N], [T - 1, N] -> []."""
-    predicted = layers.scalar_head(judged[:-1], head)
+    predicted = layers.scalar_head(judged[:-1], head, mlp)
     return -(weight * layers.normal_log_prob(target, predicted)).mean()
 
 
@@ -208,9 +212,10 @@ def predictor_loss(
     skills: Tensor,
     noise: tuple[Tensor, ...],
     live: Tensor | None,
+    mlp: Callable[..., Tensor],
 ) -> Tensor:
     """-mean log q of the segments' skills; arguments as `segment_log_probs` and `behavior_losses` take them."""
-    fit = segment_log_probs(predictor, feature, first, skills, noise)
+    fit = segment_log_probs(predictor, feature, first, skills, noise, mlp)
     return -(fit if live is None else live * fit).mean()
 
 
@@ -246,7 +251,7 @@ def behavior_losses(
         diagnose: split the actor's objective, too.
         parts: what computes.
     """
-    drawn = behavior_noise(noise, len(start.stoch), models, config)
+    drawn, mlp = behavior_noise(noise, len(start.stoch), models, config), backend.mlp
     # The actor's loss trains the actor alone: what the others' gradients would be need not be computed.
     plan = models.plan
     fixed = _detached(models._replace(plan=plan._replace(actor=None), task_value=None, predictor=None))
@@ -255,16 +260,16 @@ def behavior_losses(
     task_value_loss = None
     if models.task_value is not None:
         with torch.no_grad():
-            task_value = layers.scalar_head(found.judged, models.task_value)
+            task_value = layers.scalar_head(found.judged, models.task_value, mlp)
             reward, discount = found.task_reward[:-1], found.discount[:-1]
             task_target = backend.lambda_return(reward, task_value[:-1], discount, task_value[-1], config.behavior.lam)
-        task_value_loss = parts.value_loss(found.judged, found.weight, task_target, models.task_value)
+        task_value_loss = parts.value_loss(found.judged, found.weight, task_target, models.task_value, mlp)
     fit = None
     if drawn.predictor is not None:
-        fit = parts.predictor_loss(models.predictor, found.feature, features(start), skills, drawn.predictor, live)
+        fit = parts.predictor_loss(models.predictor, found.feature, features(start), skills, drawn.predictor, live, mlp)
     return BehaviorLosses(
         found.actor_loss,
-        parts.value_loss(found.judged, found.weight, found.target, models.value),
+        parts.value_loss(found.judged, found.weight, found.target, models.value, mlp),
         task_value_loss,
         fit,
         found.task_return,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lsp_fast import ops
+from lsp_fast.backends import Backend
 from lsp_fast.errors import BackendUnavailable, first_line
 from lsp_fast.learning.behavior import Parts, imagined, predictor_loss, value_loss
 
@@ -31,14 +32,22 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def fusible(backend: Backend) -> Backend:
+    """That backend with the reference's learning: native operations are opaque to a compiler."""
+    return backend._replace(imagine=ops.imagine, lambda_return=ops.lambda_return, mlp=ops.mlp, observe=ops.observe)
+
+
 def behavior_parts() -> Parts:
-    """The behaviour's losses, compiled. Native operations are opaque to a compiler; it fuses the reference's own."""
+    """The behaviour's losses, compiled."""
 
     def whole(start, skills, skill_policy, models, noise, config, backend, live, diagnose):
-        fusible = backend._replace(imagine=ops.imagine, lambda_return=ops.lambda_return)
-        return imagined(start, skills, skill_policy, models, noise, config, fusible, live, diagnose)
+        return imagined(start, skills, skill_policy, models, noise, config, fusible(backend), live, diagnose)
 
-    return Parts(compiled(whole), compiled(value_loss), compiled(predictor_loss))
+    def plain(function):
+        return compiled(lambda *arguments: function(*arguments, ops.mlp))
+
+    value, predictor = plain(value_loss), plain(predictor_loss)
+    return Parts(compiled(whole), lambda *x: value(*x[:-1]), lambda *x: predictor(*x[:-1]))
 
 
 def check_compiler(device: torch.device) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from lsp_fast.config import Config
 from lsp_fast.models.skill_predictor import SkillPredictor
 from lsp_fast.noise import Noise
 from lsp_fast.ops import layers
+from lsp_fast.ops.mlp import mlp
 from lsp_fast.ops.types import ActorWeights, PlanWeights, PriorWeights, State, features, map_state
 
 
@@ -46,14 +48,20 @@ def segment_noise(
 
 
 def segment_log_probs(
-    predictor: SkillPredictor, feature: Tensor, first: Tensor, skills: Tensor, noise: tuple[Tensor, ...]
+    predictor: SkillPredictor,
+    feature: Tensor,
+    first: Tensor,
+    skills: Tensor,
+    noise: tuple[Tensor, ...],
+    mlp: Callable[..., Tensor] = mlp,
 ) -> Tensor:
-    """log q of every complete segment: features [T, N, F], first [N, F], skills [P, N, Z], J numbers -> [J, N]."""
+    """log q of every complete segment: features [T, N, F], first [N, F], skills [P, N, Z], J numbers -> [J, N]; `mlp`
+    is a backend's."""
     k = predictor.length
     log_probs = []
     for j, drawn in enumerate(noise):
         before = first if j == 0 else feature[j * k - 1]
-        log_probs.append(predictor.log_prob(feature[j * k : (j + 1) * k], before, skills[j], drawn))
+        log_probs.append(predictor.log_prob(feature[j * k : (j + 1) * k], before, skills[j], drawn, mlp))
     return torch.stack(log_probs)
 
 

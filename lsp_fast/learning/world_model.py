@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
+from lsp_fast.backends import REFERENCE, Backend
 from lsp_fast.models.world_model import SequenceBatch, WorldModel
 from lsp_fast.ops import layers
 from lsp_fast.ops.types import State, features
@@ -20,23 +21,25 @@ class WorldModelLoss(NamedTuple):
     metrics: dict[str, Tensor]
 
 
-def world_model_loss(model: WorldModel, batch: SequenceBatch, noise: Tensor, scan: bool = False) -> WorldModelLoss:
+def world_model_loss(
+    model: WorldModel, batch: SequenceBatch, noise: Tensor, backend: Backend = REFERENCE
+) -> WorldModelLoss:
     """max(mean KL, free nats) - mean log p(o) - mean log p(r), sums over dimensions, means over batch and time.
 
     Args:
         batch: [B, L, ...].
         noise: [L, B, S] standard normal.
-        scan: as `RSSM.observe` takes it.
+        backend: what computes.
     """
     c = model.config
     target = model.normalize(batch.observation).transpose(0, 1)  # [L, B, O]
-    embeddings = model.encode(target)
+    embeddings = model.encode(target, backend.mlp)
     actions, is_first = batch.action.transpose(0, 1), batch.is_first.transpose(0, 1)
-    observed = model.rssm.observe(embeddings, actions, is_first, noise, scan=scan)
+    observed = model.rssm.observe(embeddings, actions, is_first, noise, backend.observe)
     feature = features(observed.states)  # [L, B, F]
 
-    observation_nll = model.observation_nll(feature, target).mean()
-    reward = layers.scalar_head(feature, model.reward.weights())
+    observation_nll = model.observation_nll(feature, target, backend.mlp).mean()
+    reward = layers.scalar_head(feature, model.reward.weights(), backend.mlp)
     reward_nll = -layers.normal_log_prob(batch.reward.T, reward).mean()
     kl = layers.kl_divergence(observed.posterior, observed.prior).mean()
     # Free nats apply after averaging, without a gradient below them [D].
@@ -49,7 +52,7 @@ def world_model_loss(model: WorldModel, batch: SequenceBatch, noise: Tensor, sca
     }
     if model.discount is not None:
         # Log-likelihood of the soft target gamma * (1 - terminal) under a Bernoulli [D].
-        logit = layers.scalar_head(feature, model.discount.weights())
+        logit = layers.scalar_head(feature, model.discount.weights(), backend.mlp)
         soft = model.gamma * (1 - batch.terminal.T)
         metrics["discount_nll"] = F.binary_cross_entropy_with_logits(logit, soft)
         loss = loss + c.discount_scale * metrics["discount_nll"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -59,7 +61,12 @@ class RSSM(nn.Module):
         return State(q.mean + q.std * noise, deter)
 
     def observe(
-        self, embeddings: Tensor, actions: Tensor, is_first: Tensor, noise: Tensor, *, scan: bool = False
+        self,
+        embeddings: Tensor,
+        actions: Tensor,
+        is_first: Tensor,
+        noise: Tensor,
+        observe: Callable[..., Observed] = ops.observe,
     ) -> Observed:
         """Filter sequences from a zero state, which is also where an episode begins.
 
@@ -68,7 +75,6 @@ class RSSM(nn.Module):
             actions: [L, B, A], each the one that led to its observation; at a reset it is ignored.
             is_first: [L, B] bool, true where an observation begins an episode.
             noise: [L, B, S] standard normal.
-            scan: by `ops.observe_scan`, which is equal up to rounding, in place of `ops.observe`.
+            observe: a backend's, or `ops.observe_scan`.
         """
-        function = ops.observe_scan if scan else ops.observe
-        return function(embeddings, actions, is_first, noise, self.prior_weights(), self.posterior_weights())
+        return observe(embeddings, actions, is_first, noise, self.prior_weights(), self.posterior_weights())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from lsp_fast.config import ModelConfig, PredictorConfig, SkillConfig
 from lsp_fast.models.networks import MLP
 from lsp_fast.ops import layers
+from lsp_fast.ops.mlp import mlp
 from lsp_fast.ops.types import Normal
 
 MAX_STATES = 10  # states of a segment that the predictor sees (SPEC section 4)
@@ -61,7 +64,9 @@ class SkillPredictor(nn.Module):
             return torch.stack([torch.cat([state, first], -1) for state in seen])
         return torch.cat([*seen, first], -1)
 
-    def log_prob(self, segment: Tensor, first: Tensor, skill: Tensor, noise: Tensor) -> Tensor:
+    def log_prob(
+        self, segment: Tensor, first: Tensor, skill: Tensor, noise: Tensor, mlp: Callable[..., Tensor] = mlp
+    ) -> Tensor:
         """log q(skill | segment, first).
 
         Args:
@@ -69,11 +74,12 @@ class SkillPredictor(nn.Module):
             first: [N, F], features of s_0.
             skill: [N, Z].
             noise: standard normal, of the shape of `inputs`; scaled by the configured standard deviation.
+            mlp: a backend's.
 
         Returns:
             [N], differentiable in every argument.
         """
-        log_prob = layers.normal_log_prob(skill, *self._distribution(segment, first, noise)).sum(-1)
+        log_prob = layers.normal_log_prob(skill, *self._distribution(segment, first, noise, mlp)).sum(-1)
         return log_prob.mean(0) if self.config.inputs == "per_step" else log_prob
 
     def mean(self, segment: Tensor, first: Tensor, noise: Tensor) -> Tensor:
@@ -81,10 +87,10 @@ class SkillPredictor(nn.Module):
         mean = self._distribution(segment, first, noise).mean
         return mean.mean(0) if self.config.inputs == "per_step" else mean
 
-    def _distribution(self, segment: Tensor, first: Tensor, noise: Tensor) -> Normal:
+    def _distribution(self, segment: Tensor, first: Tensor, noise: Tensor, mlp: Callable[..., Tensor] = mlp) -> Normal:
         """[N, Z], or [k, N, Z] for `per_step`."""
         x = self.inputs(segment, first) + self.config.noise * noise
-        mean, raw_log_std = layers.mlp(x, self.mlp.weights()).chunk(2, -1)
+        mean, raw_log_std = mlp(x, self.mlp.weights()).chunk(2, -1)
         return Normal(mean, layers.soft_clamp_std(raw_log_std, *self.bounds))
 
     def noise_shape(self, batch: int) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from lsp_fast.models.networks import MLP
 from lsp_fast.models.rssm import RSSM
 from lsp_fast.ops import layers
 from lsp_fast.ops.imagine import imagine_actions
+from lsp_fast.ops.mlp import mlp
 from lsp_fast.ops.types import MLPWeights, State, features, map_state
 
 
@@ -29,11 +30,11 @@ class SequenceBatch(NamedTuple):
     is_first: Tensor  # [B, L] bool
 
 
-def discounts(feature: Tensor, gamma: float, head: MLPWeights | None) -> Tensor:
+def discounts(feature: Tensor, gamma: float, head: MLPWeights | None, mlp: Callable[..., Tensor] = mlp) -> Tensor:
     """What the future after each state counts, [..., F] -> [...]; the head is trained on gamma * (1 - terminal) [D]."""
     if head is None:
         return torch.full_like(feature[..., 0], gamma)
-    return torch.sigmoid(layers.scalar_head(feature, head))
+    return torch.sigmoid(layers.scalar_head(feature, head, mlp))
 
 
 class WorldModel(nn.Module):
@@ -99,17 +100,17 @@ class WorldModel(nn.Module):
         """[..., O] -> [..., E]"""
         return self.encode(self.normalize(observation))
 
-    def encode(self, target: Tensor) -> Tensor:
-        """Normalised observations [..., O] -> [..., E]."""
+    def encode(self, target: Tensor, mlp: Callable[..., Tensor] = mlp) -> Tensor:
+        """Normalised observations [..., O] -> [..., E]; here and below `mlp` is a backend's."""
         if isinstance(self.encoder, ConvEncoder):
             return self.encoder(target.flatten(0, -4)).unflatten(0, target.shape[:-3])
-        return layers.mlp(target, self.encoder.weights())
+        return mlp(target, self.encoder.weights())
 
-    def observation_nll(self, feature: Tensor, target: Tensor) -> Tensor:
+    def observation_nll(self, feature: Tensor, target: Tensor, mlp: Callable[..., Tensor] = mlp) -> Tensor:
         """-log p(observation): ([..., F], normalised [..., O]) -> [...]; of frames with unit deviation."""
         if isinstance(self.decoder, ConvDecoder):
             return -layers.normal_log_prob(target, self.frames(feature)).sum((-3, -2, -1))
-        mean, raw_log_std = layers.mlp(feature, self.decoder.weights()).chunk(2, -1)
+        mean, raw_log_std = mlp(feature, self.decoder.weights()).chunk(2, -1)
         c = self.config
         std = layers.soft_clamp_std(raw_log_std, c.decoder_min_std, c.decoder_max_std)
         return -layers.normal_log_prob(target, mean, std).sum(-1)

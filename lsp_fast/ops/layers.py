@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lsp_fast.ops.mlp import dense, mlp
 from lsp_fast.ops.types import (
     ActorWeights,
-    Dense,
     GRUWeights,
     MLPWeights,
     Normal,
@@ -20,19 +21,7 @@ from lsp_fast.ops.types import (
 )
 
 
-def dense(x: Tensor, layer: Dense) -> Tensor:
-    """[..., in] -> [..., out]"""
-    return F.linear(x, layer.weight, layer.bias)
-
-
-def mlp(x: Tensor, weights: MLPWeights) -> Tensor:
-    """[..., in] -> [..., out], or the last hidden layer's activation where there is no output layer."""
-    for layer in weights.hidden:
-        x = F.elu(dense(x, layer))
-    return x if weights.out is None else dense(x, weights.out)
-
-
-def scalar_head(x: Tensor, weights: MLPWeights) -> Tensor:
+def scalar_head(x: Tensor, weights: MLPWeights, mlp: Callable[..., Tensor] = mlp) -> Tensor:
     """[..., in] -> [...], the mean of a unit normal (reward, value)."""
     return mlp(x, weights).squeeze(-1)
 

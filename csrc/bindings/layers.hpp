@@ -1,0 +1,49 @@
+// Linear layers of lsp_fast.ops.types as the learner takes them, and room for their gradients.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "bindings/checks.hpp"
+#include "learner.hpp"
+#include "ops/mlp.hpp"
+
+namespace lsp_fast::bindings {
+
+inline const lsp_fast::LearnerKernels& learner_kernels_of(const std::string& isa) {
+  const auto* kernels = lsp_fast::find_learner_kernels(isa.c_str());
+  if (!kernels) throw py::value_error("isa = " + isa + " is not one that this processor runs");
+  return *kernels;
+}
+
+// Checked layers; their arrays live as long as this.
+class TorchLayers {
+ public:
+  // (weight [out, in], bias [out]); `out` -1 takes what the weight has.
+  lsp_fast::TorchLinear add(const char* name, const py::handle& layer, std::int64_t in, std::int64_t out = -1) {
+    const auto pair = as_tuple(name, layer);
+    if (pair.size() != 2) throw py::value_error(std::string(name) + " must be a weight and a bias");
+    const auto weight_array = as_array(name, pair[0]), bias_array = as_array(name, pair[1]);
+    if (out < 0 && weight_array.ndim() == 2) out = weight_array.shape(0);
+    require_shape(name, weight_array, {out, in}, "[out, in]");
+    require_shape(name, bias_array, {out}, "[out]");
+    if (in == 0 || out == 0) throw py::value_error(describe(name, weight_array) + " must not be empty");
+    kept_.push_back(dense<float>(name, weight_array));
+    const float* weight = kept_.back().data();
+    kept_.push_back(dense<float>(name, bias_array));
+    return {weight, kept_.back().data(), in, out};
+  }
+
+ private:
+  std::vector<Dense<float>> kept_;
+};
+
+// Arrays like the layer's, appended to the list; not written yet.
+inline lsp_fast::TorchGradient new_gradient(py::list& arrays, const lsp_fast::TorchLinear& layer) {
+  py::array_t<float> weight(std::vector<py::ssize_t>{layer.out, layer.in}), bias(std::vector<py::ssize_t>{layer.out});
+  arrays.append(weight);
+  arrays.append(bias);
+  return {weight.mutable_data(), bias.mutable_data()};
+}
+
+}  // namespace lsp_fast::bindings

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "learner.hpp"
+
+namespace lsp_fast {
+
+// One linear layer as torch has it, and where its gradients go: weight [out, in], bias [out].
+struct TorchLinear {
+  const float *weight, *bias;
+  std::int64_t in, out;
+};
+struct TorchGradient {
+  float *weight, *bias;
+};
+
+// Hidden layers with ELU, then a linear one where `linear_out`: what `forward` computed is kept for `backward`, which may be
+// called any number of times.
+class MlpPass {
+ public:
+  MlpPass(const LearnerKernels& kernels, const std::vector<TorchLinear>& layers, bool linear_out, std::int64_t rows,
+          bool with_backward);
+
+  // x [rows, in] -> y [rows, out]
+  void forward(const float* x, float* y, std::int64_t threads);
+
+  // dy [rows, out] -> dx [rows, in] where not null, and the gradients of every layer's weights where there are any.
+  void backward(const float* dy, float* dx, const std::vector<TorchGradient>& gradients, std::int64_t threads);
+
+  std::int64_t in() const { return in_; }
+  std::int64_t out() const { return out_; }
+  std::int64_t rows() const { return rows_; }
+  const std::vector<TorchLinear>& layers() const { return sizes_; }
+
+ private:
+  // Rows that go through all layers before the next ones.
+  std::int64_t rows_at_a_time(std::int64_t threads) const;
+
+  const LearnerKernels& kernels_;
+  const std::int64_t rows_;
+  const bool linear_out_;
+  const std::vector<TorchLinear> sizes_;
+  std::int64_t in_, out_;
+  Arena arena_;
+  std::vector<Linear> layers_;
+  std::vector<Rows> values_;     // of the input and of every layer
+  std::vector<Rows> gradients_;  // of every layer's sums
+  Rows dx_;
+};
+
+}  // namespace lsp_fast

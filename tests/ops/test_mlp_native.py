@@ -1,0 +1,129 @@
+"""Layers in C++: outputs and gradients against PyTorch in float64, for every instruction set and odd sizes."""
+
+import numpy as np
+import oracle
+import pytest
+import torch
+
+from lsp_fast import ops
+from lsp_fast.backends import cpp, cpp_learning
+from lsp_fast.ops.types import Dense, MLPWeights
+
+SIZES = [(1, 5, (7,), 3), (17, 158, (128, 128), 1), (13, 17, (33, 48, 5), 40), (100, 300, (130,), None), (3, 1, (), 2)]
+
+
+def problem(rows, width, hidden, out, seed=0):
+    rng = np.random.default_rng(seed)
+    x = torch.tensor(rng.normal(size=(rows, width)))
+    weights = oracle.random_mlp(rng, width, hidden, out)
+
+    def layer(pair):
+        return Dense(*(torch.tensor(p) for p in pair))
+
+    hidden_layers = tuple(layer(p) for p in weights[0])
+    return x, MLPWeights(hidden_layers, None if weights[1] is None else layer(weights[1]))
+
+
+def leaves(x, weights, dtype=torch.float32):
+    layers = [*weights.hidden, *([] if weights.out is None else [weights.out])]
+    x, *flat = (t.to(dtype).clone().requires_grad_() for t in (x, *(t for layer in layers for t in layer)))
+    made = [Dense(*flat[i : i + 2]) for i in range(0, len(flat), 2)]
+    last = None if weights.out is None else made.pop()
+    return [x, *flat], MLPWeights(tuple(made), last)
+
+
+def run(function, x, weights, dtype=torch.float32, **options):
+    tensors, made = leaves(x, weights, dtype)
+    y = function(tensors[0], made, **options)
+    weigh = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view(y.shape).to(dtype)
+    return [y.detach(), *torch.autograd.grad((y * weigh).sum(), tensors)]
+
+
+def assert_close(got, want):
+    for a, b in zip(got, want, strict=True):
+        scale = b.abs().max().item() + 1e-12
+        assert (a.double() - b.double()).abs().max().item() <= 3e-6 * scale
+
+
+@pytest.mark.parametrize("isa", ["portable", *cpp.instruction_sets()])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_outputs_and_gradients_are_those_of_float64(sizes, isa):
+    x, weights = problem(*sizes)
+    assert_close(run(cpp_learning.mlp, x, weights, isa=isa), run(ops.mlp, x, weights, torch.float64))
+
+
+def test_outputs_are_the_oracles():
+    x, weights = problem(17, 158, (128, 128), 6)
+    want = oracle.mlp(oracle.arrays(weights), x.numpy())
+    got = cpp_learning.mlp(*(leaves(x, weights)[0][0], leaves(x, weights)[1]))
+    np.testing.assert_allclose(got.detach(), want, rtol=1e-4, atol=1e-5)
+
+
+def test_the_number_of_threads_changes_no_bit():
+    x, weights = problem(301, 158, (128, 128), 30)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 8):
+            torch.set_num_threads(threads)
+            found.append(run(cpp_learning.mlp, x, weights))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(other, found[0], strict=True))
+
+
+def test_a_row_does_not_depend_on_the_others():
+    x, weights = problem(50, 30, (40,), 4)
+    tensors, made = leaves(x, weights)
+    whole = cpp_learning.mlp(tensors[0], made)
+    alone = torch.cat([cpp_learning.mlp(row[None], made) for row in tensors[0]])
+    assert torch.equal(whole, alone)
+
+
+def test_only_what_is_asked_for_gets_a_gradient():
+    x, weights = problem(5, 8, (6,), 2)
+    tensors, made = leaves(x, weights)
+    fixed = MLPWeights(tuple(Dense(*(t.detach() for t in layer)) for layer in made.hidden), made.out)
+    y = cpp_learning.mlp(tensors[0].detach(), fixed)
+    (gradient,) = torch.autograd.grad(y.sum(), [made.out.bias])
+    torch.testing.assert_close(gradient, torch.full((2,), 5.0))
+    assert not cpp_learning.mlp(tensors[0].detach(), MLPWeights(fixed.hidden, None)).requires_grad
+    with torch.no_grad():
+        assert not cpp_learning.mlp(tensors[0], made).requires_grad
+
+
+def test_a_second_gradient_of_one_graph_is_the_same():
+    x, weights = problem(20, 8, (6, 9), 2)
+    tensors, made = leaves(x, weights)
+    loss = cpp_learning.mlp(tensors[0], made).square().sum()
+    first = torch.autograd.grad(loss, tensors, retain_graph=True)
+    cpp_learning.mlp(tensors[0] + 1, made)  # of the same sizes, while the first is still wanted
+    assert all(torch.equal(a, b) for a, b in zip(first, torch.autograd.grad(loss, tensors), strict=True))
+
+
+def test_nan_lies_where_it_lies_in_pytorchs():
+    x, weights = problem(9, 20, (33,), 3)
+    x[4, 7] = float("nan")
+    got, want = run(cpp_learning.mlp, x, weights), run(ops.mlp, x, weights)
+    assert all(torch.equal(a.isnan(), b.isnan()) for a, b in zip(got, want, strict=True))
+    assert got[0][4].isnan().all() and got[0][[0, 3, 5, 8]].isfinite().all()
+
+
+def test_what_it_does_not_know_is_the_references():
+    x, weights = problem(4, 3, (5,), 2)
+    assert torch.equal(cpp_learning.mlp(x, weights), ops.mlp(x, weights))  # float64
+    tensors, made = leaves(x, weights)
+    assert cpp_learning.mlp(tensors[0][:0], made).shape == (0, 2)
+
+
+def test_a_gradients_gradient_is_refused_by_name():
+    x, weights = problem(4, 3, (5,), 2)
+    tensors, made = leaves(x, weights)
+    with pytest.raises(RuntimeError, match="mlp: the gradient of its gradient"):
+        torch.autograd.grad(cpp_learning.mlp(tensors[0], made).sum(), tensors[0], create_graph=True)
+
+
+def test_shapes_that_do_not_fit_are_named():
+    x, weights = problem(4, 3, (5,), 2)
+    tensors, made = leaves(x, weights)
+    with pytest.raises(ValueError, match="mlp"):
+        cpp_learning.mlp(tensors[0][:, :2], made)

@@ -103,6 +103,11 @@ Rows Arena::rows(std::int64_t count, std::int64_t width) {
   return {floats(count * stride), stride};
 }
 
+std::uint64_t kind_of(std::uint64_t kind, std::initializer_list<std::int64_t> sizes) {
+  for (const auto size : sizes) kind = (kind ^ static_cast<std::uint64_t>(size)) * 0x100000001b3u;
+  return kind;
+}
+
 std::vector<Part> parts_of(const std::vector<std::int64_t>& widths) {
   std::vector<Part> parts;
   std::int64_t first = 0, at = 0;
@@ -202,11 +207,12 @@ constexpr std::int64_t kPieceOutputs = 132;  // times a panel: what stays in the
 
 }  // namespace
 
-void WeightGradients::add(const Linear& layer, std::int64_t rows, Rows dy, Rows x, float* weight, float* bias) {
+void WeightGradients::add(const Linear& layer, const std::vector<Part>& outs, std::int64_t rows, Rows dy, Rows x,
+                          float* weight, float* bias) {
   bool first = true;
   for (const auto& i : layer.ins) {
     for (std::int64_t k = 0; k < i.width; k += kernels_.panel) {
-      for (const auto& o : layer.outs) {
+      for (const auto& o : outs) {
         const auto chunks = (o.width + kPieceOutputs - 1) / kPieceOutputs;
         for (std::int64_t c = 0; c < chunks; ++c) {
           const auto from = o.width * c / chunks, outputs = o.width * (c + 1) / chunks - from;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <vector>
 
@@ -38,6 +39,9 @@ class Arena {
   std::unique_ptr<Memory> memory_;
 };
 
+// A number for calls of one operation and of these sizes.
+std::uint64_t kind_of(std::uint64_t operation, std::initializer_list<std::int64_t> sizes);
+
 // Columns [first, first + width) of torch's tensor lie from column `at` of our rows on.
 struct Part {
   std::int64_t first, width, at;
@@ -50,6 +54,15 @@ std::int64_t padded_width(const std::vector<Part>& parts);
 // Copies rows of torch's [., width] to ours, zeros where there is nothing, and back.
 void copy_in(const float* from, std::int64_t width, const std::vector<Part>& parts, Rows to, std::int64_t count);
 void copy_out(Rows from, const std::vector<Part>& parts, float* to, std::int64_t width, std::int64_t count);
+
+// One linear layer as torch has it, weight [out, in] and bias [out], and where its gradients go.
+struct TorchLinear {
+  const float *weight, *bias;
+  std::int64_t in, out;
+};
+struct TorchGradient {
+  float *weight, *bias;
+};
 
 struct LearnerKernels;
 
@@ -123,9 +136,13 @@ class WeightGradients {
  public:
   explicit WeightGradients(const LearnerKernels& kernels) : kernels_(kernels) {}
 
-  // weight [out, in] += nothing: it is written; `bias` may be null. `dy` and `x` hold `rows` rows of the layer's padded
-  // outputs and inputs.
-  void add(const Linear& layer, std::int64_t rows, Rows dy, Rows x, float* weight, float* bias);
+  // weight [out, in] and bias [out], which may be null, will be written. `dy` and `x` hold `rows` rows of the layer's
+  // padded outputs, where `outs` says, and of its inputs.
+  void add(const Linear& layer, const std::vector<Part>& outs, std::int64_t rows, Rows dy, Rows x, float* weight,
+           float* bias);
+  void add(const Linear& layer, std::int64_t rows, Rows dy, Rows x, float* weight, float* bias) {
+    add(layer, layer.outs, rows, dy, x, weight, bias);
+  }
   void run(std::int64_t threads);
 
  private:

@@ -1,12 +1,14 @@
 // Linear layers of lsp_fast.ops.types as the learner takes them, and room for their gradients.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
 #include "bindings/checks.hpp"
 #include "learner.hpp"
 #include "ops/mlp.hpp"
+#include "ops/observe.hpp"
 
 namespace lsp_fast::bindings {
 
@@ -37,6 +39,47 @@ class TorchLayers {
  private:
   std::vector<Dense<float>> kept_;
 };
+
+// lsp_fast.ops.types.PriorWeights; the GRU's two layers as linear ones.
+inline lsp_fast::TorchTransition torch_transition(TorchLayers& layers, const py::tuple& prior, std::int64_t stoch,
+                                                  std::int64_t action) {
+  if (prior.size() != 5) throw py::value_error("prior must be lsp_fast.ops.types.PriorWeights");
+  const auto gru = as_tuple("gru", prior[1]);
+  if (gru.size() != 4) throw py::value_error("gru must be lsp_fast.ops.types.GRUWeights");
+  const auto state = as_array("gru.hidden", gru[1]);
+  require_dims("gru.hidden", state, 2, "[3 D, D]");
+  const auto deter = state.shape(1);
+  lsp_fast::TorchTransition found{};
+  found.inp = layers.add("prior.inp", prior[0], stoch + action);
+  found.gru_input = layers.add("gru.input", py::make_tuple(gru[0], gru[2]), found.inp.out, 3 * deter);
+  found.gru_hidden = layers.add("gru.hidden", py::make_tuple(gru[1], gru[3]), deter, 3 * deter);
+  found.hidden = layers.add("prior.hidden", prior[2], deter);
+  found.out = layers.add("prior.out", prior[3], found.hidden.out, 2 * stoch);
+  found.min_std = py::cast<float>(prior[4]);
+  return found;
+}
+
+// Arrays of given shapes, or None.
+class OptionalArrays {
+ public:
+  const float* add(const char* name, const py::object& object, std::initializer_list<py::ssize_t> shape) {
+    if (object.is_none()) return nullptr;
+    const auto array = as_array(name, object);
+    require_shape(name, array, shape, "its output's");
+    kept_.push_back(dense<float>(name, array));
+    return kept_.back().data();
+  }
+
+ private:
+  std::vector<Dense<float>> kept_;
+};
+
+// Not written yet.
+inline py::array_t<float> new_array(float*& data, std::initializer_list<py::ssize_t> shape) {
+  py::array_t<float> array{std::vector<py::ssize_t>(shape)};
+  data = array.mutable_data();
+  return array;
+}
 
 // Arrays like the layer's, appended to the list; not written yet.
 inline lsp_fast::TorchGradient new_gradient(py::list& arrays, const lsp_fast::TorchLinear& layer) {

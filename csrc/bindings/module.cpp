@@ -9,6 +9,7 @@ PYBIND11_MODULE(_native, module) {
   bind_lambda_return(module);
   bind_imagine_heads(module);
   bind_mlp(module);
+  bind_observe(module);
   bind_plan(module);
   bind_philox(module);
   bind_machine(module);

@@ -8,14 +8,9 @@ namespace lsp_fast {
 
 namespace {
 
-std::uint64_t kind_of(const std::vector<TorchLinear>& layers, std::int64_t rows, bool with_backward) {
-  std::uint64_t kind = 0x6d6c70 + (with_backward ? 1 : 0);
-  const auto mix = [&kind](std::int64_t x) { kind = (kind ^ static_cast<std::uint64_t>(x)) * 0x100000001b3u; };
-  mix(rows);
-  for (const auto& layer : layers) {
-    mix(layer.in);
-    mix(layer.out);
-  }
+std::uint64_t kind_of_layers(const std::vector<TorchLinear>& layers, std::int64_t rows, bool with_backward) {
+  auto kind = kind_of('m', {rows, with_backward});
+  for (const auto& layer : layers) kind = kind_of(kind, {layer.in, layer.out});
   return kind;
 }
 
@@ -29,7 +24,7 @@ MlpPass::MlpPass(const LearnerKernels& kernels, const std::vector<TorchLinear>& 
       sizes_(layers),
       in_(layers.front().in),
       out_(layers.back().out),
-      arena_(kind_of(layers, rows, with_backward)) {
+      arena_(kind_of_layers(layers, rows, with_backward)) {
   values_.push_back(arena_.rows(rows, in_));
   for (const auto& layer : layers) {
     layers_.emplace_back(arena_, kernels, layer.weight, layer.bias, parts_of({layer.in}), parts_of({layer.out}), layer.in,

@@ -7,15 +7,6 @@
 
 namespace lsp_fast {
 
-// One linear layer as torch has it, and where its gradients go: weight [out, in], bias [out].
-struct TorchLinear {
-  const float *weight, *bias;
-  std::int64_t in, out;
-};
-struct TorchGradient {
-  float *weight, *bias;
-};
-
 // Hidden layers with ELU, then a linear one where `linear_out`: what `forward` computed is kept for `backward`, which may be
 // called any number of times.
 class MlpPass {

@@ -1,7 +1,7 @@
 """Learning's operations in C++ behind torch tensors: forward, and backward by hand.
 
-They compute in float32 on the CPU, on torch.get_num_threads() threads; results and gradients have the same bits with any
-number of them. What is asked for in another dtype, on another device, or without weights' floats is the reference's.
+They compute in float32 on the CPU, on torch.get_num_threads() threads; results and gradients have the same bits with
+any number of them. In another dtype, or on another device, the reference computes.
 """
 
 from __future__ import annotations

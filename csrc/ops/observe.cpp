@@ -1,0 +1,253 @@
+#include "ops/observe.hpp"
+
+#include <algorithm>
+
+#include "parallel.hpp"
+
+namespace lsp_fast {
+
+namespace {
+
+constexpr std::int64_t kTogether = 16;  // sequences of a block; gradients' bits depend on it
+
+// The sums of r and z take both biases at once.
+std::vector<float> both_biases(const TorchTransition& prior, std::int64_t deter) {
+  std::vector<float> bias(prior.gru_input.bias, prior.gru_input.bias + 3 * deter);
+  for (std::int64_t i = 0; i < 2 * deter; ++i) bias[static_cast<std::size_t>(i)] += prior.gru_hidden.bias[i];
+  return bias;
+}
+
+void zero(Rows rows, std::int64_t count, std::int64_t width) {
+  for (std::int64_t i = 0; i < count; ++i) std::fill_n(rows.row(i), width, 0.0f);
+}
+
+void add(Rows from, Rows to, std::int64_t count, std::int64_t width) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    for (std::int64_t k = 0; k < width; ++k) to.row(i)[k] += from.row(i)[k];
+  }
+}
+
+}  // namespace
+
+Advance::Advance(Arena& arena, const LearnerKernels& which, const TorchTransition& prior, std::int64_t stoch,
+                 std::int64_t action, std::int64_t deter_width, std::int64_t rows, bool with_backward)
+    : kernels(which),
+      deter(padded(deter_width)),
+      inp(arena, which, prior.inp.weight, prior.inp.bias, parts_of({stoch, action}), parts_of({prior.inp.out}),
+          prior.inp.in, with_backward),
+      gru_input(arena, which, prior.gru_input.weight, both_biases(prior, deter_width).data(), parts_of({prior.inp.out}),
+                parts_of({deter_width, deter_width, deter_width}), prior.gru_input.in, with_backward),
+      gru_hidden(arena, which, prior.gru_hidden.weight, prior.gru_hidden.bias, parts_of({deter_width}),
+                 parts_of({deter_width, deter_width, deter_width}), prior.gru_hidden.in, with_backward),
+      hidden_outs(gru_hidden.outs),
+      in(arena.rows(rows, inp.inputs)),
+      x(arena.rows(rows, inp.outputs)),
+      gates(arena.rows(rows, 3 * deter)),
+      state_n(arena.rows(rows, deter)) {
+  hidden_outs[2].at = 3 * deter;
+  if (!with_backward) return;
+  d_gates = arena.rows(rows, 4 * deter);
+  d_x = arena.rows(rows, inp.outputs);
+}
+
+void Advance::forward(std::int64_t row, std::int64_t count, Rows h, Rows next) {
+  lsp_fast::forward(kernels, inp, count, in.at(row), x.at(row), End::kElu);
+  lsp_fast::forward(kernels, gru_input, count, x.at(row), gates.at(row), End::kLinear);
+  const auto depth = gru_hidden.inputs, width = gru_hidden.outputs;
+  kernels.product(count, h, gru_hidden.forward, depth, width, 0, depth, 0, 2 * deter, gates.at(row), gates.at(row),
+                  End::kLinear, {});
+  const Rows bias{const_cast<float*>(gru_hidden.bias) + 2 * deter, 0};
+  kernels.product(count, h, gru_hidden.forward, depth, width, 0, depth, 2 * deter, deter, bias, state_n.at(row),
+                  End::kLinear, {});
+  kernels.gru(count, deter, gates.at(row), state_n.at(row), h, next);
+}
+
+void Advance::backward(std::int64_t row, std::int64_t to, std::int64_t count, Rows h, Rows dh, std::int64_t columns,
+                       Rows d_in) {
+  const Rows d = d_gates.at(to);
+  kernels.gru_backward(count, deter, gates.at(row), state_n.at(row), h, dh, d);
+  lsp_fast::backward(kernels, gru_input, count, d, d_x.at(to), x.at(row));
+  if (columns == 0) return;
+  const auto depth = gru_hidden.outputs, width = gru_hidden.inputs;
+  kernels.product(count, d, gru_hidden.backward, depth, width, 0, 2 * deter, 0, width, dh, dh, End::kLinear, {});
+  kernels.product(count, d.at(0, 3 * deter), gru_hidden.backward, depth, width, 2 * deter, deter, 0, width, dh, dh,
+                  End::kLinear, {});
+  kernels.product(count, d_x.at(to), inp.backward, inp.outputs, inp.inputs, 0, inp.outputs, 0, columns, {}, d_in,
+                  End::kLinear, {});
+}
+
+ObservePass::ObservePass(const LearnerKernels& kernels, const Sizes& sizes, const TorchTransition& prior,
+                         const TorchFilter& posterior, bool with_backward)
+    : kernels_(kernels),
+      sizes_(sizes),
+      min_std_(posterior.min_std),
+      layers_{prior.inp, prior.gru_input, prior.gru_hidden, prior.hidden, prior.out, posterior.hidden, posterior.out},
+      arena_(kind_of('o', {sizes.steps, sizes.sequences, sizes.embedding, sizes.action, sizes.stoch, sizes.deter,
+                           prior.inp.out, prior.hidden.out, posterior.hidden.out, with_backward})),
+      advance_(arena_, kernels, prior, sizes.stoch, sizes.action, sizes.deter, sizes.steps * sizes.sequences,
+               with_backward),
+      prior_hidden_(arena_, kernels, prior.hidden.weight, prior.hidden.bias, parts_of({sizes.deter}),
+                    parts_of({prior.hidden.out}), prior.hidden.in, with_backward),
+      prior_out_(arena_, kernels, prior.out.weight, prior.out.bias, parts_of({prior.hidden.out}),
+                 parts_of({sizes.stoch, sizes.stoch}), prior.out.in, with_backward),
+      posterior_state_(arena_, kernels, posterior.hidden.weight, nullptr, {{0, sizes.deter, 0}},
+                       parts_of({posterior.hidden.out}), posterior.hidden.in, with_backward),
+      posterior_embedding_(arena_, kernels, posterior.hidden.weight, posterior.hidden.bias,
+                           {{sizes.deter, sizes.embedding, 0}}, parts_of({posterior.hidden.out}), posterior.hidden.in,
+                           with_backward),
+      posterior_out_(arena_, kernels, posterior.out.weight, posterior.out.bias, parts_of({posterior.hidden.out}),
+                     parts_of({sizes.stoch, sizes.stoch}), posterior.out.in, with_backward),
+      stoch_(padded(sizes.stoch)),
+      deter_(padded(sizes.deter)) {
+  const auto rows = sizes.steps * sizes.sequences;
+  embedding_ = arena_.rows(rows, sizes.embedding);
+  kept_ = arena_.rows(rows, deter_);
+  deter_rows_ = arena_.rows(rows, deter_);
+  stoch_rows_ = arena_.rows(rows, stoch_);
+  noise_ = arena_.rows(rows, stoch_);
+  u_ = arena_.rows(rows, posterior.hidden.out);
+  q_ = arena_.rows(rows, 2 * stoch_);
+  p_hidden_ = arena_.rows(rows, prior.hidden.out);
+  p_ = arena_.rows(rows, 2 * stoch_);
+  if (!with_backward) return;
+  d_embedding_ = arena_.rows(rows, sizes.embedding);
+  d_u_ = arena_.rows(rows, posterior.hidden.out);
+  d_q_ = arena_.rows(rows, 2 * stoch_);
+  d_p_hidden_ = arena_.rows(rows, prior.hidden.out);
+  d_p_ = arena_.rows(rows, 2 * stoch_);
+  d_stoch_ = arena_.rows(rows, stoch_);
+  d_deter_ = arena_.rows(rows, deter_);
+  carry_in_ = arena_.rows(rows, advance_.inp.inputs);
+}
+
+std::int64_t ObservePass::blocks() const { return (sizes_.sequences + kTogether - 1) / kTogether; }
+
+ObservePass::Block ObservePass::block(std::int64_t i) const {
+  const auto first = sizes_.sequences * i / blocks(), count = sizes_.sequences * (i + 1) / blocks() - first;
+  return {first, count, first * sizes_.steps};
+}
+
+void ObservePass::forward(const Inputs& inputs, const Outputs& outputs, std::int64_t threads) {
+  first_.assign(inputs.is_first, inputs.is_first + sizes_.steps * sizes_.sequences);
+  one_by_one(threads, blocks(), [&](bool, const auto& next) {
+    for (std::int64_t i; (i = next()) < blocks();) filter(block(i), inputs, outputs);
+  });
+}
+
+void ObservePass::filter(const Block& b, const Inputs& inputs, const Outputs& outputs) {
+  const auto L = sizes_.steps, B = sizes_.sequences, E = sizes_.embedding, A = sizes_.action, S = sizes_.stoch,
+             D = sizes_.deter, R = b.count;
+  const auto reset = [&](std::int64_t t, std::int64_t i) {
+    return t == 0 || first_[static_cast<std::size_t>(t * B + b.first + i)];
+  };
+  for (std::int64_t t = 0; t < L; ++t) {
+    const auto row = b.row + t * R, from = t * B + b.first;
+    copy_in(inputs.embeddings + from * E, E, parts_of({E}), embedding_.at(row), R);
+    copy_in(inputs.actions + from * A, A, parts_of({A}), advance_.in.at(row, stoch_), R);
+    copy_in(inputs.noise + from * S, S, parts_of({S}), noise_.at(row), R);
+    for (std::int64_t i = 0; i < R; ++i) {
+      if (first_[static_cast<std::size_t>(from + i)]) std::fill_n(advance_.in.row(row + i) + stoch_, padded(A), 0.0f);
+    }
+  }
+  lsp_fast::forward(kernels_, posterior_embedding_, L * R, embedding_.at(b.row), u_.at(b.row), End::kLinear);
+  for (std::int64_t t = 0; t < L; ++t) {
+    const auto row = b.row + t * R;
+    for (std::int64_t i = 0; i < R; ++i) {
+      float *s = advance_.in.row(row + i), *h = kept_.row(row + i);
+      if (reset(t, i)) {
+        std::fill_n(s, stoch_, 0.0f);
+        std::fill_n(h, deter_, 0.0f);
+      } else {
+        std::copy_n(stoch_rows_.row(row - R + i), stoch_, s);
+        std::copy_n(deter_rows_.row(row - R + i), deter_, h);
+      }
+    }
+    advance_.forward(row, R, kept_.at(row), deter_rows_.at(row));
+    lsp_fast::forward(kernels_, posterior_state_, R, deter_rows_.at(row), u_.at(row), End::kElu, u_.at(row));
+    lsp_fast::forward(kernels_, posterior_out_, R, u_.at(row), q_.at(row), End::kLinear);
+    kernels_.sample(R, stoch_, q_.at(row), min_std_, noise_.at(row), stoch_rows_.at(row));
+  }
+  // The prior does not feed the recurrence, so that all steps go through it at once.
+  lsp_fast::forward(kernels_, prior_hidden_, L * R, deter_rows_.at(b.row), p_hidden_.at(b.row), End::kElu);
+  lsp_fast::forward(kernels_, prior_out_, L * R, p_hidden_.at(b.row), p_.at(b.row), End::kLinear);
+  const auto both = parts_of({S, S});
+  for (std::int64_t t = 0; t < L; ++t) {
+    const auto row = b.row + t * R, to = t * B + b.first;
+    copy_out(stoch_rows_.at(row), parts_of({S}), outputs.stoch + to * S, S, R);
+    copy_out(deter_rows_.at(row), parts_of({D}), outputs.deter + to * D, D, R);
+    copy_out(q_.at(row), both, outputs.posterior + to * 2 * S, 2 * S, R);
+    copy_out(p_.at(row), both, outputs.prior + to * 2 * S, 2 * S, R);
+  }
+}
+
+void ObservePass::backward(const Given& given, const Gradients& gradients, std::int64_t threads) {
+  one_by_one(threads, blocks(), [&](bool, const auto& next) {
+    for (std::int64_t i; (i = next()) < blocks();) back(block(i), given, gradients);
+  });
+  if (gradients.transition.empty()) return;
+  const auto rows = sizes_.steps * sizes_.sequences;
+  const auto &prior = gradients.transition, &posterior = gradients.filter;
+  WeightGradients sums(kernels_);
+  sums.add(advance_.inp, rows, advance_.d_x, advance_.in, prior[0].weight, prior[0].bias);
+  sums.add(advance_.gru_input, rows, advance_.d_gates, advance_.x, prior[1].weight, prior[1].bias);
+  sums.add(advance_.gru_hidden, advance_.hidden_outs, rows, advance_.d_gates, kept_, prior[2].weight, prior[2].bias);
+  sums.add(prior_hidden_, rows, d_p_hidden_, deter_rows_, prior[3].weight, prior[3].bias);
+  sums.add(prior_out_, rows, d_p_, p_hidden_, prior[4].weight, prior[4].bias);
+  sums.add(posterior_state_, rows, d_u_, deter_rows_, posterior[0].weight, nullptr);
+  sums.add(posterior_embedding_, rows, d_u_, embedding_, posterior[0].weight, posterior[0].bias);
+  sums.add(posterior_out_, rows, d_q_, u_, posterior[1].weight, posterior[1].bias);
+  sums.run(threads);
+}
+
+void ObservePass::back(const Block& b, const Given& given, const Gradients& gradients) {
+  const auto L = sizes_.steps, B = sizes_.sequences, E = sizes_.embedding, A = sizes_.action, S = sizes_.stoch,
+             D = sizes_.deter, R = b.count;
+  const auto take = [&](const float* from, const std::vector<Part>& parts, std::int64_t width, Rows to) {
+    for (std::int64_t t = 0; t < L; ++t) {
+      const Rows rows = to.at(b.row + t * R);
+      if (from) {
+        copy_in(from + (t * B + b.first) * width, width, parts, rows, R);
+      } else {
+        zero(rows, R, padded_width(parts));
+      }
+    }
+  };
+  const auto both = parts_of({S, S});
+  take(given.stoch, parts_of({S}), S, d_stoch_);
+  take(given.deter, parts_of({D}), D, d_deter_);
+  take(given.posterior, both, 2 * S, d_q_);
+  take(given.prior, both, 2 * S, d_p_);
+  lsp_fast::backward(kernels_, prior_out_, L * R, d_p_.at(b.row), d_p_hidden_.at(b.row), p_hidden_.at(b.row));
+  lsp_fast::backward(kernels_, prior_hidden_, L * R, d_p_hidden_.at(b.row), d_deter_.at(b.row), {}, true);
+  for (std::int64_t t = L - 1; t >= 0; --t) {
+    const auto row = b.row + t * R;
+    const Rows dh = d_deter_.at(row);
+    kernels_.sample_backward(R, stoch_, q_.at(row), noise_.at(row), d_stoch_.at(row), d_q_.at(row));
+    lsp_fast::backward(kernels_, posterior_out_, R, d_q_.at(row), d_u_.at(row), u_.at(row));
+    lsp_fast::backward(kernels_, posterior_state_, R, d_u_.at(row), dh, {}, true);
+    const auto columns = gradients.actions ? advance_.inp.inputs : t > 0 ? stoch_ : 0;
+    const Rows d_in = carry_in_.at(row);
+    advance_.backward(row, row, R, kept_.at(row), dh, columns, d_in);
+    for (std::int64_t i = 0; i < R; ++i) {
+      const bool first = first_[static_cast<std::size_t>(t * B + b.first + i)];
+      if (gradients.actions) {
+        float* to = gradients.actions + (t * B + b.first + i) * A;
+        if (first) {
+          std::fill_n(to, A, 0.0f);
+        } else {
+          std::copy_n(d_in.row(i) + stoch_, A, to);
+        }
+      }
+      if (t == 0 || first) continue;  // a reset passes nothing on to the step before
+      add(d_in.at(i), d_stoch_.at(row - R + i), 1, stoch_);
+      add(dh.at(i), d_deter_.at(row - R + i), 1, deter_);
+    }
+  }
+  if (!gradients.embeddings) return;
+  lsp_fast::backward(kernels_, posterior_embedding_, L * R, d_u_.at(b.row), d_embedding_.at(b.row));
+  for (std::int64_t t = 0; t < L; ++t) {
+    copy_out(d_embedding_.at(b.row + t * R), parts_of({E}), gradients.embeddings + (t * B + b.first) * E, E, R);
+  }
+}
+
+}  // namespace lsp_fast

@@ -1,0 +1,95 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "learner.hpp"
+
+namespace lsp_fast {
+
+// The RSSM's weights as torch has them (lsp_fast.ops.types.PriorWeights and PosteriorWeights).
+struct TorchTransition {
+  TorchLinear inp, gru_input, gru_hidden, hidden, out;
+  float min_std;
+};
+struct TorchFilter {
+  TorchLinear hidden, out;
+  float min_std;
+};
+
+// The part of a transition that the deterministic state goes through, x = elu(W [s, a] + b) and the GRU cell, for rows of
+// all steps. Imagination has it too.
+struct Advance {
+  Advance(Arena& arena, const LearnerKernels& kernels, const TorchTransition& prior, std::int64_t stoch,
+          std::int64_t action, std::int64_t deter, std::int64_t rows, bool with_backward);
+
+  // h' [count] of rows [row, row + count) of `in` and from h; what the gradient needs is kept in these rows.
+  void forward(std::int64_t row, std::int64_t count, Rows h, Rows next);
+
+  // From dh' [count]: the gradients of the step's sums, kept in rows [to, to + count) of d_gates and d_x, and where
+  // `columns` > 0 those of the first `columns` inputs into d_in and of h into dh.
+  void backward(std::int64_t row, std::int64_t to, std::int64_t count, Rows h, Rows dh, std::int64_t columns, Rows d_in);
+
+  const LearnerKernels& kernels;
+  const std::int64_t deter;  // padded
+  Linear inp, gru_input, gru_hidden;
+  std::vector<Part> hidden_outs;  // where the state's sums lie in d_gates
+  Rows in, x, gates, state_n, d_gates, d_x;
+};
+
+// Filters L steps of B sequences (lsp_fast.ops.observe). What `forward` computed is kept for `backward`, which may be called
+// any number of times. Blocks of sequences go through all steps on one thread each, so that nobody waits between steps.
+class ObservePass {
+ public:
+  struct Sizes {
+    std::int64_t steps, sequences, embedding, action, stoch, deter;
+  };
+  struct Inputs {
+    const float *embeddings, *actions;  // [L, B, E], [L, B, A]
+    const bool* is_first;               // [L, B]
+    const float* noise;                 // [L, B, S]
+  };
+  struct Outputs {
+    float *stoch, *deter, *posterior, *prior;  // [L, B, S], [L, B, D], [L, B, 2 S] of mean and raw std, the same
+  };
+  struct Given {
+    const float *stoch, *deter, *posterior, *prior;  // gradients of the outputs; null: none
+  };
+  struct Gradients {
+    float *embeddings, *actions;            // null: not wanted
+    std::vector<TorchGradient> transition;  // inp, gru_input, gru_hidden, hidden, out; empty: not wanted
+    std::vector<TorchGradient> filter;      // hidden, out
+  };
+
+  ObservePass(const LearnerKernels& kernels, const Sizes& sizes, const TorchTransition& prior,
+              const TorchFilter& posterior, bool with_backward);
+
+  void forward(const Inputs& inputs, const Outputs& outputs, std::int64_t threads);
+  void backward(const Given& given, const Gradients& gradients, std::int64_t threads);
+
+  const Sizes& sizes() const { return sizes_; }
+  const std::vector<TorchLinear>& layers() const { return layers_; }  // in the order of Gradients
+
+ private:
+  struct Block {
+    std::int64_t first, count, row;  // sequences, and where their rows begin
+  };
+  std::int64_t blocks() const;
+  Block block(std::int64_t i) const;
+  void filter(const Block& block, const Inputs& inputs, const Outputs& outputs);
+  void back(const Block& block, const Given& given, const Gradients& gradients);
+
+  const LearnerKernels& kernels_;
+  const Sizes sizes_;
+  const float min_std_;
+  const std::vector<TorchLinear> layers_;
+  Arena arena_;
+  Advance advance_;
+  Linear prior_hidden_, prior_out_, posterior_state_, posterior_embedding_, posterior_out_;
+  std::int64_t stoch_, deter_;  // padded
+  Rows embedding_, kept_, deter_rows_, stoch_rows_, noise_, u_, q_, p_hidden_, p_;
+  Rows d_embedding_, d_u_, d_q_, d_p_hidden_, d_p_, d_stoch_, d_deter_, carry_in_;
+  std::vector<char> first_;  // [L, B]
+};
+
+}  // namespace lsp_fast

@@ -29,13 +29,13 @@ class Pool {
   std::int64_t grow(std::int64_t threads) {
     while (workers_ + 1 < threads) {
       try {
-        std::thread([this, member = workers_ + 1, seen = generation_] { serve(member, seen); }).detach();
+        std::thread([this, member = workers_ + 1, seen = generation_.load()] { serve(member, seen); }).detach();
       } catch (const std::exception&) {  // as many as there are will do
         break;
       }
       ++workers_;
     }
-    return std::min(threads, workers_ + 1);
+    return std::min(threads, workers_.load() + 1);
   }
 
   void run(std::int64_t members, const std::function<void(std::int64_t)>& work) {
@@ -43,35 +43,49 @@ class Pool {
       const std::lock_guard<std::mutex> lock(mutex_);
       work_ = &work;
       members_ = members;
-      running_ = members - 1;
-      ++generation_;
+      running_.store(members - 1, std::memory_order_relaxed);
+      generation_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
     work(0);
+    spin_while([this] { return running_.load(std::memory_order_acquire) != 0; });
     std::unique_lock<std::mutex> lock(mutex_);
-    done_.wait(lock, [this] { return running_ == 0; });
+    done_.wait(lock, [this] { return running_.load(std::memory_order_acquire) == 0; });
   }
 
  private:
+  // An update asks for dozens of short jobs, one soon after the other, and waking a thread takes as long as one of them.
+  // Where every thread has a processor, it therefore looks out for the next job a while before it sleeps.
+  template <typename Condition>
+  void spin_while(const Condition& condition) const {
+    if (workers_ + 1 > processors_) return;
+    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(300);
+    while (condition() && std::chrono::steady_clock::now() < end) relax();
+  }
+
   void serve(std::int64_t member, std::uint64_t seen) {
-    std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
-      wake_.wait(lock, [&] { return generation_ != seen; });
-      seen = generation_;
+      spin_while([&] { return generation_.load(std::memory_order_acquire) == seen; });
+      std::unique_lock<std::mutex> lock(mutex_);
+      wake_.wait(lock, [&] { return generation_.load(std::memory_order_relaxed) != seen; });
+      seen = generation_.load(std::memory_order_relaxed);
       if (member >= members_) continue;
       const auto* work = work_;
       lock.unlock();
       (*work)(member);
-      lock.lock();
-      if (--running_ == 0) done_.notify_one();
+      if (running_.fetch_sub(1, std::memory_order_acq_rel) != 1) continue;
+      lock.lock();  // or whoever waits could miss it between its question and its sleep
+      done_.notify_one();
     }
   }
 
   std::mutex mutex_;
   std::condition_variable wake_, done_;
   const std::function<void(std::int64_t)>* work_ = nullptr;
-  std::int64_t members_ = 0, running_ = 0, workers_ = 0;
-  std::uint64_t generation_ = 0;
+  std::int64_t members_ = 0;
+  std::atomic<std::int64_t> running_{0}, workers_{0};
+  std::atomic<std::uint64_t> generation_{0};
+  const std::int64_t processors_ = static_cast<std::int64_t>(std::thread::hardware_concurrency());  // that it may use
 };
 
 // This process's pool: a forked child has none of its parent's threads, and perhaps a mutex that one of them held.

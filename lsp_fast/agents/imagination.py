@@ -6,6 +6,7 @@ import functools
 import itertools
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -361,7 +362,9 @@ class ImaginationAgent(Agent):
         """
         # Without a behaviour all updates are alike.
         kind = (True, False) if self.actor is None else (behavior, behavior and diagnose)
-        return self._learn[kind](*batch)
+        # Convolutions are PyTorch's, and large.
+        with nullcontext() if self.pixels else self.backend.alone():
+            return self._learn[kind](*batch)
 
     def _update(self, *tensors: Tensor, behavior: bool = True, diagnose: bool = False) -> dict[str, Tensor]:
         """`update` as a function of tensors."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import math
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -218,7 +221,31 @@ def instruction_sets() -> tuple[str, ...]:
 
 def _threads() -> int:
     """PyTorch's, but never so many that the system refuses them; results do not depend on it."""
-    return min(torch.get_num_threads(), machine.most_threads())
+    return _held.threads or min(torch.get_num_threads(), machine.most_threads())
+
+
+class _Held(threading.local):
+    threads = 0  # 0: PyTorch's
+
+
+_held = _Held()
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Within it PyTorch computes on one thread and the extension on all of them.
+
+    PyTorch's threads go on spinning after an operation, on the processors that native ones need; and what is left to
+    PyTorch in an update is small.
+    """
+    before = torch.get_num_threads()
+    held, _held.threads = _held.threads, _threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        _held.threads = held
 
 
 def _arrays(weights):

@@ -1,7 +1,7 @@
 """Learning's operations in C++ behind torch tensors: forward, and backward by hand.
 
 They compute in float32 on the CPU, on torch.get_num_threads() threads; results and gradients have the same bits with
-any number of them. In another dtype, or on another device, the reference computes.
+any number of them. In another dtype, on another device, or under autocast the reference computes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from torch import Tensor
 
 from lsp_fast import ops
 from lsp_fast.backends.cpp import _threads, load
-from lsp_fast.ops.types import Dense, MLPWeights
+from lsp_fast.ops.layers import softplus_normal
+from lsp_fast.ops.observe import Observed
+from lsp_fast.ops.types import Dense, MLPWeights, PosteriorWeights, PriorWeights, State
 
 
 def mlp(x: Tensor, weights: MLPWeights, isa: str = "auto") -> Tensor:
@@ -49,6 +51,70 @@ class _Mlp(torch.autograd.Function):
         return None if dx is None else torch.from_numpy(dx), None, None, *flat
 
 
+def observe(
+    embeddings: Tensor,
+    actions: Tensor,
+    is_first: Tensor,
+    noise: Tensor,
+    prior: PriorWeights,
+    posterior: PosteriorWeights,
+    isa: str = "auto",
+) -> Observed:
+    """`lsp_fast.ops.observe` in C++: the same contract from float32 on the CPU, for anything else the reference itself.
+
+    It is differentiable once, in embeddings, actions and weights; not in the noise.
+
+    Args:
+        isa: one of `cpp.instruction_sets()`; auto takes the first.
+    """
+    flat = [*prior.inp, *prior.gru, *prior.hidden, *prior.out, *posterior.hidden, *posterior.out]
+    if not _fits(embeddings, actions, noise, *flat) or noise.numel() == 0:
+        return ops.observe(embeddings, actions, is_first, noise, prior, posterior)
+    bounds = prior.min_std, posterior.min_std
+    stoch, deter, q, p = _Observe.apply(  # pyright: ignore[reportGeneralTypeIssues]
+        embeddings, actions, is_first, noise, bounds, isa, *flat
+    )
+    return Observed(State(stoch, deter), softplus_normal(q, posterior.min_std), softplus_normal(p, prior.min_std))
+
+
+class _Observe(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        embeddings: Tensor,
+        actions: Tensor,
+        is_first: Tensor,
+        noise: Tensor,
+        bounds: tuple[float, float],
+        isa: str,
+        *flat: Tensor,
+    ) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        a = [_array(x) for x in flat]
+        prior = (tuple(a[:2]), tuple(a[2:6]), tuple(a[6:8]), tuple(a[8:10]), bounds[0])
+        posterior = (tuple(a[10:12]), tuple(a[12:]), bounds[1])
+        arrays = (_array(x) for x in (embeddings, actions, is_first, noise))
+        *outputs, ctx.kept = load().observe_forward(
+            *arrays, prior, posterior, any(ctx.needs_input_grad), _threads(), isa
+        )
+        return tuple(map(torch.from_numpy, outputs))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        refuse_twice("observe")
+        want_embeddings, want_actions, *_ = ctx.needs_input_grad
+        want_weights = any(ctx.needs_input_grad[6:])
+        given = (None if g is None else _array(g) for g in gradients)
+        *inputs, arrays = load().observe_backward(
+            ctx.kept, *given, want_embeddings, want_actions, want_weights, _threads()
+        )
+        d_embeddings, d_actions = (None if x is None else torch.from_numpy(x) for x in inputs)
+        if not want_weights:
+            return d_embeddings, d_actions, *[None] * (len(ctx.needs_input_grad) - 2)
+        inp, inp_b, w_i, b_i, w_h, b_h, *rest = map(torch.from_numpy, arrays)
+        return d_embeddings, d_actions, None, None, None, None, inp, inp_b, w_i, w_h, b_i, b_h, *rest
+
+
 def refuse_twice(name: str) -> None:
     """Raise RuntimeError where a gradient is asked for that could itself be differentiated."""
     if torch.is_grad_enabled():
@@ -59,7 +125,10 @@ def refuse_twice(name: str) -> None:
 
 
 def _fits(*tensors: Tensor) -> bool:
-    return all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors)
+    # Who asks for autocast wants products in bf16.
+    return not torch.is_autocast_enabled("cpu") and all(
+        x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors
+    )
 
 
 def _array(x: Tensor):

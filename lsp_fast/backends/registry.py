@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lsp_fast import ops
-from lsp_fast.backends import cpp
+from lsp_fast.backends import cpp, cpp_learning
 from lsp_fast.errors import BackendUnavailable, ConfigError, first_line
 from lsp_fast.ops.lambda_return import from_kernels
 from lsp_fast.ops.observe import Observed
@@ -37,6 +38,8 @@ class Backend(NamedTuple):
     observe: Callable[..., Observed]
     plan: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
     """A whole plan at once, as `lsp_fast.backends.cpp.plan`; None composes it of the others."""
+    alone: Callable[[], AbstractContextManager] = nullcontext
+    """Within it nothing of PyTorch's takes the processors that the backend computes on."""
     pack_heads: Callable[..., Callable[..., Tensor]] | None = None
     """`imagine_heads` of packed weights for many calls, as `lsp_fast.backends.triton.pack_heads`; None: nothing."""
 
@@ -56,6 +59,9 @@ def _cpp(device: torch.device) -> Backend:
         select_elites=cpp.select_elites,
         imagine_heads=cpp.imagine_heads,
         normals=cpp.normals,
+        mlp=cpp_learning.mlp,
+        observe=cpp_learning.observe,
+        alone=cpp.alone,
         plan=cpp.plan,
     )
 

@@ -8,6 +8,7 @@ namespace lsp_fast::bindings {
 void bind_select_elites(pybind11::module_& module);
 void bind_lambda_return(pybind11::module_& module);
 void bind_imagine_heads(pybind11::module_& module);
+void bind_imagine(pybind11::module_& module);
 void bind_mlp(pybind11::module_& module);
 void bind_observe(pybind11::module_& module);
 void bind_plan(pybind11::module_& module);

@@ -8,6 +8,7 @@ PYBIND11_MODULE(_native, module) {
   bind_select_elites(module);
   bind_lambda_return(module);
   bind_imagine_heads(module);
+  bind_imagine(module);
   bind_mlp(module);
   bind_observe(module);
   bind_plan(module);

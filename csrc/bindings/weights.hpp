@@ -67,15 +67,6 @@ inline const lsp_fast::Kernels& kernels_of(const std::string& isa) {
   return *kernels;
 }
 
-// A, from the transition's first layer.
-inline std::int64_t action_width(const py::tuple& prior, std::int64_t stoch) {
-  if (prior.size() != 5) throw py::value_error("prior must be lsp_fast.ops.types.PriorWeights");
-  const auto weight = as_array("prior.inp", as_tuple("prior.inp", prior[0])[0]);
-  require_dims("prior.inp", weight, 2, "[hidden, S + A]");
-  if (weight.shape(1) <= stoch) throw py::value_error(describe("prior.inp", weight) + " leaves no room for an action");
-  return weight.shape(1) - stoch;
-}
-
 // Nothing packed yet; the widths that start states and prior decide.
 inline Networks sized_networks(const std::string& precision, std::int64_t stoch, std::int64_t deter,
                                const py::tuple& prior) {

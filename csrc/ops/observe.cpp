@@ -10,71 +10,7 @@ namespace {
 
 constexpr std::int64_t kTogether = 16;  // sequences of a block; gradients' bits depend on it
 
-// The sums of r and z take both biases at once.
-std::vector<float> both_biases(const TorchTransition& prior, std::int64_t deter) {
-  std::vector<float> bias(prior.gru_input.bias, prior.gru_input.bias + 3 * deter);
-  for (std::int64_t i = 0; i < 2 * deter; ++i) bias[static_cast<std::size_t>(i)] += prior.gru_hidden.bias[i];
-  return bias;
-}
-
-void zero(Rows rows, std::int64_t count, std::int64_t width) {
-  for (std::int64_t i = 0; i < count; ++i) std::fill_n(rows.row(i), width, 0.0f);
-}
-
-void add(Rows from, Rows to, std::int64_t count, std::int64_t width) {
-  for (std::int64_t i = 0; i < count; ++i) {
-    for (std::int64_t k = 0; k < width; ++k) to.row(i)[k] += from.row(i)[k];
-  }
-}
-
 }  // namespace
-
-Advance::Advance(Arena& arena, const LearnerKernels& which, const TorchTransition& prior, std::int64_t stoch,
-                 std::int64_t action, std::int64_t deter_width, std::int64_t rows, bool with_backward)
-    : kernels(which),
-      deter(padded(deter_width)),
-      inp(arena, which, prior.inp.weight, prior.inp.bias, parts_of({stoch, action}), parts_of({prior.inp.out}),
-          prior.inp.in, with_backward),
-      gru_input(arena, which, prior.gru_input.weight, both_biases(prior, deter_width).data(), parts_of({prior.inp.out}),
-                parts_of({deter_width, deter_width, deter_width}), prior.gru_input.in, with_backward),
-      gru_hidden(arena, which, prior.gru_hidden.weight, prior.gru_hidden.bias, parts_of({deter_width}),
-                 parts_of({deter_width, deter_width, deter_width}), prior.gru_hidden.in, with_backward),
-      hidden_outs(gru_hidden.outs),
-      in(arena.rows(rows, inp.inputs)),
-      x(arena.rows(rows, inp.outputs)),
-      gates(arena.rows(rows, 3 * deter)),
-      state_n(arena.rows(rows, deter)) {
-  hidden_outs[2].at = 3 * deter;
-  if (!with_backward) return;
-  d_gates = arena.rows(rows, 4 * deter);
-  d_x = arena.rows(rows, inp.outputs);
-}
-
-void Advance::forward(std::int64_t row, std::int64_t count, Rows h, Rows next) {
-  lsp_fast::forward(kernels, inp, count, in.at(row), x.at(row), End::kElu);
-  lsp_fast::forward(kernels, gru_input, count, x.at(row), gates.at(row), End::kLinear);
-  const auto depth = gru_hidden.inputs, width = gru_hidden.outputs;
-  kernels.product(count, h, gru_hidden.forward, depth, width, 0, depth, 0, 2 * deter, gates.at(row), gates.at(row),
-                  End::kLinear, {});
-  const Rows bias{const_cast<float*>(gru_hidden.bias) + 2 * deter, 0};
-  kernels.product(count, h, gru_hidden.forward, depth, width, 0, depth, 2 * deter, deter, bias, state_n.at(row),
-                  End::kLinear, {});
-  kernels.gru(count, deter, gates.at(row), state_n.at(row), h, next);
-}
-
-void Advance::backward(std::int64_t row, std::int64_t to, std::int64_t count, Rows h, Rows dh, std::int64_t columns,
-                       Rows d_in) {
-  const Rows d = d_gates.at(to);
-  kernels.gru_backward(count, deter, gates.at(row), state_n.at(row), h, dh, d);
-  lsp_fast::backward(kernels, gru_input, count, d, d_x.at(to), x.at(row));
-  if (columns == 0) return;
-  const auto depth = gru_hidden.outputs, width = gru_hidden.inputs;
-  kernels.product(count, d, gru_hidden.backward, depth, width, 0, 2 * deter, 0, width, dh, dh, End::kLinear, {});
-  kernels.product(count, d.at(0, 3 * deter), gru_hidden.backward, depth, width, 2 * deter, deter, 0, width, dh, dh,
-                  End::kLinear, {});
-  kernels.product(count, d_x.at(to), inp.backward, inp.outputs, inp.inputs, 0, inp.outputs, 0, columns, {}, d_in,
-                  End::kLinear, {});
-}
 
 ObservePass::ObservePass(const LearnerKernels& kernels, const Sizes& sizes, const TorchTransition& prior,
                          const TorchFilter& posterior, bool with_backward)
@@ -85,7 +21,7 @@ ObservePass::ObservePass(const LearnerKernels& kernels, const Sizes& sizes, cons
       arena_(kind_of('o', {sizes.steps, sizes.sequences, sizes.embedding, sizes.action, sizes.stoch, sizes.deter,
                            prior.inp.out, prior.hidden.out, posterior.hidden.out, with_backward})),
       advance_(arena_, kernels, prior, sizes.stoch, sizes.action, sizes.deter, sizes.steps * sizes.sequences,
-               with_backward),
+               with_backward ? sizes.steps * sizes.sequences : 0),
       prior_hidden_(arena_, kernels, prior.hidden.weight, prior.hidden.bias, parts_of({sizes.deter}),
                     parts_of({prior.hidden.out}), prior.hidden.in, with_backward),
       prior_out_(arena_, kernels, prior.out.weight, prior.out.bias, parts_of({prior.hidden.out}),

@@ -3,38 +3,14 @@
 #include <cstdint>
 #include <vector>
 
-#include "learner.hpp"
+#include "transition.hpp"
 
 namespace lsp_fast {
 
-// The RSSM's weights as torch has them (lsp_fast.ops.types.PriorWeights and PosteriorWeights).
-struct TorchTransition {
-  TorchLinear inp, gru_input, gru_hidden, hidden, out;
-  float min_std;
-};
+// lsp_fast.ops.types.PosteriorWeights.
 struct TorchFilter {
   TorchLinear hidden, out;
   float min_std;
-};
-
-// The part of a transition that the deterministic state goes through, x = elu(W [s, a] + b) and the GRU cell, for rows of
-// all steps. Imagination has it too.
-struct Advance {
-  Advance(Arena& arena, const LearnerKernels& kernels, const TorchTransition& prior, std::int64_t stoch,
-          std::int64_t action, std::int64_t deter, std::int64_t rows, bool with_backward);
-
-  // h' [count] of rows [row, row + count) of `in` and from h; what the gradient needs is kept in these rows.
-  void forward(std::int64_t row, std::int64_t count, Rows h, Rows next);
-
-  // From dh' [count]: the gradients of the step's sums, kept in rows [to, to + count) of d_gates and d_x, and where
-  // `columns` > 0 those of the first `columns` inputs into d_in and of h into dh.
-  void backward(std::int64_t row, std::int64_t to, std::int64_t count, Rows h, Rows dh, std::int64_t columns, Rows d_in);
-
-  const LearnerKernels& kernels;
-  const std::int64_t deter;  // padded
-  Linear inp, gru_input, gru_hidden;
-  std::vector<Part> hidden_outs;  // where the state's sums lie in d_gates
-  Rows in, x, gates, state_n, d_gates, d_x;
 };
 
 // Filters L steps of B sequences (lsp_fast.ops.observe). What `forward` computed is kept for `backward`, which may be called

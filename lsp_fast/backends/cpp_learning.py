@@ -12,10 +12,21 @@ import torch
 from torch import Tensor
 
 from lsp_fast import ops
-from lsp_fast.backends.cpp import _threads, load
+from lsp_fast.backends.cpp import _arrays, _threads, load
+from lsp_fast.ops.imagine import check_imagine
 from lsp_fast.ops.layers import softplus_normal
 from lsp_fast.ops.observe import Observed
-from lsp_fast.ops.types import Dense, MLPWeights, PosteriorWeights, PriorWeights, State
+from lsp_fast.ops.types import (
+    ActorWeights,
+    Dense,
+    ImagineNoise,
+    MLPWeights,
+    Normal,
+    PosteriorWeights,
+    PriorWeights,
+    Rollout,
+    State,
+)
 
 
 def mlp(x: Tensor, weights: MLPWeights, isa: str = "auto") -> Tensor:
@@ -113,6 +124,61 @@ class _Observe(torch.autograd.Function):
             return d_embeddings, d_actions, *[None] * (len(ctx.needs_input_grad) - 2)
         inp, inp_b, w_i, b_i, w_h, b_h, *rest = map(torch.from_numpy, arrays)
         return d_embeddings, d_actions, None, None, None, None, inp, inp_b, w_i, w_h, b_i, b_h, *rest
+
+
+def imagine(
+    start: State,
+    prior: PriorWeights,
+    actor: ActorWeights,
+    skills: Tensor | None,
+    skill_length: int,
+    noise: ImagineNoise,
+    isa: str = "auto",
+) -> Rollout:
+    """`lsp_fast.ops.imagine` in C++, with gradients to the actor alone: the same contract from float32 on the CPU, for
+    anything else, or for gradients to anything else, the reference itself.
+
+    Args:
+        isa: one of `cpp.instruction_sets()`; auto takes the first.
+    """
+    check_imagine(start, prior, actor, skills, skill_length, noise)
+    fixed = [*start, *prior.inp, *prior.gru, *prior.hidden, *prior.out, noise.stoch]
+    fixed += [x for x in (skills, noise.action) if x is not None]
+    layers = actor.mlp.hidden if actor.mlp.out is None else (*actor.mlp.hidden, actor.mlp.out)
+    flat = [t for layer in layers for t in layer]
+    elsewhere = torch.is_grad_enabled() and any(x.requires_grad for x in fixed)
+    if elsewhere or actor.mlp.out is None or not _fits(*fixed, *flat) or noise.stoch.numel() == 0:
+        return ops.imagine(start, prior, actor, skills, skill_length, noise)
+    given = start, prior, actor, skills, skill_length, noise, isa
+    stoch, deter, actions, mean, std = _Imagine.apply(given, *flat)  # pyright: ignore[reportGeneralTypeIssues]
+    return Rollout(State(stoch, deter), actions, Normal(mean, std))
+
+
+class _Imagine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, given: tuple, *flat: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        start, prior, actor, skills, skill_length, noise, isa = given
+        layers = _pairs(flat)
+        *outputs, ctx.kept = load().imagine_forward(
+            *map(_array, start),
+            _arrays(prior),
+            ((layers[:-1], layers[-1]), *actor[1:]),
+            None if skills is None else _array(skills),
+            skill_length,
+            _array(noise.stoch),
+            None if noise.action is None else _array(noise.action),
+            any(ctx.needs_input_grad),
+            _threads(),
+            isa,
+        )
+        return tuple(map(torch.from_numpy, outputs))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        refuse_twice("imagine")
+        arrays = load().imagine_backward(ctx.kept, *(None if g is None else _array(g) for g in gradients), _threads())
+        return None, *map(torch.from_numpy, arrays)
 
 
 def refuse_twice(name: str) -> None:

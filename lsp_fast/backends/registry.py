@@ -60,6 +60,7 @@ def _cpp(device: torch.device) -> Backend:
         imagine_heads=cpp.imagine_heads,
         normals=cpp.normals,
         mlp=cpp_learning.mlp,
+        imagine=cpp_learning.imagine,
         observe=cpp_learning.observe,
         alone=cpp.alone,
         plan=cpp.plan,

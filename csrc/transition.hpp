@@ -1,0 +1,41 @@
+// The RSSM's transition with its gradient, which filtering and imagination share.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "learner.hpp"
+
+namespace lsp_fast {
+
+// lsp_fast.ops.types.PriorWeights, the GRU's two layers as linear ones.
+struct TorchTransition {
+  TorchLinear inp, gru_input, gru_hidden, hidden, out;
+  float min_std;
+};
+// The part of a transition that the deterministic state goes through, x = elu(W [s, a] + b) and the GRU cell, for rows of
+// all steps. Its gradients have `gradient_rows` rows: as many where those of weights are wanted, fewer where they are not,
+// none without a gradient.
+struct Advance {
+  Advance(Arena& arena, const LearnerKernels& kernels, const TorchTransition& prior, std::int64_t stoch,
+          std::int64_t action, std::int64_t deter, std::int64_t rows, std::int64_t gradient_rows);
+
+  // h' [count] of rows [row, row + count) of `in` and from h; what the gradient needs is kept in these rows.
+  void forward(std::int64_t row, std::int64_t count, Rows h, Rows next);
+
+  // From dh' [count]: the gradients of the step's sums, kept in rows [to, to + count) of d_gates and d_x, and where
+  // `columns` > 0 those of the first `columns` inputs into d_in and of h into dh.
+  void backward(std::int64_t row, std::int64_t to, std::int64_t count, Rows h, Rows dh, std::int64_t columns, Rows d_in);
+
+  const LearnerKernels& kernels;
+  const std::int64_t deter;  // padded
+  Linear inp, gru_input, gru_hidden;
+  std::vector<Part> hidden_outs;  // where the state's sums lie in d_gates
+  Rows in, x, gates, state_n, d_gates, d_x;
+};
+
+// rows [count, width] = 0, and += `from`.
+void zero(Rows rows, std::int64_t count, std::int64_t width);
+void add(Rows from, Rows to, std::int64_t count, std::int64_t width);
+
+}  // namespace lsp_fast

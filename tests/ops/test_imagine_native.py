@@ -8,6 +8,7 @@ from lsp_fast import ops
 from lsp_fast.backends import cpp, cpp_learning
 from lsp_fast.ops.types import ActorWeights, Dense, ImagineNoise, MLPWeights, State
 
+NAMES = ["stoch", "deter", "actions", "mean", "std"]
 CASES = {
     "small": {},
     "one row, one step": {"n": 1, "h": 1, "k": 1},

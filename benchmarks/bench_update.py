@@ -1,4 +1,4 @@
-"""One whole training update (world model, planning, behaviour): planned by PyTorch and by C++."""
+"""One whole training update (world model, planning, behaviour), and its world model alone: by PyTorch and by C++."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ VARIANTS = {
 def works() -> Iterator[Work]:
     """The cpu preset's update; and the paper's, which would plan from 2500 states, from 32 of them."""
     for preset, starts in (("cpu", 32), ("paper", 32)):
-        yield updates(preset, starts)
+        yield from updates(preset, starts)
 
 
-def updates(preset: str, starts: int) -> Work:
+def updates(preset: str, starts: int) -> Iterator[Work]:
     """From one batch of random sequences."""
     agents, losses = {}, {}
     for name, overrides in VARIANTS.items():
@@ -39,10 +39,15 @@ def updates(preset: str, starts: int) -> Work:
         np.testing.assert_allclose(losses["C++"][name], losses["reference"][name], rtol=1e-3)
     size = batch(c.train.batch_size, c.train.batch_length)
     of = "" if preset == "cpu" else f" (of {c.train.batch_size * c.train.batch_length})"
-    return Work(
+    yield Work(
         f"update, {preset} preset, plans from {starts}{of} states",
         "reference",
         {name: partial(agent.update, size) for name, agent in agents.items()},
+    )
+    yield Work(
+        f"update of the world model alone, {preset} preset",
+        "reference",
+        {name: partial(agents[name].update, size, behavior=False) for name in ("reference", "C++")},
     )
 
 

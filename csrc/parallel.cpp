@@ -1,5 +1,6 @@
 #include "parallel.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -164,7 +165,9 @@ void run_team(std::int64_t threads, const std::function<void(std::int64_t)>& beg
       work(before + 1);
     });
   };
-  if (with_pool(threads, use)) return;
+  // Members wait for each other: one without a processor of its own would make all wait for the scheduler.
+  const auto processors = static_cast<std::int64_t>(std::max(1u, std::thread::hardware_concurrency()));
+  if (with_pool(std::min(threads, processors), use)) return;
   begin(1);
   work(0);
 }

@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "check.hpp"
 #include "networks.hpp"
 #include "ops/imagine_heads.hpp"
 #include "ops/lambda_return.hpp"
@@ -23,48 +24,17 @@
 #include "parallel.hpp"
 
 using namespace lsp_fast;
+using namespace lsp_fast::tests;
 
 namespace {
+
+using lsp_fast::tests::same;  // Result's would hide it
 
 using std::int64_t;
 using Floats = std::vector<float>;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity(), kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kUnwritten = -7.0f;
-
-std::string context;  // what is being tested
-int checks = 0, failures = 0;
-
-#define CHECK(condition) check(condition, #condition, __LINE__)
-void check(bool held, const char* condition, int line) {
-  ++checks;
-  if (held) return;
-  ++failures;
-  std::printf("FAILED line %d, %s: %s\n", line, context.c_str(), condition);
-}
-
-void group(const std::string& name, const std::function<void()>& test) {
-  const int checked = checks, failed = failures;
-  context = name;
-  test();
-  std::printf("%-36s %s, %d checks\n", name.c_str(), failures == failed ? "ok" : "FAILED", checks - checked);
-  std::fflush(stdout);
-}
-
-template <typename T>
-std::vector<T> numbers(int64_t count, double scale = 1.0) {
-  static std::mt19937 generator(1);
-  std::normal_distribution<double> normal(0.0, scale);
-  std::vector<T> drawn(static_cast<std::size_t>(count));
-  for (auto& x : drawn) x = static_cast<T>(normal(generator));
-  return drawn;
-}
-
-// To the bit.
-template <typename T>
-bool same(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
-}
 
 // What a test may change of the usual sizes.
 struct Setup {
@@ -425,6 +395,12 @@ void at_the_same_time(const Kernels& kernels) {
   }
 }
 
+void team_size() {
+  int64_t members = 0;
+  run_team(64, [&](int64_t count) { members = count; }, [](int64_t) {});
+  CHECK(members >= 1 && members <= static_cast<int64_t>(std::max(1u, std::thread::hardware_concurrency())));
+}
+
 void forked(const Kernels& kernels) {
 #if defined(__SANITIZE_THREAD__)
   (void)kernels;  // ThreadSanitizer lets no child of several threads make threads
@@ -458,6 +434,8 @@ int main() {
   group("lambda-returns", [] { returns<float>(1e-4), returns<double>(1e-10); });
   group("elites", [] { elites<float>(), elites<double>(); });
   group("two plans at the same time", [&] { at_the_same_time(*all[0]); });
+  group("a team's size", [] { team_size(); });
+  learner();
   group("a forked child", [&] { forked(*all[0]); });
   return failures ? 1 : 0;
 }

@@ -1,0 +1,84 @@
+"""An agent whose learning runs in C++ learns what the reference's does, with every option, on any number of threads."""
+
+import copy
+
+import pytest
+import torch
+from agents.test_update import batches, build
+
+from lsp_fast import ops
+from lsp_fast.backends import cpp, cpp_learning
+
+OPTIONS = {
+    "discount head, task value": {"model__discount_head": "on", "planner__value": "task"},
+    "starts": {"skill__length": 3, "train__batch_size": 3, "train__batch_length": 5, "behavior__plan_states": 7},
+    "compose": {"skill__mi": "compose"},
+    "value sees the skill": {"value__skill": True, "predictor__inputs": "per_step"},
+    "ends": {"predictor__inputs": "ends", "skill__intrinsic_form": "end"},
+    "every": {"skill__intrinsic_form": "every"},
+    "several plans": {"skill__per_plan": 3, "planner__warm_start": True},
+    "normalised": {"model__normalize_observations": True},
+}
+
+
+def assert_learns_alike(updates=3, diagnose=(1,), **overrides):
+    native, plain = build(backend="cpp", **overrides), build(**overrides)
+    for i, batch in enumerate(batches(plain.config, updates)):
+        got, want = (agent.update(batch, diagnose=i in diagnose) for agent in (native, plain))
+        assert got.keys() == want.keys()
+        for name, value in want.items():
+            error, scale = (got[name] - value).abs().item(), max(value.abs().item(), 1e-2)
+            assert error <= 2e-4 * scale, f"{name} of update {i}: off by {error} of {scale}"
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_learns_alike(option):
+    assert_learns_alike(**OPTIONS[option])
+
+
+@pytest.mark.parametrize("algorithm", ["lsp", "dreamer", "planet"])
+def test_the_native_operations_are_what_an_update_calls(algorithm, monkeypatch):
+    called = set()
+    for name in ("mlp_forward", "observe_forward", "imagine_forward"):
+        function = getattr(cpp.load(), name)
+        monkeypatch.setattr(cpp.load(), name, lambda *x, name=name, function=function: called.add(name) or function(*x))
+    for name in ("mlp", "observe", "imagine"):
+        monkeypatch.setattr(ops, name, lambda *x, name=name: pytest.fail(f"the reference's {name} was called"))
+    agent = build(algorithm, "cpp")
+    agent.update(next(batches(agent.config)))
+    imagined = set() if algorithm == "planet" else {"imagine_forward"}
+    assert called == {"mlp_forward", "observe_forward"} | imagined
+
+
+def test_an_updates_bits_do_not_depend_on_the_number_of_threads():
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            agent = build(backend="cpp")
+            for batch in batches(agent.config, 3):
+                agent.update(batch)
+            assert torch.get_num_threads() == threads
+            found.append(copy.deepcopy(agent.modules.state_dict()))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(other[k], v) for k, v in found[0].items())
+
+
+def test_a_frozen_policy_keeps_its_bytes():
+    agent = build(backend="cpp")
+    agent.frozen = {"actor", "predictor"}
+    held = {k: v.clone() for k, v in agent.modules.state_dict().items()}
+    for batch in batches(agent.config, 2):
+        agent.update(batch)
+    moved = {k.split(".")[0] for k, v in agent.modules.state_dict().items() if not torch.equal(v, held[k])}
+    assert moved == {"world_model", "value"}
+
+
+def test_a_failed_update_gives_pytorch_its_threads_back():
+    before = torch.get_num_threads()
+    with pytest.raises(ZeroDivisionError), cpp.alone():
+        assert torch.get_num_threads() == 1 and cpp_learning._threads() == before
+        raise ZeroDivisionError
+    assert torch.get_num_threads() == before

@@ -44,6 +44,7 @@ py::tuple instruction_sets() {
 void bind_machine(py::module_& module) {
   module.def("peak", &peak, py::arg("precision"), py::arg("threads"), py::arg("isa") = "auto",
              "precision, threads, isa -> operations a second of multiply-adds in registers");
+  module.def("limit_threads", &lsp_fast::limit_threads, py::arg("most"), "threads that work at a time, at most");
   module.def("instruction_sets", &instruction_sets, "names of the kernels that this processor runs, the best one first");
 }
 

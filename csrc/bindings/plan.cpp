@@ -148,6 +148,7 @@ py::tuple plan(const py::object& stoch_object, const py::object& deter_object, c
   auto mean = copy("mean", mean_object), stddev = copy("std", std_object);
   py::array_t<float> values(std::vector<py::ssize_t>{call.iterations, N, call.candidates});
   py::array_t<std::int64_t> chosen(std::vector<py::ssize_t>{call.iterations, N, num_elites});
+  call.weights = packer.owner;
   call.states = N;
   call.elites = num_elites;
   call.plan_length = P;

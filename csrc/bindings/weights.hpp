@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -17,7 +18,8 @@ class CheckedPacker {
  public:
   using Parts = std::vector<lsp_fast::Packer::Part>;
 
-  explicit CheckedPacker(lsp_fast::Precision precision) : packer(precision) {}
+  explicit CheckedPacker(lsp_fast::Precision precision)
+      : owner(std::make_shared<lsp_fast::Packer>(precision)), packer(*owner) {}
 
   // weight [out, in] and bias [out]; `out` -1 takes what the weight has.
   lsp_fast::Layer pack(const char* name, const py::handle& layer, std::int64_t in, std::int64_t out,
@@ -52,7 +54,9 @@ class CheckedPacker {
     return net;
   }
 
-  lsp_fast::Packer packer;
+  // Shared with a plan's threads, of which one may come back after the call.
+  const std::shared_ptr<lsp_fast::Packer> owner;
+  lsp_fast::Packer& packer;
 };
 
 inline lsp_fast::Precision precision_of(const std::string& name) {

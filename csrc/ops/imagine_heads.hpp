@@ -23,11 +23,11 @@ struct Rollouts {
 };
 
 // Threads that roll the same rows out together, each computing a share of every layer's outputs. They meet after each
-// layer in `wait`; a thread alone has none. `buffers` holds kBuffers blocks of widest * rows_per_tile floats, one after
+// layer in `wait`, which says whether all have come; a thread alone has none. `buffers` holds kBuffers blocks of widest * rows_per_tile floats, one after
 // the other used for a layer's output: what one thread still reads is at least two meetings old when it is written anew.
 struct Team {
   std::int64_t member, members;
-  void (*wait)(void*);
+  bool (*wait)(void*);
   void* barrier;
   float* buffers;
 };
@@ -35,11 +35,11 @@ struct Team {
 constexpr std::int64_t kBuffers = 4;
 
 // One instruction set's kernels, which roll out rows [first, last), `rows_per_tile` of them at a time. A row's results
-// depend neither on which others it shares a tile with nor on the size of the team.
+// depend neither on which others it shares a tile with nor on the size of the team. False where that came apart.
 struct Kernels {
   const char* name;
   std::int64_t rows_per_tile;
-  void (*run)(const Networks&, const Rollouts&, std::int64_t first, std::int64_t last, float* scratch, const Team&);
+  bool (*run)(const Networks&, const Rollouts&, std::int64_t first, std::int64_t last, float* scratch, const Team&);
 
   // Standard normal numbers of one step and stream: [columns][count], of rows first .. first + count - 1, `group` of
   // which share their numbers. The same to the bit on every instruction set.

@@ -19,8 +19,9 @@ namespace lsp_fast {
 namespace {
 
 // States are every member's own: what is not a matrix product all compute alike, which costs less than meeting.
+// Where the team comes apart it ends at once, without another look at what is shared, and returns false.
 template <typename P, std::int64_t kVectors>
-void run_tile(const Networks& net, const Rollouts& call, std::int64_t row, std::int64_t count, float* scratch,
+bool run_tile(const Networks& net, const Rollouts& call, std::int64_t row, std::int64_t count, float* scratch,
               const Team& team) {
   constexpr std::int64_t kTile = kVectors * LSP_WIDTH;
   const std::int64_t S = net.stoch, D = net.deter, A = net.action, Z = net.skill;
@@ -69,6 +70,7 @@ void run_tile(const Networks& net, const Rollouts& call, std::int64_t row, std::
     }
     if (net.has_actor) {
       const float* policy = mlp<P, kVectors>(net.actor, stoch_in, ring);
+      if (!policy) return false;
       if (call.sample) draw_noise(call.action_noise, kActionStream, t, A);
       for (std::int64_t i = 0; i < A * kTile; i += LSP_WIDTH) {
         V mean = net.actor_mean_scale * tanh(load(policy + i) / net.actor_mean_scale);
@@ -81,11 +83,12 @@ void run_tile(const Networks& net, const Rollouts& call, std::int64_t row, std::
       convert(action, A, action_in);
     }
     const float* input = layer_of<P, kVectors, true>(net.prior_in, action_in, ring);
+    if (!input) return false;
     float* b = ring.next();
     float* c = ring.next();
     dense<P, kVectors, false>(net.gru_input, input, b, team);
     dense<P, kVectors, false>(net.gru_hidden, deter_in, c, team);
-    ring.meet();
+    if (!ring.meet()) return false;
     for (std::int64_t i = 0; i < D * kTile; i += LSP_WIDTH) {
       const V reset = sigmoid(load(b + i) + load(c + i));
       const V update = sigmoid(load(b + D * kTile + i) + load(c + D * kTile + i));
@@ -94,7 +97,9 @@ void run_tile(const Networks& net, const Rollouts& call, std::int64_t row, std::
     }
     convert(deter, D, deter_in);
     const float* hidden = layer_of<P, kVectors, true>(net.prior_hidden, deter_in, ring);
+    if (!hidden) return false;
     const float* prior = layer_of<P, kVectors, false>(net.prior_out, hidden, ring);
+    if (!prior) return false;
     draw_noise(call.stoch_noise, kStochStream, t, S);
     for (std::int64_t i = 0; i < S * kTile; i += LSP_WIDTH) {
       const V std = softplus(load(prior + S * kTile + i)) + net.prior_min_std;
@@ -103,34 +108,33 @@ void run_tile(const Networks& net, const Rollouts& call, std::int64_t row, std::
     convert(stoch, S, stoch_in);
     for (std::int64_t head = 0; head < net.head_count; ++head) {
       const float* y = mlp<P, kVectors>(net.heads[head], stoch_in, ring);
+      if (!y) return false;
       float* out = call.outputs + (head * call.steps + t) * call.rows + row;
       if (team.member == 0) {
         for (std::int64_t i = 0; i < count; ++i) out[i] = y[i];
       }
     }
   }
-  ring.meet();  // the next tile begins the ring anew
+  return ring.meet();  // the next tile begins the ring anew
 }
 
 template <typename P>
-void run_tiles(const Networks& net, const Rollouts& call, std::int64_t first, std::int64_t last, float* scratch,
+bool run_tiles(const Networks& net, const Rollouts& call, std::int64_t first, std::int64_t last, float* scratch,
                const Team& team) {
   for (std::int64_t row = first; row < last;) {
     const std::int64_t left = last - row, most = kMaxVectors * LSP_WIDTH, count = left < most ? left : most;
-    if (count <= LSP_WIDTH) {
-      run_tile<P, 1>(net, call, row, count, scratch, team);
-    } else if (count <= 2 * LSP_WIDTH) {
-      run_tile<P, 2>(net, call, row, count, scratch, team);
-    } else {
-      run_tile<P, kMaxVectors>(net, call, row, count, scratch, team);
-    }
+    const auto tile = count <= LSP_WIDTH       ? run_tile<P, 1>
+                      : count <= 2 * LSP_WIDTH ? run_tile<P, 2>
+                                               : run_tile<P, kMaxVectors>;
+    if (!tile(net, call, row, count, scratch, team)) return false;
     row += count;
   }
+  return true;
 }
 
-void run(const Networks& net, const Rollouts& call, std::int64_t first, std::int64_t last, float* scratch,
+bool run(const Networks& net, const Rollouts& call, std::int64_t first, std::int64_t last, float* scratch,
          const Team& team) {
-  (net.precision == Precision::bf16 ? run_tiles<Bf16> : run_tiles<Fp32>)(net, call, first, last, scratch, team);
+  return (net.precision == Precision::bf16 ? run_tiles<Bf16> : run_tiles<Fp32>)(net, call, first, last, scratch, team);
 }
 
 template <typename P>

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -86,8 +87,8 @@ class Plan {
     }
   }
 
-  // Roll rows [first, last) out.
-  void roll_out(std::int64_t iteration, std::int64_t first, std::int64_t last, float* scratch, const Team& team) {
+  // Rolls rows [first, last) out; whether the team held together.
+  bool roll_out(std::int64_t iteration, std::int64_t first, std::int64_t last, float* scratch, const Team& team) {
     const auto H = call_.steps;
     Rollouts rollouts{};
     rollouts.rows = rows_;
@@ -108,7 +109,7 @@ class Plan {
       if (call_.sample) rollouts.action_noise = call_.action_noise + before * networks_.action;
     }
     rollouts.outputs = outputs_.data();
-    kernels_.run(networks_, rollouts, first, last, scratch, team);
+    return kernels_.run(networks_, rollouts, first, last, scratch, team);
   }
 
   // Value the candidates of states [first, last) and refit their distributions to the elites.
@@ -161,6 +162,80 @@ class Plan {
   std::vector<float> plans_, by_step_, outputs_, discounts_, returns_;
 };
 
+std::vector<float> copied(const float* from, std::int64_t count) {
+  return from ? std::vector<float>(from, from + count) : std::vector<float>();
+}
+
+// One state's plan by a team, of which one that comes back late may still read and write all that is here: nothing of it
+// is the caller's. Only member 0, the caller, touches the distribution and what is told of the plan.
+class TeamPlan {
+ public:
+  TeamPlan(const Kernels& kernels, const Networks& networks, const PlanCall& call, std::int64_t members)
+      : networks_(networks),
+        call_(call),
+        stoch_(copied(call.stoch, networks.stoch)),
+        deter_(copied(call.deter, networks.deter)),
+        stoch_noise_(copied(call.stoch_noise, rollouts() * networks.stoch)),
+        action_noise_(copied(call.action_noise, rollouts() * networks.action)),
+        plan_(kernels, networks_, call_),
+        drawn_(plan_.room()),
+        shared_(buffers_of(networks, kernels)) {
+    call_.stoch = stoch_.data();
+    call_.deter = deter_.data();
+    call_.stoch_noise = stoch_noise_.data();
+    call_.action_noise = action_noise_.data();
+    call_.stop = nullptr;
+    if (call.philox) {
+      philox_ = *call.philox;
+      call_.philox = &philox_;
+    }
+    for (std::int64_t i = 0; i < members; ++i) scratch_.push_back(scratch_of(networks, kernels));
+  }
+
+  std::int64_t iteration = 0;  // that the caller is at
+
+  void begin(std::int64_t members) {
+    members_ = members;
+    barrier_.emplace(members);
+  }
+
+  // Whether the team held to the end; `stop` is the caller's.
+  template <typename Stop>
+  bool work(std::int64_t member, const Stop& stop) {
+    const Team team{member, members_, Barrier::wait_at, &*barrier_, shared_.data()};
+    for (std::int64_t i = 0; i < call_.iterations; ++i) {
+      if (member == 0) {
+        iteration = i;
+        if (stop()) stopped_.store(true, std::memory_order_relaxed);
+        plan_.draw(i, 0, 1, drawn_);
+      }
+      if (!barrier_->wait()) return false;
+      if (stopped_.load(std::memory_order_relaxed)) return true;
+      if (!plan_.roll_out(i, 0, call_.candidates, scratch_[size(member)].data(), team)) return false;
+      if (member == 0) plan_.refit(i, 0, 1);
+    }
+    return true;
+  }
+
+ private:
+  // Of all iterations and steps, with noise of their own.
+  std::int64_t rollouts() const {
+    return call_.philox ? 0 : call_.iterations * call_.steps * (call_.shared_noise ? 1 : call_.candidates);
+  }
+
+  const Networks networks_;
+  PlanCall call_;
+  Philox philox_{};
+  std::vector<float> stoch_, deter_, stoch_noise_, action_noise_;
+  Plan plan_;
+  std::vector<float> drawn_;
+  Block shared_;
+  std::vector<Block> scratch_;
+  std::optional<Barrier> barrier_;
+  std::int64_t members_ = 1;
+  std::atomic<bool> stopped_{false};
+};
+
 }  // namespace
 
 bool plan(const Kernels& kernels, const Networks& networks, const PlanCall& call, std::int64_t threads) {
@@ -171,66 +246,66 @@ bool plan(const Kernels& kernels, const Networks& networks, const PlanCall& call
     if (call.stop && call.stop()) stopped.store(true, std::memory_order_relaxed);
   };
 
-  if (N == 1 && G <= tile && threads > 1 && networks.weights >= kTeamWeights) {  // each has a share of every layer
-    const auto shared = buffers_of(networks, kernels);
-    std::vector<Block> scratch;
-    for (std::int64_t i = 0; i < threads; ++i) scratch.push_back(scratch_of(networks, kernels));
-    auto drawn = work.room();
-    std::int64_t count = 1;
-    std::optional<Barrier> barrier;
-    // What a member threw, the others would wait for: what is large was allocated above.
-    run_team(
-        threads,
-        [&](std::int64_t members) noexcept {
-          count = members;
-          barrier.emplace(members);
-        },
-        [&](std::int64_t member) noexcept {
-          const Team team{member, count, Barrier::wait_at, &*barrier, shared.data()};
-          for (std::int64_t i = 0; i < call.iterations; ++i) {
-            if (member == 0) {
-              ask();
-              work.draw(i, 0, 1, drawn);
-            }
-            if (count > 1) barrier->wait();
-            if (stopped.load(std::memory_order_relaxed)) return;
-            work.roll_out(i, 0, G, scratch[size(member)].data(), team);  // ends with a meeting
-            if (member == 0) work.refit(i, 0, 1);
-          }
-        });
-    return !stopped;
+  // What every thread needs is there before one wakes, so that none can fail.
+  struct Room {
+    Block scratch, buffers;
+    std::unique_ptr<std::vector<float>> drawn;
+  };
+  const auto rooms_for = [&](std::int64_t count) {
+    std::vector<Room> rooms;
+    for (std::int64_t i = 0; i < std::max<std::int64_t>(1, count); ++i) {
+      rooms.push_back({scratch_of(networks, kernels), buffers_of(networks, kernels),
+                       std::make_unique<std::vector<float>>(work.room())});
+    }
+    return rooms;
+  };
+  std::int64_t begun = 0;  // the iteration from which on the caller goes on alone
+  if (N == 1 && G <= tile && call.weights && networks.weights >= kTeamWeights) {
+    if (const auto members = team_members(threads); members > 1) {
+      const auto job = std::make_shared<TeamPlan>(kernels, networks, call, members);
+      const auto held = run_team(
+          members, [&job](std::int64_t came) { job->begin(came); },
+          [job, ask, &stopped](std::int64_t member) { return job->work(member, [&] { return ask(), stopped.load(); }); });
+      if (held) return !stopped;
+      begun = job->iteration;
+    }
+    threads = 1;
   }
 
+  threads = std::min(threads, most_threads());
   const auto together = states_together(kernels, G, std::max<std::int64_t>(1, (N + threads - 1) / threads));
   const auto pieces = (N + together - 1) / together;
   // An iteration's rollouts are shared; also where a piece is so long that a signal would wait for it.
   if ((pieces < threads && N * G > tile) || (pieces <= threads && G > kLongPiece * tile)) {
     auto drawn = work.room();
+    const auto rooms = rooms_for(threads);
     const auto rows = rows_at_a_time(kernels, N * G, threads), tiles = (N * G + rows - 1) / rows;
     for (std::int64_t i = 0; i < call.iterations && !stopped; ++i) {
       work.draw(i, 0, N, drawn);
-      one_by_one(threads, tiles, [&](bool caller, const auto& next) {
-        const auto scratch = scratch_of(networks, kernels), own = buffers_of(networks, kernels);
-        for (std::int64_t piece; (piece = next()) < tiles && !stopped;) {
-          if (caller) ask();
-          work.roll_out(i, piece * rows, std::min((piece + 1) * rows, N * G), scratch.data(),
-                        Team{0, 1, nullptr, nullptr, own.data()});
+      std::atomic<std::int64_t> taken{0};
+      run_together(std::min(threads, tiles), [&](std::int64_t worker) {
+        const auto& mine = rooms[size(worker)];
+        for (std::int64_t piece; (piece = taken++) < tiles && !stopped;) {
+          if (worker == 0) ask();
+          work.roll_out(i, piece * rows, std::min((piece + 1) * rows, N * G), mine.scratch.data(),
+                        Team{0, 1, nullptr, nullptr, mine.buffers.data()});
         }
       });
       if (!stopped) work.refit(i, 0, N);
     }
     return !stopped;
   }
-  one_by_one(threads, pieces, [&](bool caller, const auto& next) {
-    const auto scratch = scratch_of(networks, kernels), own = buffers_of(networks, kernels);
-    auto drawn = work.room();
-    for (std::int64_t piece; (piece = next()) < pieces;) {
+  const auto rooms = rooms_for(std::min(threads, pieces));
+  std::atomic<std::int64_t> taken{0};
+  run_together(std::min(threads, pieces), [&](std::int64_t worker) {
+    auto& mine = rooms[size(worker)];
+    for (std::int64_t piece; (piece = taken++) < pieces;) {
       const auto first = piece * together, last = std::min(first + together, N);
-      for (std::int64_t i = 0; i < call.iterations; ++i) {
-        if (caller) ask();
+      for (std::int64_t i = begun; i < call.iterations; ++i) {
+        if (worker == 0) ask();
         if (stopped) return;
-        work.draw(i, first, last, drawn);
-        work.roll_out(i, first * G, last * G, scratch.data(), Team{0, 1, nullptr, nullptr, own.data()});
+        work.draw(i, first, last, *mine.drawn);
+        work.roll_out(i, first * G, last * G, mine.scratch.data(), Team{0, 1, nullptr, nullptr, mine.buffers.data()});
         work.refit(i, first, last);
       }
     }

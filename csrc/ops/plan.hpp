@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 
 #include "ops/imagine_heads.hpp"
 
@@ -27,11 +28,12 @@ struct PlanCall {
   float* values;                  // [I, N, G]
   std::int64_t* chosen;           // [I, N, M], best first, -1 where absent
   std::function<bool()> stop;     // asked by the calling thread now and then; true ends the plan early
+  std::shared_ptr<const void> weights;  // what the networks' layers point to; without it no team plans
 };
 
 // Start states are planned side by side, each on one thread from beginning to end, so that threads never wait for each
 // other; where there are too few of them the threads share the rollouts of an iteration, and those of a single tile
-// (acting) the outputs of every layer. Results do not depend on the threads' number. They equal those of the parts
+// (acting) the outputs of every layer: a team, without which the caller goes on where a member is not there in time. Results do not depend on the threads' number. They equal those of the parts
 // (imagine_heads, lambda_return, select_elites) to the bit where a candidate's value is its lambda-return and the discount
 // is a constant, and closely elsewhere. Returns false where it was stopped.
 bool plan(const Kernels& kernels, const Networks& networks, const PlanCall& call, std::int64_t threads);

@@ -132,23 +132,22 @@ struct Ring {
   std::int64_t turn;
 
   float* next() { return team.buffers + turn++ % kBuffers * size; }
-  void meet() const {
-    if (team.members > 1) team.wait(team.barrier);
-  }
+  // Whether the team is together still.
+  bool meet() const { return team.members < 2 || team.wait(team.barrier); }
 };
 
-// A layer's whole output, once every member has done its share.
+// A layer's whole output, once every member has done its share; null where the team came apart.
 template <typename P, std::int64_t kVectors, bool Elu>
 const float* layer_of(const Layer& layer, const float* x, Ring& ring) {
   float* y = ring.next();
   dense<P, kVectors, Elu>(layer, x, y, ring.team);
-  ring.meet();
-  return y;
+  return ring.meet() ? y : nullptr;
 }
 
 template <typename P, std::int64_t kVectors>
 const float* mlp(const Mlp& net, const float* x, Ring& ring) {
-  for (std::int64_t i = 0; i + 1 < net.count; ++i) x = layer_of<P, kVectors, true>(net.layers[i], x, ring);
+  for (std::int64_t i = 0; i + 1 < net.count && x; ++i) x = layer_of<P, kVectors, true>(net.layers[i], x, ring);
+  if (!x) return x;
   return layer_of<P, kVectors, false>(net.layers[net.count - 1], x, ring);
 }
 

@@ -41,7 +41,9 @@ def load() -> ModuleType:
         BackendUnavailable: it cannot be imported; the message holds the original error and the build log's last lines.
     """
     try:
-        return importlib.import_module("lsp_fast._native")
+        module = importlib.import_module("lsp_fast._native")
+        module.limit_threads(machine.cores())
+        return module
     except ImportError as error:
         message = f"the native extension lsp_fast._native cannot be imported: {error}"
         raise BackendUnavailable(message + _log_tail()) from error

@@ -5,12 +5,16 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <random>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -113,7 +117,7 @@ bool written(const Floats& numbers) {
 
 // A plan's networks and arrays.
 struct Problem {
-  explicit Problem(const Setup& s) : model(s), call(s.call), drawn(s.philox) {
+  explicit Problem(const Setup& s) : owned(std::make_shared<Model>(s)), model(*owned), call(s.call), drawn(s.philox) {
     const auto N = call.states, G = call.candidates, width = call.plan_length * model.net.plan_width();
     const auto steps = call.iterations * call.steps * (call.shared_noise ? N : N * G);
     stoch = numbers<float>(N * s.stoch);
@@ -131,6 +135,7 @@ struct Problem {
     Result result{mean, stddev, Floats(static_cast<std::size_t>(I * N * call.candidates), kUnwritten),
                   std::vector<int64_t>(static_cast<std::size_t>(I * N * call.elites), -7), false};
     PlanCall whole = call;
+    whole.weights = owned;
     whole.stoch = stoch.data(), whole.deter = deter.data();
     whole.candidate_noise = candidate_noise.data(), whole.stoch_noise = stoch_noise.data();
     whole.action_noise = call.sample ? action_noise.data() : nullptr;
@@ -141,7 +146,8 @@ struct Problem {
     return result;
   }
 
-  Model model;
+  std::shared_ptr<Model> owned;
+  Model& model;
   PlanCall call;
   bool drawn;  // by Philox, that is
   Philox philox{{7, 0xffffffffu}};
@@ -395,12 +401,95 @@ void at_the_same_time(const Kernels& kernels) {
   }
 }
 
+<<<<<<< HEAD
 void team_size() {
   int64_t members = 0;
   run_team(64, [&](int64_t count) { members = count; }, [](int64_t) {});
   CHECK(members >= 1 && members <= static_cast<int64_t>(std::max(1u, std::thread::hardware_concurrency())));
 }
 
+=======
+// Kernels whose members other than the caller are taken away for a while, as a scheduler may do.
+std::atomic<int> late{0}, back{0};
+const Kernels* late_kernels = nullptr;
+bool run_late(const Networks& net, const Rollouts& call, int64_t first, int64_t last, float* scratch, const Team& team) {
+  if (team.member != 0) {
+    ++late;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1000));
+  }
+  const bool together = late_kernels->run(net, call, first, last, scratch, team);
+  if (team.member != 0) ++back;
+  return together;
+}
+
+void member_taken_away(const Kernels& kernels) {
+  static Kernels sleepy;  // for whoever comes back later
+  late_kernels = &kernels;
+  sleepy = kernels;
+  sleepy.run = run_late;
+  patience.meeting = std::chrono::microseconds(100);
+  Setup setup;
+  team(setup);
+  bool without = false;
+  {
+    const Problem problem(setup);
+    const auto wanted = problem.solve(kernels, 1);
+    for (int round = 0; round < 100 && !without; ++round) {  // teams may rest for 64
+      const auto before = late.load();
+      const auto got = problem.solve(sleepy, 2);
+      without = late.load() > before && back == 0;  // it returned while the member was away
+      CHECK(got.done && same(got, wanted));
+    }
+  }
+  CHECK(without);
+  // The problem and its weights are gone when the member comes back.
+  for (int round = 0; round < 1000 && back < late; ++round) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  CHECK(back == late);
+  patience.meeting = std::chrono::seconds(60);
+}
+
+// Waits for what was begun, and for nobody who has not begun.
+void tasks_are_waited_for() {
+  for (int round = 0; round < 200; ++round) {
+    std::atomic<int> sum{0};
+    one_by_one(4, 50, [&](bool, const auto& next) {
+      for (int64_t i; (i = next()) < 50;) sum += static_cast<int>(i);
+    });
+    CHECK(sum == 1225);
+  }
+  bool thrown = false;
+  try {
+    one_by_one(3, 9, [](bool, const auto& next) {
+      while (next() < 9) throw std::runtime_error("so");
+    });
+  } catch (const std::runtime_error&) {
+    thrown = true;
+  }
+  CHECK(thrown);
+  std::atomic<int> workers{0};
+  run_together(1'000'000, [&](int64_t worker) { CHECK(worker < most_threads()), ++workers; });
+  CHECK(workers <= most_threads());
+}
+
+#if defined(__x86_64__)
+// Workers were made before the mode was changed.
+void floating_point_modes() {
+  const auto own = __builtin_ia32_stmxcsr();
+  for (const unsigned mode : {own | 0x8040u, own}) {
+    __builtin_ia32_ldmxcsr(mode);
+    std::atomic<int> came{0}, differ{0};
+    run_together(2, [&](int64_t worker) {
+      if ((__builtin_ia32_stmxcsr() & 0xffc0u) != (mode & 0xffc0u)) ++differ;
+      ++came;
+      const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+      while (worker == 0 && came < 2 && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    });
+    CHECK(came == 2 && differ == 0);
+  }
+}
+#endif
+
+>>>>>>> 7520e70 (One pool: tasks are waited for and not threads, a plan goes on without a member that is taken away, the caller's floating-point mode travels)
 void forked(const Kernels& kernels) {
 #if defined(__SANITIZE_THREAD__)
   (void)kernels;  // ThreadSanitizer lets no child of several threads make threads
@@ -417,6 +506,8 @@ void forked(const Kernels& kernels) {
 }  // namespace
 
 int main() {
+  limit_threads(4);  // whatever this machine has
+  patience.gathering = patience.meeting = std::chrono::seconds(60);  // however busy it is
   std::vector<const Kernels*> all;
   for (const char* name : {"avx512bf16", "avx512", "avx2", "portable"}) {
     if (const auto* kernels = find_kernels(name)) all.push_back(kernels);
@@ -434,8 +525,16 @@ int main() {
   group("lambda-returns", [] { returns<float>(1e-4), returns<double>(1e-10); });
   group("elites", [] { elites<float>(), elites<double>(); });
   group("two plans at the same time", [&] { at_the_same_time(*all[0]); });
+<<<<<<< HEAD
   group("a team's size", [] { team_size(); });
   learner();
+=======
+  group("a member taken away", [&] { member_taken_away(*all[0]); });
+  group("tasks are waited for", tasks_are_waited_for);
+#if defined(__x86_64__)
+  group("floating-point modes", floating_point_modes);
+#endif
+>>>>>>> 7520e70 (One pool: tasks are waited for and not threads, a plan goes on without a member that is taken away, the caller's floating-point mode travels)
   group("a forked child", [&] { forked(*all[0]); });
   return failures ? 1 : 0;
 }

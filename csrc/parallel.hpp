@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <thread>
 
 namespace lsp_fast {
 
@@ -96,6 +97,7 @@ class Barrier {
       if ((seen & ~kArrived) != round) return true;
       relax();
       if (spins % 64 != 0) continue;
+      if (spins > kYield) std::this_thread::yield();
       const auto now = std::chrono::steady_clock::now();
       if (spins == 64) end = now + patience_;
       // It holds still where the last one comes in between.
@@ -107,6 +109,7 @@ class Barrier {
 
  private:
   static constexpr std::uint64_t kArrived = 0xffff, kBroken = ~std::uint64_t{0};
+  static constexpr int kYield = 8192;  // later than the usual patience
   const std::uint64_t members_;
   const std::chrono::microseconds patience_ = patience.meeting;
   std::atomic<std::uint64_t> state_{0};  // rounds that are over, and in the lowest 16 bits who has come to this one

@@ -47,5 +47,6 @@ bool same(const std::vector<T>& a, const std::vector<T>& b) {
 
 // The learner's operations, with every instruction set.
 void learner();
+void pool();
 
 }  // namespace lsp_fast::tests

@@ -14,7 +14,6 @@
 #include <limits>
 #include <memory>
 #include <random>
-#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -401,14 +400,6 @@ void at_the_same_time(const Kernels& kernels) {
   }
 }
 
-<<<<<<< HEAD
-void team_size() {
-  int64_t members = 0;
-  run_team(64, [&](int64_t count) { members = count; }, [](int64_t) {});
-  CHECK(members >= 1 && members <= static_cast<int64_t>(std::max(1u, std::thread::hardware_concurrency())));
-}
-
-=======
 // Kernels whose members other than the caller are taken away for a while, as a scheduler may do.
 std::atomic<int> late{0}, back{0};
 const Kernels* late_kernels = nullptr;
@@ -448,48 +439,6 @@ void member_taken_away(const Kernels& kernels) {
   patience.meeting = std::chrono::seconds(60);
 }
 
-// Waits for what was begun, and for nobody who has not begun.
-void tasks_are_waited_for() {
-  for (int round = 0; round < 200; ++round) {
-    std::atomic<int> sum{0};
-    one_by_one(4, 50, [&](bool, const auto& next) {
-      for (int64_t i; (i = next()) < 50;) sum += static_cast<int>(i);
-    });
-    CHECK(sum == 1225);
-  }
-  bool thrown = false;
-  try {
-    one_by_one(3, 9, [](bool, const auto& next) {
-      while (next() < 9) throw std::runtime_error("so");
-    });
-  } catch (const std::runtime_error&) {
-    thrown = true;
-  }
-  CHECK(thrown);
-  std::atomic<int> workers{0};
-  run_together(1'000'000, [&](int64_t worker) { CHECK(worker < most_threads()), ++workers; });
-  CHECK(workers <= most_threads());
-}
-
-#if defined(__x86_64__)
-// Workers were made before the mode was changed.
-void floating_point_modes() {
-  const auto own = __builtin_ia32_stmxcsr();
-  for (const unsigned mode : {own | 0x8040u, own}) {
-    __builtin_ia32_ldmxcsr(mode);
-    std::atomic<int> came{0}, differ{0};
-    run_together(2, [&](int64_t worker) {
-      if ((__builtin_ia32_stmxcsr() & 0xffc0u) != (mode & 0xffc0u)) ++differ;
-      ++came;
-      const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(5);
-      while (worker == 0 && came < 2 && std::chrono::steady_clock::now() < end) std::this_thread::yield();
-    });
-    CHECK(came == 2 && differ == 0);
-  }
-}
-#endif
-
->>>>>>> 7520e70 (One pool: tasks are waited for and not threads, a plan goes on without a member that is taken away, the caller's floating-point mode travels)
 void forked(const Kernels& kernels) {
 #if defined(__SANITIZE_THREAD__)
   (void)kernels;  // ThreadSanitizer lets no child of several threads make threads
@@ -525,16 +474,9 @@ int main() {
   group("lambda-returns", [] { returns<float>(1e-4), returns<double>(1e-10); });
   group("elites", [] { elites<float>(), elites<double>(); });
   group("two plans at the same time", [&] { at_the_same_time(*all[0]); });
-<<<<<<< HEAD
-  group("a team's size", [] { team_size(); });
-  learner();
-=======
   group("a member taken away", [&] { member_taken_away(*all[0]); });
-  group("tasks are waited for", tasks_are_waited_for);
-#if defined(__x86_64__)
-  group("floating-point modes", floating_point_modes);
-#endif
->>>>>>> 7520e70 (One pool: tasks are waited for and not threads, a plan goes on without a member that is taken away, the caller's floating-point mode travels)
+  pool();
+  learner();
   group("a forked child", [&] { forked(*all[0]); });
   return failures ? 1 : 0;
 }

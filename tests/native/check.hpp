@@ -1,6 +1,7 @@
 // What the engine's tests say when something does not hold, and what they compare.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -12,7 +13,7 @@
 namespace lsp_fast::tests {
 
 inline std::string context;  // what is being tested
-inline int checks = 0, failures = 0;
+inline std::atomic<int> checks{0}, failures{0};  // threads check, too
 
 #define CHECK(condition) check(condition, #condition, __LINE__)
 inline void check(bool held, const char* condition, int line) {

@@ -4,6 +4,16 @@
 
 namespace lsp_fast {
 
+std::int64_t blocks_of(std::int64_t total) {
+  constexpr std::int64_t kTogether = 16;
+  return (total + kTogether - 1) / kTogether;
+}
+
+Block block_of(std::int64_t total, std::int64_t steps, std::int64_t i) {
+  const auto blocks = blocks_of(total), first = total * i / blocks, count = total * (i + 1) / blocks - first;
+  return {first, count, first * steps};
+}
+
 void zero(Rows rows, std::int64_t count, std::int64_t width) {
   for (std::int64_t i = 0; i < count; ++i) std::fill_n(rows.row(i), width, 0.0f);
 }

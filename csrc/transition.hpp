@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "learner.hpp"
+#include "parallel.hpp"
 
 namespace lsp_fast {
 
@@ -33,6 +34,24 @@ struct Advance {
   std::vector<Part> hidden_outs;  // where the state's sums lie in d_gates
   Rows in, x, gates, state_n, d_gates, d_x;
 };
+
+// Sequences, or start states, that go through all steps on one thread: `count` of them from `first` on. Rows of all steps
+// lie block by block and in it step by step, this one's from `row` on. Gradients' bits depend on the blocks, which
+// therefore do not depend on threads.
+struct Block {
+  std::int64_t first, count, row;
+};
+std::int64_t blocks_of(std::int64_t total);
+Block block_of(std::int64_t total, std::int64_t steps, std::int64_t i);
+
+// Calls work(block) for every block, on up to `threads` threads.
+template <typename Work>
+void each_block(std::int64_t threads, std::int64_t total, std::int64_t steps, const Work& work) {
+  const auto blocks = blocks_of(total);
+  one_by_one(threads, blocks, [&](bool, const auto& next) {
+    for (std::int64_t i; (i = next()) < blocks;) work(block_of(total, steps, i));
+  });
+}
 
 // rows [count, width] = 0, and += `from`.
 void zero(Rows rows, std::int64_t count, std::int64_t width);

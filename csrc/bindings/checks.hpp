@@ -82,4 +82,19 @@ inline std::int64_t action_width(const py::tuple& prior, std::int64_t stoch) {
   return weight.shape(1) - stoch;
 }
 
+// A linear layer (weight [out, in], bias [out]); `out` -1 takes what the weight has.
+struct CheckedLayer {
+  Dense<float> weight, bias;
+  py::ssize_t out;
+};
+inline CheckedLayer checked_layer(const char* name, const py::handle& layer, py::ssize_t in, py::ssize_t out) {
+  const auto pair = as_tuple(name, layer);
+  if (pair.size() != 2) throw py::value_error(std::string(name) + " must be a weight and a bias");
+  const auto weight = as_array(name, pair[0]), bias = as_array(name, pair[1]);
+  if (out < 0 && weight.ndim() == 2) out = weight.shape(0);
+  require_shape(name, weight, {out, in}, "[out, in]");
+  require_shape(name, bias, {out}, "[out]");
+  return {dense<float>(name, weight), dense<float>(name, bias), out};
+}
+
 }  // namespace lsp_fast::bindings

@@ -21,23 +21,15 @@ inline const lsp_fast::LearnerKernels& learner_kernels_of(const std::string& isa
 // Checked layers; their arrays live as long as this.
 class TorchLayers {
  public:
-  // (weight [out, in], bias [out]); `out` -1 takes what the weight has.
   lsp_fast::TorchLinear add(const char* name, const py::handle& layer, std::int64_t in, std::int64_t out = -1) {
-    const auto pair = as_tuple(name, layer);
-    if (pair.size() != 2) throw py::value_error(std::string(name) + " must be a weight and a bias");
-    const auto weight_array = as_array(name, pair[0]), bias_array = as_array(name, pair[1]);
-    if (out < 0 && weight_array.ndim() == 2) out = weight_array.shape(0);
-    require_shape(name, weight_array, {out, in}, "[out, in]");
-    require_shape(name, bias_array, {out}, "[out]");
-    if (in == 0 || out == 0) throw py::value_error(describe(name, weight_array) + " must not be empty");
-    kept_.push_back(dense<float>(name, weight_array));
-    const float* weight = kept_.back().data();
-    kept_.push_back(dense<float>(name, bias_array));
-    return {weight, kept_.back().data(), in, out};
+    kept_.push_back(checked_layer(name, layer, in, out));
+    const auto& kept = kept_.back();
+    if (in == 0 || kept.out == 0) throw py::value_error(describe(name, kept.weight) + " must not be empty");
+    return {kept.weight.data(), kept.bias.data(), in, kept.out};
   }
 
  private:
-  std::vector<Dense<float>> kept_;
+  std::vector<CheckedLayer> kept_;
 };
 
 // lsp_fast.ops.types.PriorWeights; the GRU's two layers as linear ones.

@@ -24,14 +24,8 @@ class CheckedPacker {
   // weight [out, in] and bias [out]; `out` -1 takes what the weight has.
   lsp_fast::Layer pack(const char* name, const py::handle& layer, std::int64_t in, std::int64_t out,
                        const Parts& parts) {
-    const auto pair = as_tuple(name, layer);
-    if (pair.size() != 2) throw py::value_error(std::string(name) + " must be a weight and a bias");
-    const auto weight_array = as_array(name, pair[0]), bias_array = as_array(name, pair[1]);
-    if (out < 0 && weight_array.ndim() == 2) out = weight_array.shape(0);
-    require_shape(name, weight_array, {out, in}, "[out, in]");
-    require_shape(name, bias_array, {out}, "[out]");
-    const auto weight = dense<float>(name, weight_array), bias = dense<float>(name, bias_array);
-    return packer.pack(weight.data(), bias.data(), in, out, parts);
+    const auto checked = checked_layer(name, layer, in, out);
+    return packer.pack(checked.weight.data(), checked.bias.data(), in, checked.out, parts);
   }
   lsp_fast::Layer pack(const char* name, const py::handle& layer, std::int64_t in, std::int64_t out) {
     return pack(name, layer, in, out, {{0, in}});

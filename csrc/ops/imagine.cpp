@@ -2,13 +2,9 @@
 
 #include <algorithm>
 
-#include "parallel.hpp"
-
 namespace lsp_fast {
 
 namespace {
-
-constexpr std::int64_t kTogether = 16;  // states of a block; gradients' bits depend on it
 
 std::uint64_t kind_of_call(const ImaginePass::Sizes& n, const TorchTransition& prior, const TorchActor& actor, bool sample,
                            bool with_backward) {
@@ -65,21 +61,12 @@ ImaginePass::ImaginePass(const LearnerKernels& kernels, const Sizes& sizes, cons
   d_policy_ = arena_.rows(n, 2 * action_);
 }
 
-std::int64_t ImaginePass::blocks() const { return (sizes_.states + kTogether - 1) / kTogether; }
-
-ImaginePass::Block ImaginePass::block(std::int64_t i) const {
-  const auto first = sizes_.states * i / blocks(), count = sizes_.states * (i + 1) / blocks() - first;
-  return {first, count, first * sizes_.steps};
-}
-
 Rows ImaginePass::after(const Block& b, std::int64_t t) const {
   return t + 1 < sizes_.steps ? in_.at(b.row + (t + 1) * b.count) : last_.at(b.first);
 }
 
 void ImaginePass::forward(const Inputs& inputs, const Outputs& outputs, std::int64_t threads) {
-  one_by_one(threads, blocks(), [&](bool, const auto& next) {
-    for (std::int64_t i; (i = next()) < blocks();) roll_out(block(i), inputs, outputs);
-  });
+  each_block(threads, sizes_.states, sizes_.steps, [&](const Block& block) { roll_out(block, inputs, outputs); });
 }
 
 void ImaginePass::roll_out(const Block& b, const Inputs& inputs, const Outputs& outputs) {
@@ -120,9 +107,7 @@ void ImaginePass::roll_out(const Block& b, const Inputs& inputs, const Outputs& 
 }
 
 void ImaginePass::backward(const Given& given, const std::vector<TorchGradient>& actor, std::int64_t threads) {
-  one_by_one(threads, blocks(), [&](bool, const auto& next) {
-    for (std::int64_t i; (i = next()) < blocks();) back(block(i), given);
-  });
+  each_block(threads, sizes_.states, sizes_.steps, [&](const Block& block) { back(block, given); });
   const auto rows = sizes_.steps * sizes_.states;
   WeightGradients sums(kernels_);
   for (std::size_t i = 0; i < policy_layers_.size(); ++i) {

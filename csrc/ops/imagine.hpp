@@ -44,11 +44,6 @@ class ImaginePass {
   const std::vector<TorchLinear>& layers() const { return actor_.layers; }
 
  private:
-  struct Block {
-    std::int64_t first, count, row;  // states, and where their rows of all steps begin
-  };
-  std::int64_t blocks() const;
-  Block block(std::int64_t i) const;
   Rows after(const Block& block, std::int64_t t) const;  // [s, h] after step t
   void roll_out(const Block& block, const Inputs& inputs, const Outputs& outputs);
   void back(const Block& block, const Given& given);

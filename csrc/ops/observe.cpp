@@ -2,15 +2,7 @@
 
 #include <algorithm>
 
-#include "parallel.hpp"
-
 namespace lsp_fast {
-
-namespace {
-
-constexpr std::int64_t kTogether = 16;  // sequences of a block; gradients' bits depend on it
-
-}  // namespace
 
 ObservePass::ObservePass(const LearnerKernels& kernels, const Sizes& sizes, const TorchTransition& prior,
                          const TorchFilter& posterior, bool with_backward)
@@ -56,18 +48,9 @@ ObservePass::ObservePass(const LearnerKernels& kernels, const Sizes& sizes, cons
   carry_in_ = arena_.rows(rows, advance_.inp.inputs);
 }
 
-std::int64_t ObservePass::blocks() const { return (sizes_.sequences + kTogether - 1) / kTogether; }
-
-ObservePass::Block ObservePass::block(std::int64_t i) const {
-  const auto first = sizes_.sequences * i / blocks(), count = sizes_.sequences * (i + 1) / blocks() - first;
-  return {first, count, first * sizes_.steps};
-}
-
 void ObservePass::forward(const Inputs& inputs, const Outputs& outputs, std::int64_t threads) {
   first_.assign(inputs.is_first, inputs.is_first + sizes_.steps * sizes_.sequences);
-  one_by_one(threads, blocks(), [&](bool, const auto& next) {
-    for (std::int64_t i; (i = next()) < blocks();) filter(block(i), inputs, outputs);
-  });
+  each_block(threads, sizes_.sequences, sizes_.steps, [&](const Block& block) { filter(block, inputs, outputs); });
 }
 
 void ObservePass::filter(const Block& b, const Inputs& inputs, const Outputs& outputs) {
@@ -117,9 +100,7 @@ void ObservePass::filter(const Block& b, const Inputs& inputs, const Outputs& ou
 }
 
 void ObservePass::backward(const Given& given, const Gradients& gradients, std::int64_t threads) {
-  one_by_one(threads, blocks(), [&](bool, const auto& next) {
-    for (std::int64_t i; (i = next()) < blocks();) back(block(i), given, gradients);
-  });
+  each_block(threads, sizes_.sequences, sizes_.steps, [&](const Block& block) { back(block, given, gradients); });
   if (gradients.transition.empty()) return;
   const auto rows = sizes_.steps * sizes_.sequences;
   const auto &prior = gradients.transition, &posterior = gradients.filter;

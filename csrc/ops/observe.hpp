@@ -47,11 +47,6 @@ class ObservePass {
   const std::vector<TorchLinear>& layers() const { return layers_; }  // in the order of Gradients
 
  private:
-  struct Block {
-    std::int64_t first, count, row;  // sequences, and where their rows begin
-  };
-  std::int64_t blocks() const;
-  Block block(std::int64_t i) const;
   void filter(const Block& block, const Inputs& inputs, const Outputs& outputs);
   void back(const Block& block, const Given& given, const Gradients& gradients);
 

@@ -29,7 +29,7 @@ const LearnerKernels* find_learner_kernels(const char* name) {
   return any || std::strcmp(name, "portable") == 0 ? &learner_portable : nullptr;
 }
 
-struct Arena::Memory {
+struct Memory {
   struct Free {
     void operator()(float* p) const { ::operator delete[](p, std::align_val_t{64}); }
   };
@@ -45,23 +45,21 @@ namespace {
 
 constexpr std::size_t kKept = 32;  // memories that wait for a call of their kind
 
-template <typename Memory>
 struct Store {
   std::mutex mutex;
   std::deque<std::unique_ptr<Memory>> free;  // the longest unused one first
 };
 
 // Never destroyed, as a thread may still learn when the process ends.
-template <typename Memory>
-Store<Memory>& store() {
-  static auto* made = new Store<Memory>;
+Store& store() {
+  static auto* made = new Store;
   return *made;
 }
 
 }  // namespace
 
 Arena::Arena(std::uint64_t kind) {
-  auto& kept = store<Memory>();
+  auto& kept = store();
   {
     const std::lock_guard<std::mutex> lock(kept.mutex);
     for (auto i = kept.free.rbegin(); i != kept.free.rend(); ++i) {
@@ -77,7 +75,7 @@ Arena::Arena(std::uint64_t kind) {
 }
 
 Arena::~Arena() {
-  auto& kept = store<Memory>();
+  auto& kept = store();
   const std::lock_guard<std::mutex> lock(kept.mutex);
   kept.free.push_back(std::move(memory_));
   if (kept.free.size() > kKept) kept.free.pop_front();
@@ -137,6 +135,18 @@ void copy_out(Rows from, const std::vector<Part>& parts, float* to, std::int64_t
   for (std::int64_t i = 0; i < count; ++i) {
     for (const auto& part : parts) std::copy_n(from.row(i) + part.at, part.width, to + i * width + part.first);
   }
+}
+
+void copy_in(const float* from, std::int64_t width, Rows to, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    float* at = to.row(i);
+    std::copy_n(from + i * width, width, at);
+    std::fill(at + width, at + padded(width), 0.0f);
+  }
+}
+
+void copy_out(Rows from, float* to, std::int64_t width, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) std::copy_n(from.row(i), width, to + i * width);
 }
 
 Linear::Linear(Arena& arena, const LearnerKernels& kernels, const float* weight, const float* bias_numbers,

@@ -24,6 +24,7 @@ struct Rows {
 
 // Memory of one call: taken piece by piece, given back as a whole, and kept for the next call of the same kind, so that no
 // update asks the system for its pages again.
+struct Memory;
 class Arena {
  public:
   explicit Arena(std::uint64_t kind);  // what it is for and how large: calls alike share their memory in turns
@@ -35,7 +36,6 @@ class Arena {
   Rows rows(std::int64_t count, std::int64_t width);
 
  private:
-  struct Memory;
   std::unique_ptr<Memory> memory_;
 };
 
@@ -54,6 +54,9 @@ std::int64_t padded_width(const std::vector<Part>& parts);
 // Copies rows of torch's [., width] to ours, zeros where there is nothing, and back.
 void copy_in(const float* from, std::int64_t width, const std::vector<Part>& parts, Rows to, std::int64_t count);
 void copy_out(Rows from, const std::vector<Part>& parts, float* to, std::int64_t width, std::int64_t count);
+// The same where the rows are one part.
+void copy_in(const float* from, std::int64_t width, Rows to, std::int64_t count);
+void copy_out(Rows from, float* to, std::int64_t width, std::int64_t count);
 
 // One linear layer as torch has it, weight [out, in] and bias [out], and where its gradients go.
 struct TorchLinear {

@@ -72,16 +72,16 @@ void ImaginePass::forward(const Inputs& inputs, const Outputs& outputs, std::int
 void ImaginePass::roll_out(const Block& b, const Inputs& inputs, const Outputs& outputs) {
   const auto H = sizes_.steps, N = sizes_.states, S = sizes_.stoch, D = sizes_.deter, A = sizes_.action, Z = sizes_.skill,
              R = b.count;
-  copy_in(inputs.stoch + b.first * S, S, parts_of({S}), in_.at(b.row), R);
-  copy_in(inputs.deter + b.first * D, D, parts_of({D}), in_.at(b.row, stoch_), R);
+  copy_in(inputs.stoch + b.first * S, S, in_.at(b.row), R);
+  copy_in(inputs.deter + b.first * D, D, in_.at(b.row, stoch_), R);
   for (std::int64_t t = 0; t < H; ++t) {
     const auto row = b.row + t * R, from = t * N + b.first;
     if (Z > 0) {
       const auto held = std::min(t / inputs.skill_length, inputs.plan_length - 1);
-      copy_in(inputs.skills + (held * N + b.first) * Z, Z, parts_of({Z}), in_.at(row, stoch_ + deter_), R);
+      copy_in(inputs.skills + (held * N + b.first) * Z, Z, in_.at(row, stoch_ + deter_), R);
     }
-    copy_in(inputs.stoch_noise + from * S, S, parts_of({S}), noise_.at(row), R);
-    if (sample_) copy_in(inputs.action_noise + from * A, A, parts_of({A}), action_noise_.at(row), R);
+    copy_in(inputs.stoch_noise + from * S, S, noise_.at(row), R);
+    if (sample_) copy_in(inputs.action_noise + from * A, A, action_noise_.at(row), R);
 
     Rows x = in_.at(row);
     for (std::size_t i = 0; i < policy_layers_.size(); ++i) {
@@ -98,11 +98,11 @@ void ImaginePass::roll_out(const Block& b, const Inputs& inputs, const Outputs& 
     lsp_fast::forward(kernels_, prior_out_, R, p_hidden_.at(row), p_.at(row), End::kLinear);
     kernels_.sample(R, stoch_, p_.at(row), min_std_, noise_.at(row), next);
 
-    copy_out(next, parts_of({S}), outputs.stoch + from * S, S, R);
-    copy_out(h, parts_of({D}), outputs.deter + from * D, D, R);
-    copy_out(action, parts_of({A}), outputs.actions + from * A, A, R);
-    copy_out(policy_.at(row), parts_of({A}), outputs.mean + from * A, A, R);
-    copy_out(policy_.at(row, action_), parts_of({A}), outputs.stddev + from * A, A, R);
+    copy_out(next, outputs.stoch + from * S, S, R);
+    copy_out(h, outputs.deter + from * D, D, R);
+    copy_out(action, outputs.actions + from * A, A, R);
+    copy_out(policy_.at(row), outputs.mean + from * A, A, R);
+    copy_out(policy_.at(row, action_), outputs.stddev + from * A, A, R);
   }
 }
 

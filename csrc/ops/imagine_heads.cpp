@@ -1,6 +1,7 @@
 #include "ops/imagine_heads.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -39,12 +40,21 @@ const Kernels* find_kernels(const char* name) {
 
 void imagine_heads(const Kernels& kernels, const Networks& networks, const Rollouts& rollouts, std::int64_t threads) {
   if (rollouts.rows == 0) return;
+  threads = std::min(threads, most_threads());
   const auto piece = rows_at_a_time(kernels, rollouts.rows, threads), pieces = (rollouts.rows + piece - 1) / piece;
-  one_by_one(threads, pieces, [&](bool, const auto& next) {
-    const auto scratch = scratch_of(networks, kernels), buffers = buffers_of(networks, kernels);
-    const Team alone{0, 1, nullptr, nullptr, buffers.data()};
-    for (std::int64_t i; (i = next()) < pieces;) {
-      kernels.run(networks, rollouts, i * piece, std::min((i + 1) * piece, rollouts.rows), scratch.data(), alone);
+  threads = std::min(threads, pieces);
+  // What every thread needs is there before one wakes, so that none can fail.
+  std::vector<Block> scratch, buffers;
+  for (std::int64_t i = 0; i < threads; ++i) {
+    scratch.push_back(scratch_of(networks, kernels));
+    buffers.push_back(buffers_of(networks, kernels));
+  }
+  std::atomic<std::int64_t> taken{0};
+  run_together(threads, [&](std::int64_t worker) {
+    const auto at = static_cast<std::size_t>(worker);
+    const Team alone{0, 1, nullptr, nullptr, buffers[at].data()};
+    for (std::int64_t i; (i = taken++) < pieces;) {
+      kernels.run(networks, rollouts, i * piece, std::min((i + 1) * piece, rollouts.rows), scratch[at].data(), alone);
     }
   });
 }

@@ -43,28 +43,26 @@ std::int64_t MlpPass::rows_at_a_time(std::int64_t threads) const {
 
 void MlpPass::forward(const float* x, float* y, std::int64_t threads) {
   const auto piece = rows_at_a_time(threads), pieces = (rows_ + piece - 1) / piece;
-  const auto in = parts_of({in_}), out = parts_of({out_});
   one_by_one(threads, pieces, [&](bool, const auto& next) {
     for (std::int64_t p; (p = next()) < pieces;) {
       const auto first = p * piece, count = std::min(piece, rows_ - first);
-      copy_in(x + first * in_, in_, in, values_[0].at(first), count);
+      copy_in(x + first * in_, in_, values_[0].at(first), count);
       for (std::size_t i = 0; i < layers_.size(); ++i) {
         const bool elu = !linear_out_ || i + 1 < layers_.size();
         lsp_fast::forward(kernels_, layers_[i], count, values_[i].at(first), values_[i + 1].at(first),
                           elu ? End::kElu : End::kLinear);
       }
-      copy_out(values_.back().at(first), out, y + first * out_, out_, count);
+      copy_out(values_.back().at(first), y + first * out_, out_, count);
     }
   });
 }
 
 void MlpPass::backward(const float* dy, float* dx, const std::vector<TorchGradient>& gradients, std::int64_t threads) {
   const auto piece = rows_at_a_time(threads), pieces = (rows_ + piece - 1) / piece;
-  const auto in = parts_of({in_}), out = parts_of({out_});
   one_by_one(threads, pieces, [&](bool, const auto& next) {
     for (std::int64_t p; (p = next()) < pieces;) {
       const auto first = p * piece, count = std::min(piece, rows_ - first);
-      copy_in(dy + first * out_, out_, out, gradients_.back().at(first), count);
+      copy_in(dy + first * out_, out_, gradients_.back().at(first), count);
       if (!linear_out_) {
         for (std::int64_t r = first; r < first + count; ++r) {
           float* d = gradients_.back().row(r);
@@ -78,7 +76,7 @@ void MlpPass::backward(const float* dy, float* dx, const std::vector<TorchGradie
       }
       if (!dx) continue;
       lsp_fast::backward(kernels_, layers_[0], count, gradients_[0].at(first), dx_.at(first));
-      copy_out(dx_.at(first), in, dx + first * in_, in_, count);
+      copy_out(dx_.at(first), dx + first * in_, in_, count);
     }
   });
   if (gradients.empty()) return;

@@ -25,6 +25,7 @@ ObservePass::ObservePass(const LearnerKernels& kernels, const Sizes& sizes, cons
                            with_backward),
       posterior_out_(arena_, kernels, posterior.out.weight, posterior.out.bias, parts_of({posterior.hidden.out}),
                      parts_of({sizes.stoch, sizes.stoch}), posterior.out.in, with_backward),
+      stoch_part_(parts_of({sizes.stoch})),
       stoch_(padded(sizes.stoch)),
       deter_(padded(sizes.deter)) {
   const auto rows = sizes.steps * sizes.sequences;
@@ -61,9 +62,9 @@ void ObservePass::filter(const Block& b, const Inputs& inputs, const Outputs& ou
   };
   for (std::int64_t t = 0; t < L; ++t) {
     const auto row = b.row + t * R, from = t * B + b.first;
-    copy_in(inputs.embeddings + from * E, E, parts_of({E}), embedding_.at(row), R);
-    copy_in(inputs.actions + from * A, A, parts_of({A}), advance_.in.at(row, stoch_), R);
-    copy_in(inputs.noise + from * S, S, parts_of({S}), noise_.at(row), R);
+    copy_in(inputs.embeddings + from * E, E, embedding_.at(row), R);
+    copy_in(inputs.actions + from * A, A, advance_.in.at(row, stoch_), R);
+    copy_in(inputs.noise + from * S, S, noise_.at(row), R);
     for (std::int64_t i = 0; i < R; ++i) {
       if (first_[static_cast<std::size_t>(from + i)]) std::fill_n(advance_.in.row(row + i) + stoch_, padded(A), 0.0f);
     }
@@ -89,11 +90,11 @@ void ObservePass::filter(const Block& b, const Inputs& inputs, const Outputs& ou
   // The prior does not feed the recurrence, so that all steps go through it at once.
   lsp_fast::forward(kernels_, prior_hidden_, L * R, deter_rows_.at(b.row), p_hidden_.at(b.row), End::kElu);
   lsp_fast::forward(kernels_, prior_out_, L * R, p_hidden_.at(b.row), p_.at(b.row), End::kLinear);
-  const auto both = parts_of({S, S});
+  const auto& both = posterior_out_.outs;
   for (std::int64_t t = 0; t < L; ++t) {
     const auto row = b.row + t * R, to = t * B + b.first;
-    copy_out(stoch_rows_.at(row), parts_of({S}), outputs.stoch + to * S, S, R);
-    copy_out(deter_rows_.at(row), parts_of({D}), outputs.deter + to * D, D, R);
+    copy_out(stoch_rows_.at(row), outputs.stoch + to * S, S, R);
+    copy_out(deter_rows_.at(row), outputs.deter + to * D, D, R);
     copy_out(q_.at(row), both, outputs.posterior + to * 2 * S, 2 * S, R);
     copy_out(p_.at(row), both, outputs.prior + to * 2 * S, 2 * S, R);
   }
@@ -129,9 +130,9 @@ void ObservePass::back(const Block& b, const Given& given, const Gradients& grad
       }
     }
   };
-  const auto both = parts_of({S, S});
-  take(given.stoch, parts_of({S}), S, d_stoch_);
-  take(given.deter, parts_of({D}), D, d_deter_);
+  const auto& both = posterior_out_.outs;
+  take(given.stoch, stoch_part_, S, d_stoch_);
+  take(given.deter, posterior_state_.ins, D, d_deter_);
   take(given.posterior, both, 2 * S, d_q_);
   take(given.prior, both, 2 * S, d_p_);
   lsp_fast::backward(kernels_, prior_out_, L * R, d_p_.at(b.row), d_p_hidden_.at(b.row), p_hidden_.at(b.row));
@@ -163,7 +164,7 @@ void ObservePass::back(const Block& b, const Given& given, const Gradients& grad
   if (!gradients.embeddings) return;
   lsp_fast::backward(kernels_, posterior_embedding_, L * R, d_u_.at(b.row), d_embedding_.at(b.row));
   for (std::int64_t t = 0; t < L; ++t) {
-    copy_out(d_embedding_.at(b.row + t * R), parts_of({E}), gradients.embeddings + (t * B + b.first) * E, E, R);
+    copy_out(d_embedding_.at(b.row + t * R), gradients.embeddings + (t * B + b.first) * E, E, R);
   }
 }
 

@@ -57,6 +57,7 @@ class ObservePass {
   Arena arena_;
   Advance advance_;
   Linear prior_hidden_, prior_out_, posterior_state_, posterior_embedding_, posterior_out_;
+  std::vector<Part> stoch_part_;
   std::int64_t stoch_, deter_;  // padded
   Rows embedding_, kept_, deter_rows_, stoch_rows_, noise_, u_, q_, p_hidden_, p_;
   Rows d_embedding_, d_u_, d_q_, d_p_hidden_, d_p_, d_stoch_, d_deter_, carry_in_;

@@ -2,6 +2,9 @@
 
 They compute in float32 on the CPU, on torch.get_num_threads() threads; results and gradients have the same bits with
 any number of them. In another dtype, on another device, or under autocast the reference computes.
+
+Forward copies inputs and weights. So a gradient is the one at what forward saw, even where they were changed in place
+since; the reference would refuse.
 """
 
 from __future__ import annotations

@@ -52,14 +52,14 @@ def run(function, arguments, only=None, **options):
     return [*(y.detach() for y in outputs.values()), *torch.autograd.grad(loss, leaves, materialize_grads=True)]
 
 
-def assert_close(got, want, tolerance=1e-5):
+def assert_close(got, want, tolerance=3e-6):
     for i, (a, b) in enumerate(zip(got, want, strict=True)):
         scale = max(b.abs().max().item(), 1e-3)
         error = (a.double() - b.double()).abs().max().item()
         assert error <= tolerance * scale, f"number {i}: off by {error} of {scale}"
 
 
-@pytest.mark.parametrize("isa", ["portable", *cpp.instruction_sets()])
+@pytest.mark.parametrize("isa", cpp.instruction_sets())
 @pytest.mark.parametrize("case", CASES)
 def test_outputs_and_gradients_are_those_of_float64(case, isa):
     case = Case(**CASES[case])

@@ -9,7 +9,7 @@ from ops.test_observe import SHAPES, assert_equal, problem, run
 from lsp_fast import ops
 from lsp_fast.backends import cpp, cpp_learning
 
-ISAS = ["portable", *cpp.instruction_sets()]
+ISAS = cpp.instruction_sets()
 MORE = [(3, 17, 30, 48, 40, 6), (2, 40, 5, 16, 16, 3), (24, 32, 30, 128, 128, 6), (5, 1, 33, 20, 50, 17)]
 
 

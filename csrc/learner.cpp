@@ -149,6 +149,20 @@ void copy_out(Rows from, float* to, std::int64_t width, std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) std::copy_n(from.row(i), width, to + i * width);
 }
 
+namespace {
+
+// Numbers of a weight matrix of these parts.
+std::int64_t numbers_of(const std::vector<Part>& ins, const std::vector<Part>& outs) {
+  const auto sum = [](const std::vector<Part>& parts) {
+    std::int64_t total = 0;
+    for (const auto& part : parts) total += part.width;
+    return total;
+  };
+  return sum(ins) * sum(outs);
+}
+
+}  // namespace
+
 Linear::Linear(Arena& arena, const LearnerKernels& kernels, const float* weight, const float* bias_numbers,
                std::vector<Part> in_parts, std::vector<Part> out_parts, std::int64_t in_width, bool with_backward)
     : ins(std::move(in_parts)),
@@ -167,22 +181,34 @@ Linear::Linear(Arena& arena, const LearnerKernels& kernels, const float* weight,
     const auto first = column / panel * panel;
     return std::pair{first, std::min(panel, columns - first)};
   };
-  float* f = arena.floats(inputs * outputs);
-  std::fill(f, f + inputs * outputs, 0.0f);
+  const auto room = [&] {
+    float* p = arena.floats(inputs * outputs);
+    // Weights leave no hole where no part is padded.
+    if (numbers_of(ins, outs) != inputs * outputs) std::fill(p, p + inputs * outputs, 0.0f);
+    return p;
+  };
+  float* f = room();
+  constexpr std::int64_t kBlock = 64;  // inputs of a panel whose copies stay in the first cache while all outputs come by
   for (const auto& o : outs) {
-    for (std::int64_t j = 0; j < o.width; ++j) {
+    for (std::int64_t j = 0; j < o.width;) {
       const auto [first, width] = place(kernels.panel, outputs, o.at + j);
+      const auto count = std::min(o.width - j, first + width - (o.at + j));
       float* to = f + first * inputs + (o.at + j - first);
-      const float* row = weight + (o.first + j) * in;
       for (const auto& i : ins) {
-        for (std::int64_t k = 0; k < i.width; ++k) to[(i.at + k) * width] = row[i.first + k];
+        for (std::int64_t block = 0; block < i.width; block += kBlock) {
+          const auto end = std::min(block + kBlock, i.width);
+          for (std::int64_t c = 0; c < count; ++c) {
+            const float* row = weight + (o.first + j + c) * in + i.first;
+            for (std::int64_t k = block; k < end; ++k) to[(i.at + k) * width + c] = row[k];
+          }
+        }
       }
+      j += count;
     }
   }
   forward = f;
   if (!with_backward) return;
-  float* g = arena.floats(inputs * outputs);
-  std::fill(g, g + inputs * outputs, 0.0f);
+  float* g = room();
   for (const auto& i : ins) {
     for (std::int64_t k = 0; k < i.width;) {
       const auto [first, width] = place(kernels.panel, inputs, i.at + k);

@@ -109,7 +109,11 @@ struct LearnerKernels {
   // From dh' in `dh`: d_gates [count, 4 D] of the sums r, z, n of the input, n of the state; and dh' z in `dh`.
   void (*gru_backward)(std::int64_t count, std::int64_t deter, Rows gates, Rows state_n, Rows h, Rows dh, Rows d_gates);
 
-  // s = mean + (softplus(raw) + min_std) noise of out = [mean, raw], each padded.
+  // std = softplus(raw) + min_std of out = [mean, raw], each padded; and what raw's gradient is of std's in its place.
+  void (*deviation)(std::int64_t count, std::int64_t width, Rows out, float min_std, Rows std);
+  void (*deviation_backward)(std::int64_t count, std::int64_t width, Rows out, Rows d_out);
+
+  // s = mean + (softplus(raw) + min_std) noise.
   void (*sample)(std::int64_t count, std::int64_t stoch, Rows out, float min_std, Rows noise, Rows s);
   // d_out += [ds, ds noise sigmoid(raw)]
   void (*sample_backward)(std::int64_t count, std::int64_t stoch, Rows out, Rows noise, Rows ds, Rows d_out);
@@ -121,6 +125,16 @@ struct LearnerKernels {
   // d_out from gradients to the action, and to policy's mean' and std in `d_policy`.
   void (*policy_backward)(std::int64_t count, std::int64_t action_width, Rows out, float scale, float shift, Rows noise,
                           Rows policy, Rows action, Rows d_action, Rows d_policy, Rows d_out);
+
+  // Densities (ops/densities.hpp) of `count` rows of torch's `width` numbers each, summed over a row; slopes where there is
+  // room for them.
+  void (*log_prob)(std::int64_t count, std::int64_t width, const float* raw, const float* x, float low, float high,
+                   float* out, float* d_raw);
+  void (*kl_divergence)(std::int64_t count, std::int64_t width, const float* p_mean, const float* p_std,
+                        const float* q_mean, const float* q_std, float* out, float* d_mean, float* d_p_std,
+                        float* d_q_std);
+  void (*entropy)(std::int64_t count, std::int64_t width, const float* mean, const float* std, const float* noise,
+                  float* out, float* d_mean, float* d_std);
 };
 
 // The best kernels that this processor runs, or those of that name; null where it has none.

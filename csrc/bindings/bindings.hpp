@@ -10,6 +10,7 @@ void bind_lambda_return(pybind11::module_& module);
 void bind_imagine_heads(pybind11::module_& module);
 void bind_imagine(pybind11::module_& module);
 void bind_mlp(pybind11::module_& module);
+void bind_densities(pybind11::module_& module);
 void bind_observe(pybind11::module_& module);
 void bind_plan(pybind11::module_& module);
 void bind_philox(pybind11::module_& module);

@@ -17,7 +17,6 @@ namespace lsp_fast::bindings {
 namespace {
 
 using Pass = std::shared_ptr<lsp_fast::ImaginePass>;
-using Shape = std::vector<py::ssize_t>;
 
 py::tuple forward(const py::object& stoch_object, const py::object& deter_object, const py::tuple& prior,
                   const py::tuple& actor, const py::object& skills_object, std::int64_t skill_length,

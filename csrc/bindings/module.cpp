@@ -10,6 +10,7 @@ PYBIND11_MODULE(_native, module) {
   bind_imagine_heads(module);
   bind_imagine(module);
   bind_mlp(module);
+  bind_densities(module);
   bind_observe(module);
   bind_plan(module);
   bind_philox(module);

@@ -16,7 +16,6 @@ namespace lsp_fast::bindings {
 namespace {
 
 using Pass = std::shared_ptr<lsp_fast::ObservePass>;
-using Shape = std::vector<py::ssize_t>;
 
 py::tuple forward(const py::object& embeddings_object, const py::object& actions_object,
                   const py::object& is_first_object, const py::object& noise_object, const py::tuple& prior,
@@ -45,24 +44,28 @@ py::tuple forward(const py::object& embeddings_object, const py::object& actions
 
   auto pass = std::make_shared<lsp_fast::ObservePass>(
       kernels, lsp_fast::ObservePass::Sizes{L, B, E, actions_array.shape(2), S, D}, transition, filter, with_backward);
-  py::array_t<float> stoch(Shape{L, B, S}), deter(Shape{L, B, D}), q(Shape{L, B, 2 * S}), p(Shape{L, B, 2 * S});
+  lsp_fast::ObservePass::Outputs outputs{};
+  auto stoch = new_array(outputs.stoch, {L, B, S}), deter = new_array(outputs.deter, {L, B, D});
+  auto posterior_mean = new_array(outputs.posterior_mean, {L, B, S}), posterior_std = new_array(outputs.posterior_std, {L, B, S});
+  auto prior_mean = new_array(outputs.prior_mean, {L, B, S}), prior_std = new_array(outputs.prior_std, {L, B, S});
   const lsp_fast::ObservePass::Inputs inputs{embeddings.data(), actions.data(), is_first.data(), noise.data()};
-  const lsp_fast::ObservePass::Outputs outputs{stoch.mutable_data(), deter.mutable_data(), q.mutable_data(),
-                                               p.mutable_data()};
   without_gil([&](ReleasedGil&) { pass->forward(inputs, outputs, std::max<std::int64_t>(threads, 1)); });
-  return py::make_tuple(stoch, deter, q, p, pass);
+  return py::make_tuple(stoch, deter, posterior_mean, posterior_std, prior_mean, prior_std, pass);
 }
 
-py::tuple backward(const Pass& pass, const py::object& d_stoch, const py::object& d_deter, const py::object& d_posterior,
-                   const py::object& d_prior, bool want_embeddings, bool want_actions, bool want_weights,
+py::tuple backward(const Pass& pass, const py::object& d_stoch, const py::object& d_deter,
+                   const py::object& d_posterior_mean, const py::object& d_posterior_std, const py::object& d_prior_mean,
+                   const py::object& d_prior_std, bool want_embeddings, bool want_actions, bool want_weights,
                    std::int64_t threads) {
   const auto& n = pass->sizes();
   OptionalArrays given;
   const lsp_fast::ObservePass::Given gradients{
       given.add("d_stoch", d_stoch, {n.steps, n.sequences, n.stoch}),
       given.add("d_deter", d_deter, {n.steps, n.sequences, n.deter}),
-      given.add("d_posterior", d_posterior, {n.steps, n.sequences, 2 * n.stoch}),
-      given.add("d_prior", d_prior, {n.steps, n.sequences, 2 * n.stoch})};
+      given.add("d_posterior_mean", d_posterior_mean, {n.steps, n.sequences, n.stoch}),
+      given.add("d_posterior_std", d_posterior_std, {n.steps, n.sequences, n.stoch}),
+      given.add("d_prior_mean", d_prior_mean, {n.steps, n.sequences, n.stoch}),
+      given.add("d_prior_std", d_prior_std, {n.steps, n.sequences, n.stoch})};
   lsp_fast::ObservePass::Gradients wanted{};
   py::object d_embeddings = py::none(), d_actions = py::none();
   if (want_embeddings) d_embeddings = new_array(wanted.embeddings, {n.steps, n.sequences, n.embedding});
@@ -84,11 +87,11 @@ void bind_observe(py::module_& module) {
   module.def("observe_forward", &forward, py::arg("embeddings"), py::arg("actions"), py::arg("is_first"),
              py::arg("noise"), py::arg("prior"), py::arg("posterior"), py::arg("with_backward"), py::arg("threads"),
              py::arg("isa") = "auto",
-             "[L,B,E], [L,B,A], [L,B] bool, [L,B,S], weights -> stoch, deter, posterior and prior [L,B,2S] of mean and "
-             "raw std, what is kept");
+             "[L,B,E], [L,B,A], [L,B] bool, [L,B,S], weights -> stoch, deter, mean and std of posterior and of prior "
+             "[L,B,...], what is kept");
   module.def("observe_backward", &backward, py::arg("kept"), py::arg("d_stoch"), py::arg("d_deter"),
-             py::arg("d_posterior"), py::arg("d_prior"), py::arg("want_embeddings"), py::arg("want_actions"),
-             py::arg("want_weights"), py::arg("threads"),
+             py::arg("d_posterior_mean"), py::arg("d_posterior_std"), py::arg("d_prior_mean"), py::arg("d_prior_std"),
+             py::arg("want_embeddings"), py::arg("want_actions"), py::arg("want_weights"), py::arg("threads"),
              "gradients of the outputs or None -> those of embeddings, actions, and [weight, bias, ...] of inp, gru's "
              "input, gru's state, hidden, out, the posterior's hidden, out");
 }

@@ -8,7 +8,8 @@ ObservePass::ObservePass(const LearnerKernels& kernels, const Sizes& sizes, cons
                          const TorchFilter& posterior, bool with_backward)
     : kernels_(kernels),
       sizes_(sizes),
-      min_std_(posterior.min_std),
+      prior_min_std_(prior.min_std),
+      posterior_min_std_(posterior.min_std),
       layers_{prior.inp, prior.gru_input, prior.gru_hidden, prior.hidden, prior.out, posterior.hidden, posterior.out},
       arena_(kind_of('o', {sizes.steps, sizes.sequences, sizes.embedding, sizes.action, sizes.stoch, sizes.deter,
                            prior.inp.out, prior.hidden.out, posterior.hidden.out, with_backward})),
@@ -25,7 +26,6 @@ ObservePass::ObservePass(const LearnerKernels& kernels, const Sizes& sizes, cons
                            with_backward),
       posterior_out_(arena_, kernels, posterior.out.weight, posterior.out.bias, parts_of({posterior.hidden.out}),
                      parts_of({sizes.stoch, sizes.stoch}), posterior.out.in, with_backward),
-      stoch_part_(parts_of({sizes.stoch})),
       stoch_(padded(sizes.stoch)),
       deter_(padded(sizes.deter)) {
   const auto rows = sizes.steps * sizes.sequences;
@@ -38,6 +38,7 @@ ObservePass::ObservePass(const LearnerKernels& kernels, const Sizes& sizes, cons
   q_ = arena_.rows(rows, 2 * stoch_);
   p_hidden_ = arena_.rows(rows, prior.hidden.out);
   p_ = arena_.rows(rows, 2 * stoch_);
+  std_ = arena_.rows(rows, stoch_);
   if (!with_backward) return;
   d_embedding_ = arena_.rows(rows, sizes.embedding);
   d_u_ = arena_.rows(rows, posterior.hidden.out);
@@ -85,19 +86,22 @@ void ObservePass::filter(const Block& b, const Inputs& inputs, const Outputs& ou
     advance_.forward(row, R, kept_.at(row), deter_rows_.at(row));
     lsp_fast::forward(kernels_, posterior_state_, R, deter_rows_.at(row), u_.at(row), End::kElu, u_.at(row));
     lsp_fast::forward(kernels_, posterior_out_, R, u_.at(row), q_.at(row), End::kLinear);
-    kernels_.sample(R, stoch_, q_.at(row), min_std_, noise_.at(row), stoch_rows_.at(row));
+    kernels_.sample(R, stoch_, q_.at(row), posterior_min_std_, noise_.at(row), stoch_rows_.at(row));
   }
   // The prior does not feed the recurrence, so that all steps go through it at once.
   lsp_fast::forward(kernels_, prior_hidden_, L * R, deter_rows_.at(b.row), p_hidden_.at(b.row), End::kElu);
   lsp_fast::forward(kernels_, prior_out_, L * R, p_hidden_.at(b.row), p_.at(b.row), End::kLinear);
-  const auto& both = posterior_out_.outs;
-  for (std::int64_t t = 0; t < L; ++t) {
-    const auto row = b.row + t * R, to = t * B + b.first;
-    copy_out(stoch_rows_.at(row), outputs.stoch + to * S, S, R);
-    copy_out(deter_rows_.at(row), outputs.deter + to * D, D, R);
-    copy_out(q_.at(row), both, outputs.posterior + to * 2 * S, 2 * S, R);
-    copy_out(p_.at(row), both, outputs.prior + to * 2 * S, 2 * S, R);
-  }
+  const auto put = [&](Rows from, float* to, std::int64_t width) {
+    for (std::int64_t t = 0; t < L; ++t) copy_out(from.at(b.row + t * R), to + (t * B + b.first) * width, width, R);
+  };
+  put(stoch_rows_, outputs.stoch, S);
+  put(deter_rows_, outputs.deter, D);
+  put(q_, outputs.posterior_mean, S);
+  put(p_, outputs.prior_mean, S);
+  kernels_.deviation(L * R, stoch_, q_.at(b.row), posterior_min_std_, std_.at(b.row));
+  put(std_, outputs.posterior_std, S);
+  kernels_.deviation(L * R, stoch_, p_.at(b.row), prior_min_std_, std_.at(b.row));
+  put(std_, outputs.prior_std, S);
 }
 
 void ObservePass::backward(const Given& given, const Gradients& gradients, std::int64_t threads) {
@@ -120,21 +124,24 @@ void ObservePass::backward(const Given& given, const Gradients& gradients, std::
 void ObservePass::back(const Block& b, const Given& given, const Gradients& gradients) {
   const auto L = sizes_.steps, B = sizes_.sequences, E = sizes_.embedding, A = sizes_.action, S = sizes_.stoch,
              D = sizes_.deter, R = b.count;
-  const auto take = [&](const float* from, const std::vector<Part>& parts, std::int64_t width, Rows to) {
+  const auto take = [&](const float* from, std::int64_t width, Rows to) {
     for (std::int64_t t = 0; t < L; ++t) {
       const Rows rows = to.at(b.row + t * R);
       if (from) {
-        copy_in(from + (t * B + b.first) * width, width, parts, rows, R);
+        copy_in(from + (t * B + b.first) * width, width, rows, R);
       } else {
-        zero(rows, R, padded_width(parts));
+        zero(rows, R, padded(width));
       }
     }
   };
-  const auto& both = posterior_out_.outs;
-  take(given.stoch, stoch_part_, S, d_stoch_);
-  take(given.deter, posterior_state_.ins, D, d_deter_);
-  take(given.posterior, both, 2 * S, d_q_);
-  take(given.prior, both, 2 * S, d_p_);
+  take(given.stoch, S, d_stoch_);
+  take(given.deter, D, d_deter_);
+  take(given.posterior_mean, S, d_q_);
+  take(given.posterior_std, S, d_q_.at(0, stoch_));
+  take(given.prior_mean, S, d_p_);
+  take(given.prior_std, S, d_p_.at(0, stoch_));
+  kernels_.deviation_backward(L * R, stoch_, q_.at(b.row), d_q_.at(b.row));
+  kernels_.deviation_backward(L * R, stoch_, p_.at(b.row), d_p_.at(b.row));
   lsp_fast::backward(kernels_, prior_out_, L * R, d_p_.at(b.row), d_p_hidden_.at(b.row), p_hidden_.at(b.row));
   lsp_fast::backward(kernels_, prior_hidden_, L * R, d_p_hidden_.at(b.row), d_deter_.at(b.row), {}, true);
   for (std::int64_t t = L - 1; t >= 0; --t) {

@@ -26,10 +26,10 @@ class ObservePass {
     const float* noise;                 // [L, B, S]
   };
   struct Outputs {
-    float *stoch, *deter, *posterior, *prior;  // [L, B, S], [L, B, D], [L, B, 2 S] of mean and raw std, the same
+    float *stoch, *deter, *posterior_mean, *posterior_std, *prior_mean, *prior_std;  // [L, B, S], and deter [L, B, D]
   };
   struct Given {
-    const float *stoch, *deter, *posterior, *prior;  // gradients of the outputs; null: none
+    const float *stoch, *deter, *posterior_mean, *posterior_std, *prior_mean, *prior_std;  // of the outputs; null: none
   };
   struct Gradients {
     float *embeddings, *actions;            // null: not wanted
@@ -52,14 +52,13 @@ class ObservePass {
 
   const LearnerKernels& kernels_;
   const Sizes sizes_;
-  const float min_std_;
+  const float prior_min_std_, posterior_min_std_;
   const std::vector<TorchLinear> layers_;
   Arena arena_;
   Advance advance_;
   Linear prior_hidden_, prior_out_, posterior_state_, posterior_embedding_, posterior_out_;
-  std::vector<Part> stoch_part_;
   std::int64_t stoch_, deter_;  // padded
-  Rows embedding_, kept_, deter_rows_, stoch_rows_, noise_, u_, q_, p_hidden_, p_;
+  Rows embedding_, kept_, deter_rows_, stoch_rows_, noise_, u_, q_, p_hidden_, p_, std_;
   Rows d_embedding_, d_u_, d_q_, d_p_hidden_, d_p_, d_stoch_, d_deter_, carry_in_;
   std::vector<char> first_;  // [L, B]
 };

@@ -5,6 +5,7 @@
 
 #include "simd/vectors.inl"
 #include "simd/product.inl"
+#include "simd/densities.inl"
 
 namespace lsp_fast {
 namespace {
@@ -37,6 +38,21 @@ void gru_backward(std::int64_t count, std::int64_t deter, Rows gates, Rows state
       store(to + 3 * deter + k, to_n * reset);
       store(d + k, given * update);
     }
+  }
+}
+
+void deviation(std::int64_t count, std::int64_t width, Rows out, float min_std, Rows std) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float* raw = out.row(i) + width;
+    for (std::int64_t k = 0; k < width; k += LSP_WIDTH) store(std.row(i) + k, softplus(load(raw + k)) + min_std);
+  }
+}
+
+void deviation_backward(std::int64_t count, std::int64_t width, Rows out, Rows d_out) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float* raw = out.row(i) + width;
+    float* d = d_out.row(i) + width;
+    for (std::int64_t k = 0; k < width; k += LSP_WIDTH) store(d + k, load(d + k) * sigmoid(load(raw + k)));
   }
 }
 
@@ -92,7 +108,9 @@ void policy_backward(std::int64_t count, std::int64_t width, Rows out, float sca
 }  // namespace
 
 extern const LearnerKernels LSP_LEARNER;
-const LearnerKernels LSP_LEARNER{LSP_NAME, 2 * LSP_WIDTH, product, outer,  gru,
-                                 gru_backward,         sample,  sample_backward, policy, policy_backward};
+const LearnerKernels LSP_LEARNER{LSP_NAME,           2 * LSP_WIDTH,   product, outer,
+                                 gru,                gru_backward,    deviation, deviation_backward,
+                                 sample,             sample_backward, policy,  policy_backward,
+                                 log_prob,           kl_divergence,   entropy};
 
 }  // namespace lsp_fast

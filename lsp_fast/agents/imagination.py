@@ -16,18 +16,19 @@ from torch import Tensor, nn
 
 from lsp_fast import ops
 from lsp_fast.agents.base import Agent
+from lsp_fast.backends import REFERENCE
 from lsp_fast.backends.cudagraph import Graphed, on_a_gpu
 from lsp_fast.config import Config
 from lsp_fast.experience.replay import Batch, Replay
 from lsp_fast.learning.behavior import BehaviorModels, Parts, behavior_losses
-from lsp_fast.learning.compiled import behavior_parts, compiled, fusible
+from lsp_fast.learning.compiled import behavior_parts, compiled
 from lsp_fast.learning.optimizer import Optimizer
 from lsp_fast.learning.world_model import world_model_loss
 from lsp_fast.models.heads import Actor, Value
 from lsp_fast.models.skill_predictor import SkillPredictor
 from lsp_fast.models.world_model import SequenceBatch, WorldModel
 from lsp_fast.noise import AskedNoise, GivenNoise, Noise
-from lsp_fast.ops import layers
+from lsp_fast.ops import densities, layers
 from lsp_fast.ops.types import Normal, PlanWeights, State, detach, features, map_state
 from lsp_fast.planning.health import planner_health
 from lsp_fast.planning.planner import Planner
@@ -138,7 +139,7 @@ class ImaginationAgent(Agent):
         self.optimizers = {k: Optimizer(m, rates[k], c, self.device) for k, m in modules.items()}
         self.planner = Planner(c, self.plan_weights, self.backend)
         # By themselves, so that compiled ones can take their place.
-        learner = fusible(self.backend) if c.train.compile else self.backend
+        learner = REFERENCE if c.train.compile else self.backend
         if c.train.observe != "auto":
             learner = learner._replace(observe=ops.observe_scan if c.train.observe == "scan" else ops.observe)
         self.model_loss = functools.partial(world_model_loss, self.world_model, backend=learner)
@@ -447,6 +448,6 @@ class ImaginationAgent(Agent):
 def densest_action(policy: Normal, noise: Tensor) -> Tensor:
     """The sample of highest density, [N, A], from noise [samples, N, A] [D]."""
     pre_tanh = policy.mean + policy.std * noise  # [samples, N, A]
-    best = layers.tanh_normal_log_prob(pre_tanh, policy).sum(-1).argmax(0)  # [N]
+    best = densities.tanh_normal_log_prob(pre_tanh, policy).sum(-1).argmax(0)  # [N]
     chosen = pre_tanh.gather(0, best[None, :, None].expand(1, -1, pre_tanh.shape[-1]))[0]
     return torch.tanh(chosen)

@@ -17,7 +17,6 @@ from torch import Tensor
 from lsp_fast import ops
 from lsp_fast.backends.cpp import _arrays, _threads, load
 from lsp_fast.ops.imagine import check_imagine
-from lsp_fast.ops.layers import softplus_normal
 from lsp_fast.ops.observe import Observed
 from lsp_fast.ops.types import (
     ActorWeights,
@@ -40,7 +39,7 @@ def mlp(x: Tensor, weights: MLPWeights, isa: str = "auto") -> Tensor:
     """
     layers = weights.hidden if weights.out is None else (*weights.hidden, weights.out)
     flat = [t for layer in layers for t in layer]
-    if not _fits(x, *flat) or not layers or x.numel() == 0:
+    if not fits(x, *flat) or not layers or x.numel() == 0:
         return ops.mlp(x, weights)
     rows = x.reshape(-1, x.shape[-1])
     y = _Mlp.apply(rows, weights.out is not None, isa, *flat)  # pyright: ignore[reportGeneralTypeIssues]
@@ -82,13 +81,13 @@ def observe(
         isa: one of `cpp.instruction_sets()`; auto takes the first.
     """
     flat = [*prior.inp, *prior.gru, *prior.hidden, *prior.out, *posterior.hidden, *posterior.out]
-    if not _fits(embeddings, actions, noise, *flat) or noise.numel() == 0:
+    if not fits(embeddings, actions, noise, *flat) or noise.numel() == 0:
         return ops.observe(embeddings, actions, is_first, noise, prior, posterior)
     bounds = prior.min_std, posterior.min_std
-    stoch, deter, q, p = _Observe.apply(  # pyright: ignore[reportGeneralTypeIssues]
+    stoch, deter, *normals = _Observe.apply(  # pyright: ignore[reportGeneralTypeIssues]
         embeddings, actions, is_first, noise, bounds, isa, *flat
     )
-    return Observed(State(stoch, deter), softplus_normal(q, posterior.min_std), softplus_normal(p, prior.min_std))
+    return Observed(State(stoch, deter), Normal(*normals[:2]), Normal(*normals[2:]))
 
 
 class _Observe(torch.autograd.Function):
@@ -150,7 +149,7 @@ def imagine(
     layers = actor.mlp.hidden if actor.mlp.out is None else (*actor.mlp.hidden, actor.mlp.out)
     flat = [t for layer in layers for t in layer]
     elsewhere = torch.is_grad_enabled() and any(x.requires_grad for x in fixed)
-    if elsewhere or actor.mlp.out is None or not _fits(*fixed, *flat) or noise.stoch.numel() == 0:
+    if elsewhere or actor.mlp.out is None or not fits(*fixed, *flat) or noise.stoch.numel() == 0:
         return ops.imagine(start, prior, actor, skills, skill_length, noise)
     given = start, prior, actor, skills, skill_length, noise, isa
     stoch, deter, actions, mean, std = _Imagine.apply(given, *flat)  # pyright: ignore[reportGeneralTypeIssues]
@@ -193,8 +192,8 @@ def refuse_twice(name: str) -> None:
         )
 
 
-def _fits(*tensors: Tensor) -> bool:
-    # Who asks for autocast wants products in bf16.
+def fits(*tensors: Tensor) -> bool:
+    """Whether the extension computes with these tensors: float32 on the CPU, and no autocast, which wants bf16."""
     return not torch.is_autocast_enabled("cpu") and all(
         x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors
     )

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from lsp_fast import ops
-from lsp_fast.backends import cpp, cpp_learning
+from lsp_fast.backends import cpp, cpp_densities, cpp_learning
 from lsp_fast.errors import BackendUnavailable, ConfigError, first_line
+from lsp_fast.ops import densities
 from lsp_fast.ops.lambda_return import from_kernels
 from lsp_fast.ops.observe import Observed
 from lsp_fast.ops.philox import normals
@@ -36,6 +37,9 @@ class Backend(NamedTuple):
     normals: Callable[..., Tensor]
     mlp: Callable[..., Tensor]
     observe: Callable[..., Observed]
+    log_prob: Callable[..., Tensor]
+    kl_divergence: Callable[..., Tensor]
+    entropy: Callable[..., Tensor]
     plan: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
     """A whole plan at once, as `lsp_fast.backends.cpp.plan`; None composes it of the others."""
     alone: Callable[[], AbstractContextManager] = nullcontext
@@ -45,7 +49,17 @@ class Backend(NamedTuple):
 
 
 REFERENCE = Backend(
-    "reference", ops.lambda_return, ops.select_elites, ops.imagine, ops.imagine_heads, normals, ops.mlp, ops.observe
+    "reference",
+    ops.lambda_return,
+    ops.select_elites,
+    ops.imagine,
+    ops.imagine_heads,
+    normals,
+    ops.mlp,
+    ops.observe,
+    densities.log_prob,
+    densities.kl_divergence,
+    densities.entropy,
 )
 
 
@@ -62,6 +76,9 @@ def _cpp(device: torch.device) -> Backend:
         mlp=cpp_learning.mlp,
         imagine=cpp_learning.imagine,
         observe=cpp_learning.observe,
+        log_prob=cpp_densities.log_prob,
+        kl_divergence=cpp_densities.kl_divergence,
+        entropy=cpp_densities.entropy,
         alone=cpp.alone,
         plan=cpp.plan,
     )

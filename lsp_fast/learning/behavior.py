@@ -15,7 +15,7 @@ from lsp_fast.learning.intrinsic import intrinsic_reward, segment_log_probs, seg
 from lsp_fast.models.skill_predictor import SkillPredictor
 from lsp_fast.models.world_model import discounts
 from lsp_fast.noise import Noise
-from lsp_fast.ops import layers
+from lsp_fast.ops import densities, layers
 from lsp_fast.ops.imagine import held_skills
 from lsp_fast.ops.types import ImagineNoise, MLPWeights, Normal, PlanWeights, State, features
 
@@ -95,7 +95,7 @@ def intrinsic_bonus(
     models: BehaviorModels,
     noise: BehaviorNoise,
     config: Config,
-    mlp: Callable[..., Tensor],
+    backend: Backend,
 ) -> tuple[Tensor | None, dict[str, Tensor]]:
     """The intrinsic reward as the configuration wants it: beta * r^i of every imagined state [T, N], and metrics.
 
@@ -104,7 +104,6 @@ def intrinsic_bonus(
         states, feature: the imagined ones [T, N, ...], and their features [T, N, F]: the same tensor that all heads
             see, since gradients would add up in another order through a copy.
         skills, skill_policy: as `behavior_losses` takes them.
-        mlp: a backend's.
     """
     c, steps = config.skill, len(feature)
     if noise.others is not None:
@@ -116,9 +115,9 @@ def intrinsic_bonus(
     if models.predictor is None:
         return None, {}
     assert skills is not None and skill_policy is not None and noise.intrinsic is not None
-    log_q = segment_log_probs(models.predictor, feature, features(start), skills, noise.intrinsic, mlp)
+    log_q = segment_log_probs(models.predictor, feature, features(start), skills, noise.intrinsic, backend)
     reward = c.beta * intrinsic_reward(log_q, c.length, steps, c.intrinsic_form)
-    log_p = layers.normal_log_prob(skills, *skill_policy).sum(-1)[: len(log_q)]  # [J, N]
+    log_p = densities.normal_log_prob(skills, *skill_policy).sum(-1)[: len(log_q)]  # [J, N]
     metrics = {
         "log_q": log_q.mean(),
         "log_q_minus_log_p": (log_q - log_p).mean(),
@@ -150,13 +149,13 @@ def imagined(
         judged = torch.cat([feature, acting], -1)  # [T, N, F + Z]
     task_reward = layers.scalar_head(feature, weights.reward, backend.mlp)  # [T, N]
     value = layers.scalar_head(judged, models.value, backend.mlp)
-    discount = discounts(feature, b.gamma, weights.discount, backend.mlp)
+    discount = discounts(feature, b.gamma, weights.discount, backend)
     # weight_t = product of the discounts before state t, the first state's being 1 [D].
     weight = torch.cat([torch.ones_like(discount[:1]), discount[:-2]]).cumprod(0).detach()  # [T - 1, N]
     if live is not None:
         weight = weight * live
     bonus, metrics = intrinsic_bonus(
-        start, rollout.states, feature, skills, skill_policy, models, noise, config, backend.mlp
+        start, rollout.states, feature, skills, skill_policy, models, noise, config, backend
     )
     reward = task_reward if bonus is None else task_reward + bonus
 
@@ -165,8 +164,7 @@ def imagined(
 
     target = returns(reward, value)
     assert noise.rollout.action is not None
-    pre_tanh = rollout.policy.mean + rollout.policy.std * noise.rollout.action
-    entropy = -layers.tanh_normal_log_prob(pre_tanh, rollout.policy).sum(-1)  # [T, N]
+    entropy = backend.entropy(rollout.policy, noise.rollout.action)  # [T, N]
     actor_loss = -(weight * (target + config.actor.entropy * entropy[:-1])).mean()
     mean = rollout.policy.mean.detach()
     metrics |= {
@@ -199,10 +197,10 @@ def imagined(
     )
 
 
-def value_loss(judged: Tensor, weight: Tensor, target: Tensor, head: MLPWeights, mlp: Callable[..., Tensor]) -> Tensor:
+def value_loss(judged: Tensor, weight: Tensor, target: Tensor, head: MLPWeights, backend: Backend) -> Tensor:
     """-mean log p(target) of the states before the last, weighted: [T, N, F], [T - 1, N], [T - 1, N] -> []."""
-    predicted = layers.scalar_head(judged[:-1], head, mlp)
-    return -(weight * layers.normal_log_prob(target, predicted)).mean()
+    predicted = layers.scalar_head(judged[:-1], head, backend.mlp)
+    return -(weight * densities.normal_log_prob(target, predicted)).mean()
 
 
 def predictor_loss(
@@ -212,10 +210,10 @@ def predictor_loss(
     skills: Tensor,
     noise: tuple[Tensor, ...],
     live: Tensor | None,
-    mlp: Callable[..., Tensor],
+    backend: Backend,
 ) -> Tensor:
     """-mean log q of the segments' skills; arguments as `segment_log_probs` and `behavior_losses` take them."""
-    fit = segment_log_probs(predictor, feature, first, skills, noise, mlp)
+    fit = segment_log_probs(predictor, feature, first, skills, noise, backend)
     return -(fit if live is None else live * fit).mean()
 
 
@@ -251,7 +249,7 @@ def behavior_losses(
         diagnose: split the actor's objective, too.
         parts: what computes.
     """
-    drawn, mlp = behavior_noise(noise, len(start.stoch), models, config), backend.mlp
+    drawn = behavior_noise(noise, len(start.stoch), models, config)
     # The actor's loss trains the actor alone: what the others' gradients would be need not be computed.
     plan = models.plan
     fixed = _detached(models._replace(plan=plan._replace(actor=None), task_value=None, predictor=None))
@@ -260,16 +258,18 @@ def behavior_losses(
     task_value_loss = None
     if models.task_value is not None:
         with torch.no_grad():
-            task_value = layers.scalar_head(found.judged, models.task_value, mlp)
+            task_value = layers.scalar_head(found.judged, models.task_value, backend.mlp)
             reward, discount = found.task_reward[:-1], found.discount[:-1]
             task_target = backend.lambda_return(reward, task_value[:-1], discount, task_value[-1], config.behavior.lam)
-        task_value_loss = parts.value_loss(found.judged, found.weight, task_target, models.task_value, mlp)
+        task_value_loss = parts.value_loss(found.judged, found.weight, task_target, models.task_value, backend)
     fit = None
     if drawn.predictor is not None:
-        fit = parts.predictor_loss(models.predictor, found.feature, features(start), skills, drawn.predictor, live, mlp)
+        fit = parts.predictor_loss(
+            models.predictor, found.feature, features(start), skills, drawn.predictor, live, backend
+        )
     return BehaviorLosses(
         found.actor_loss,
-        parts.value_loss(found.judged, found.weight, found.target, models.value, mlp),
+        parts.value_loss(found.judged, found.weight, found.target, models.value, backend),
         task_value_loss,
         fit,
         found.task_return,

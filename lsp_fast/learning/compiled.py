@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from lsp_fast import ops
-from lsp_fast.backends import Backend
+from lsp_fast.backends import REFERENCE
 from lsp_fast.errors import BackendUnavailable, first_line
 from lsp_fast.learning.behavior import Parts, imagined, predictor_loss, value_loss
 
@@ -32,19 +31,14 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def fusible(backend: Backend) -> Backend:
-    """That backend with the reference's learning: native operations are opaque to a compiler."""
-    return backend._replace(imagine=ops.imagine, lambda_return=ops.lambda_return, mlp=ops.mlp, observe=ops.observe)
-
-
 def behavior_parts() -> Parts:
-    """The behaviour's losses, compiled."""
+    """The behaviour's losses, compiled. The reference computes: native operations are opaque to a compiler."""
 
-    def whole(start, skills, skill_policy, models, noise, config, backend, live, diagnose):
-        return imagined(start, skills, skill_policy, models, noise, config, fusible(backend), live, diagnose)
+    def whole(start, skills, skill_policy, models, noise, config, _, live, diagnose):
+        return imagined(start, skills, skill_policy, models, noise, config, REFERENCE, live, diagnose)
 
     def plain(function):
-        return compiled(lambda *arguments: function(*arguments, ops.mlp))
+        return compiled(lambda *arguments: function(*arguments, REFERENCE))
 
     value, predictor = plain(value_loss), plain(predictor_loss)
     return Parts(compiled(whole), lambda *x: value(*x[:-1]), lambda *x: predictor(*x[:-1]))

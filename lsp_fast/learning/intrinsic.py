@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from lsp_fast.backends import REFERENCE, Backend
 from lsp_fast.config import Config
 from lsp_fast.models.skill_predictor import SkillPredictor
 from lsp_fast.noise import Noise
-from lsp_fast.ops import layers
-from lsp_fast.ops.mlp import mlp
+from lsp_fast.ops import densities, layers
 from lsp_fast.ops.types import ActorWeights, PlanWeights, PriorWeights, State, features, map_state
 
 
@@ -53,15 +52,15 @@ def segment_log_probs(
     first: Tensor,
     skills: Tensor,
     noise: tuple[Tensor, ...],
-    mlp: Callable[..., Tensor] = mlp,
+    backend: Backend = REFERENCE,
 ) -> Tensor:
-    """log q of every complete segment: features [T, N, F], first [N, F], skills [P, N, Z], J numbers -> [J, N]; `mlp`
-    is a backend's."""
+    """log q of every complete segment: features [T, N, F], first [N, F], skills [P, N, Z], J numbers ->
+    [J, N]."""
     k = predictor.length
     log_probs = []
     for j, drawn in enumerate(noise):
         before = first if j == 0 else feature[j * k - 1]
-        log_probs.append(predictor.log_prob(feature[j * k : (j + 1) * k], before, skills[j], drawn, mlp))
+        log_probs.append(predictor.log_prob(feature[j * k : (j + 1) * k], before, skills[j], drawn, backend))
     return torch.stack(log_probs)
 
 
@@ -85,7 +84,7 @@ def composed_information(
     # The own action is the skill's too, not the one that was realised: only skills are to set the scores apart.
     action = layers.act(layers.actor(features(every).detach(), skills.flatten(0, 1), actor), None)
     reached = layers.prior(layers.advance(every, action, prior), prior)
-    score = layers.normal_log_prob(after.repeat(count, 1), *reached).sum(-1).view(count, rows)
+    score = densities.normal_log_prob(after.repeat(count, 1), *reached).sum(-1).view(count, rows)
     # x_0 - log mean exp x, as a log-softmax: it never exceeds 0, so that rounding cannot lift r^i above log J.
     return torch.log_softmax(score, 0)[0] + math.log(count)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lsp_fast.backends import REFERENCE, Backend
 from lsp_fast.models.world_model import SequenceBatch, WorldModel
-from lsp_fast.ops import layers
+from lsp_fast.ops import densities, layers
 from lsp_fast.ops.types import State, features
 
 
@@ -33,15 +33,15 @@ def world_model_loss(
     """
     c = model.config
     target = model.normalize(batch.observation).transpose(0, 1)  # [L, B, O]
-    embeddings = model.encode(target, backend.mlp)
+    embeddings = model.encode(target, backend)
     actions, is_first = batch.action.transpose(0, 1), batch.is_first.transpose(0, 1)
     observed = model.rssm.observe(embeddings, actions, is_first, noise, backend.observe)
     feature = features(observed.states)  # [L, B, F]
 
-    observation_nll = model.observation_nll(feature, target, backend.mlp).mean()
+    observation_nll = model.observation_nll(feature, target, backend).mean()
     reward = layers.scalar_head(feature, model.reward.weights(), backend.mlp)
-    reward_nll = -layers.normal_log_prob(batch.reward.T, reward).mean()
-    kl = layers.kl_divergence(observed.posterior, observed.prior).mean()
+    reward_nll = -densities.normal_log_prob(batch.reward.T, reward).mean()
+    kl = backend.kl_divergence(observed.posterior, observed.prior).mean()
     # Free nats apply after averaging, without a gradient below them [D].
     loss = kl.clamp(min=c.free_nats) + observation_nll + reward_nll
     metrics = {

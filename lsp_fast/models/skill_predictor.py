@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
+from lsp_fast.backends import REFERENCE, Backend
 from lsp_fast.config import ModelConfig, PredictorConfig, SkillConfig
 from lsp_fast.models.networks import MLP
-from lsp_fast.ops import layers
-from lsp_fast.ops.mlp import mlp
-from lsp_fast.ops.types import Normal
 
 MAX_STATES = 10  # states of a segment that the predictor sees (SPEC section 4)
 
@@ -65,7 +61,7 @@ class SkillPredictor(nn.Module):
         return torch.cat([*seen, first], -1)
 
     def log_prob(
-        self, segment: Tensor, first: Tensor, skill: Tensor, noise: Tensor, mlp: Callable[..., Tensor] = mlp
+        self, segment: Tensor, first: Tensor, skill: Tensor, noise: Tensor, backend: Backend = REFERENCE
     ) -> Tensor:
         """log q(skill | segment, first).
 
@@ -74,24 +70,24 @@ class SkillPredictor(nn.Module):
             first: [N, F], features of s_0.
             skill: [N, Z].
             noise: standard normal, of the shape of `inputs`; scaled by the configured standard deviation.
-            mlp: a backend's.
+            backend: what computes.
 
         Returns:
             [N], differentiable in every argument.
         """
-        log_prob = layers.normal_log_prob(skill, *self._distribution(segment, first, noise, mlp)).sum(-1)
+        raw = self._raw(segment, first, noise, backend)
+        log_prob = backend.log_prob(raw, skill.expand(*raw.shape[:-1], -1), *self.bounds)
         return log_prob.mean(0) if self.config.inputs == "per_step" else log_prob
 
     def mean(self, segment: Tensor, first: Tensor, noise: Tensor) -> Tensor:
         """The skill [N, Z] that a segment looks like; arguments are `log_prob`'s."""
-        mean = self._distribution(segment, first, noise).mean
+        mean = self._raw(segment, first, noise, REFERENCE).chunk(2, -1)[0]
         return mean.mean(0) if self.config.inputs == "per_step" else mean
 
-    def _distribution(self, segment: Tensor, first: Tensor, noise: Tensor, mlp: Callable[..., Tensor] = mlp) -> Normal:
-        """[N, Z], or [k, N, Z] for `per_step`."""
+    def _raw(self, segment: Tensor, first: Tensor, noise: Tensor, backend: Backend) -> Tensor:
+        """Mean and raw log std, [N, 2Z], or [k, N, 2Z] for `per_step`."""
         x = self.inputs(segment, first) + self.config.noise * noise
-        mean, raw_log_std = mlp(x, self.mlp.weights()).chunk(2, -1)
-        return Normal(mean, layers.soft_clamp_std(raw_log_std, *self.bounds))
+        return backend.mlp(x, self.mlp.weights())
 
     def noise_shape(self, batch: int) -> tuple[int, ...]:
         """Shape of `log_prob`'s noise for N = batch."""

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from lsp_fast.backends import REFERENCE, Backend
 from lsp_fast.config import ModelConfig
 from lsp_fast.errors import ConfigError
 from lsp_fast.models import conv
 from lsp_fast.models.conv import ConvDecoder, ConvEncoder
 from lsp_fast.models.networks import MLP
 from lsp_fast.models.rssm import RSSM
-from lsp_fast.ops import layers
+from lsp_fast.ops import densities, layers
 from lsp_fast.ops.imagine import imagine_actions
-from lsp_fast.ops.mlp import mlp
 from lsp_fast.ops.types import MLPWeights, State, features, map_state
 
 
@@ -30,11 +30,11 @@ class SequenceBatch(NamedTuple):
     is_first: Tensor  # [B, L] bool
 
 
-def discounts(feature: Tensor, gamma: float, head: MLPWeights | None, mlp: Callable[..., Tensor] = mlp) -> Tensor:
+def discounts(feature: Tensor, gamma: float, head: MLPWeights | None, backend: Backend = REFERENCE) -> Tensor:
     """What the future after each state counts, [..., F] -> [...]; the head is trained on gamma * (1 - terminal) [D]."""
     if head is None:
         return torch.full_like(feature[..., 0], gamma)
-    return torch.sigmoid(layers.scalar_head(feature, head, mlp))
+    return torch.sigmoid(layers.scalar_head(feature, head, backend.mlp))
 
 
 class WorldModel(nn.Module):
@@ -100,20 +100,18 @@ class WorldModel(nn.Module):
         """[..., O] -> [..., E]"""
         return self.encode(self.normalize(observation))
 
-    def encode(self, target: Tensor, mlp: Callable[..., Tensor] = mlp) -> Tensor:
-        """Normalised observations [..., O] -> [..., E]; here and below `mlp` is a backend's."""
+    def encode(self, target: Tensor, backend: Backend = REFERENCE) -> Tensor:
+        """Normalised observations [..., O] -> [..., E]."""
         if isinstance(self.encoder, ConvEncoder):
             return self.encoder(target.flatten(0, -4)).unflatten(0, target.shape[:-3])
-        return mlp(target, self.encoder.weights())
+        return backend.mlp(target, self.encoder.weights())
 
-    def observation_nll(self, feature: Tensor, target: Tensor, mlp: Callable[..., Tensor] = mlp) -> Tensor:
+    def observation_nll(self, feature: Tensor, target: Tensor, backend: Backend = REFERENCE) -> Tensor:
         """-log p(observation): ([..., F], normalised [..., O]) -> [...]; of frames with unit deviation."""
         if isinstance(self.decoder, ConvDecoder):
-            return -layers.normal_log_prob(target, self.frames(feature)).sum((-3, -2, -1))
-        mean, raw_log_std = mlp(feature, self.decoder.weights()).chunk(2, -1)
-        c = self.config
-        std = layers.soft_clamp_std(raw_log_std, c.decoder_min_std, c.decoder_max_std)
-        return -layers.normal_log_prob(target, mean, std).sum(-1)
+            return -densities.normal_log_prob(target, self.frames(feature)).sum((-3, -2, -1))
+        raw, c = backend.mlp(feature, self.decoder.weights()), self.config
+        return -backend.log_prob(raw, target, c.decoder_min_std, c.decoder_max_std)
 
     def frames(self, feature: Tensor) -> Tensor:
         """Means of frames in [-0.5, 0.5]: [..., F] -> [..., 64, 64, 3]."""

@@ -71,29 +71,3 @@ def inverse_softplus(std: float) -> float:
 def act(policy: Normal, noise: Tensor | None) -> Tensor:
     """tanh(mean + std * noise), or tanh(mean) without noise: [..., A] in (-1, 1)."""
     return torch.tanh(policy.mean if noise is None else policy.mean + policy.std * noise)
-
-
-def normal_log_prob(x: Tensor, mean: Tensor, std: Tensor | float = 1.0) -> Tensor:
-    """log N(x; mean, std^2), elementwise."""
-    log_std = std.log() if isinstance(std, Tensor) else math.log(std)
-    return -0.5 * ((x - mean) / std) ** 2 - log_std - 0.5 * math.log(2 * math.pi)
-
-
-def tanh_normal_log_prob(pre_tanh: Tensor, policy: Normal) -> Tensor:
-    """log density of tanh(pre_tanh), elementwise: the normal's, less log |d tanh| = 2 (log 2 - x - softplus(-2x))."""
-    log_slope = 2 * (math.log(2) - pre_tanh - F.softplus(-2 * pre_tanh))
-    return normal_log_prob(pre_tanh, *policy) - log_slope
-
-
-def kl_divergence(p: Normal, q: Normal) -> Tensor:
-    """KL(p || q) of diagonal normals, summed over the last dimension."""
-    ratio = (p.std / q.std) ** 2
-    return 0.5 * (ratio + ((p.mean - q.mean) / q.std) ** 2 - 1 - ratio.log()).sum(-1)
-
-
-def soft_clamp_std(raw_log_std: Tensor, low: float, high: float) -> Tensor:
-    """Standard deviation whose log-variance is softly clamped between fixed bounds, as in PETS (SPEC section 2)."""
-    lo, hi = 2 * math.log(low), 2 * math.log(high)
-    y = hi - F.softplus(hi - 2 * raw_log_std)
-    y = lo + F.softplus(y - lo)
-    return (0.5 * y).exp()

@@ -22,7 +22,7 @@ from lsp_fast.errors import LspFastError
 from lsp_fast.evaluate import make_env
 from lsp_fast.files import write_bytes, write_text
 from lsp_fast.noise import Noise, stream_seed
-from lsp_fast.ops import layers
+from lsp_fast.ops import densities
 from lsp_fast.ops.types import features
 from lsp_fast.reports.figures import canvas, save
 
@@ -191,7 +191,7 @@ def _log_ratio(agent: ImaginationAgent, held: Sequence[Held]) -> float | None:
     skill = torch.as_tensor(np.stack([h.skill for h in segments if h.skill is not None]), device=agent.device)
     noise = Noise(0, agent.device).normal("predictor", *agent.predictor.noise_shape(len(segments)))
     log_q = agent.predictor.log_prob(feature[1 : k + 1], feature[0], skill, noise)
-    return float((log_q - layers.normal_log_prob(skill, torch.zeros_like(skill)).sum(-1)).mean())
+    return float((log_q - densities.normal_log_prob(skill, torch.zeros_like(skill)).sum(-1)).mean())
 
 
 def _environment(agent: Agent) -> Any:

@@ -8,6 +8,7 @@
 
 #include "check.hpp"
 #include "learner.hpp"
+#include "ops/densities.hpp"
 #include "ops/imagine.hpp"
 #include "ops/mlp.hpp"
 #include "ops/observe.hpp"
@@ -98,16 +99,16 @@ Run observe(ObservePass::Sizes n, int64_t hidden) {
     Weights grads;
     const auto given = times(embeddings, poison);
     ObservePass pass(kernels, n, prior, posterior, true);
-    Floats stoch(noise.size()), deter(size(rows * n.deter)), q(2 * noise.size()), p(2 * noise.size());
+    Floats stoch(noise.size()), deter(size(rows * n.deter)), q(noise.size()), q_std(q), p(q), p_std(q);
     Floats d_embeddings(embeddings.size()), d_actions(actions.size());
     pass.forward({given.data(), actions.data(), first.get(), noise.data()},
-                 {stoch.data(), deter.data(), q.data(), p.data()}, threads);
+                 {stoch.data(), deter.data(), q.data(), q_std.data(), p.data(), p_std.data()}, threads);
     ObservePass::Gradients wanted{d_embeddings.data(), d_actions.data(), {}, {}};
     for (std::size_t i = 0; i < pass.layers().size(); ++i) {
       (i < 5 ? wanted.transition : wanted.filter).push_back(grads.gradient(pass.layers()[i]));
     }
-    pass.backward({stoch.data(), deter.data(), nullptr, p.data()}, wanted, threads);
-    for (const auto* more : {&deter, &q, &p, &d_embeddings, &d_actions}) append(stoch, *more);
+    pass.backward({stoch.data(), deter.data(), nullptr, q_std.data(), p.data(), p_std.data()}, wanted, threads);
+    for (const auto* more : {&deter, &q, &q_std, &p, &p_std, &d_embeddings, &d_actions}) append(stoch, *more);
     for (const auto* g : grads.gradients) append(stoch, *g);
     return stoch;
   };
@@ -138,6 +139,27 @@ Run imagine(ImaginePass::Sizes n, int64_t hidden, bool sample) {
   };
 }
 
+Run densities(int64_t rows, int64_t width) {
+  const auto count = rows * width;
+  const auto raw = numbers<float>(2 * count), x = numbers<float>(count), mean = numbers<float>(count);
+  auto std = numbers<float>(count);
+  for (auto& y : std) y = std::abs(y) + 0.1f;
+  return [=](const LearnerKernels& kernels, float poison, int64_t threads) {
+    const Densities work{kernels, rows, width, threads};
+    const auto given = times(raw, poison);
+    Floats out(size(rows)), all, slopes(raw.size()), a(x.size()), b(a), c(a);
+    work.log_prob(given.data(), x.data(), -4.6f, 0.8f, out.data(), slopes.data());
+    for (const auto* more : {&out, &slopes}) append(all, *more);
+    work.kl_divergence(mean.data(), std.data(), x.data(), std.data(), out.data(), a.data(), b.data(), c.data());
+    for (const auto* more : {&out, &a, &b, &c}) append(all, *more);
+    work.entropy(mean.data(), std.data(), x.data(), out.data(), a.data(), b.data());
+    for (const auto* more : {&out, &a, &b}) append(all, *more);
+    work.entropy(mean.data(), std.data(), x.data(), out.data(), nullptr, nullptr);
+    append(all, out);
+    return all;
+  };
+}
+
 }  // namespace
 
 void learner() {
@@ -153,6 +175,10 @@ void learner() {
     group(of + "observe", [&] {
       compare(*kernels, observe({1, 1, 1, 1, 1, 1}, 1));
       compare(*kernels, observe({5, 19, 21, 3, 6, 17}, 33));
+    });
+    group(of + "densities", [&] {
+      compare(*kernels, densities(1, 1));
+      compare(*kernels, densities(700, 19));
     });
     group(of + "imagine", [&] {
       compare(*kernels, imagine({1, 1, 1, 1, 1, 0}, 1, false));

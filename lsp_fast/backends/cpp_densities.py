@@ -1,0 +1,103 @@
+"""Densities of normals in C++ behind torch tensors: forward with the slopes, of which backward is one product.
+
+They compute in float32 on the CPU, on torch.get_num_threads() threads; results have the same bits with any number of
+them. In another dtype, on another device, or under autocast the reference computes, and where a gradient is asked for
+that is not there natively.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lsp_fast.backends.cpp import _threads, load
+from lsp_fast.backends.cpp_learning import fits, refuse_twice
+from lsp_fast.ops import densities
+from lsp_fast.ops.types import Normal
+
+
+def log_prob(raw: Tensor, x: Tensor, low: float, high: float, isa: str = "auto") -> Tensor:
+    """`lsp_fast.ops.densities.log_prob` in C++: the same contract, with a gradient to `raw`.
+
+    Args:
+        isa: one of `cpp.instruction_sets()`; auto takes the first.
+    """
+    wants_x = torch.is_grad_enabled() and x.requires_grad
+    if wants_x or not fits(raw, x) or x.numel() == 0 or raw.shape[:-1] != x.shape[:-1]:
+        return densities.log_prob(raw, x, low, high)
+    return _LogProb.apply(raw, x, low, high, isa)  # pyright: ignore[reportReturnType]
+
+
+class _LogProb(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, raw: Tensor, x: Tensor, low: float, high: float, isa: str) -> Tensor:
+        bounds = (2 * math.log(bound) for bound in (low, high))
+        out, *ctx.slopes = load().log_prob(_rows(raw), _rows(x), *bounds, ctx.needs_input_grad[0], _threads(), isa)
+        return torch.from_numpy(out).view(x.shape[:-1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        refuse_twice("log_prob")
+        return *_products(ctx.slopes, gradients[0]), None, None, None, None
+
+
+def kl_divergence(p: Normal, q: Normal, isa: str = "auto") -> Tensor:
+    """`lsp_fast.ops.densities.kl_divergence` in C++: the same contract.
+
+    Args:
+        isa: one of `cpp.instruction_sets()`; auto takes the first.
+    """
+    if not fits(*p, *q) or p.mean.numel() == 0 or len({x.shape for x in (*p, *q)}) > 1:
+        return densities.kl_divergence(p, q)
+    return _KL.apply(*p, *q, isa)  # pyright: ignore[reportReturnType]
+
+
+class _KL(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, p_mean: Tensor, p_std: Tensor, q_mean: Tensor, q_std: Tensor, isa: str) -> Tensor:
+        normals = map(_rows, (p_mean, p_std, q_mean, q_std))
+        out, *ctx.slopes = load().kl_divergence(*normals, any(ctx.needs_input_grad), _threads(), isa)
+        return torch.from_numpy(out).view(p_mean.shape[:-1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        refuse_twice("kl_divergence")
+        mean, p_std, q_std = _products(ctx.slopes, gradients[0])
+        return mean, p_std, -mean, q_std, None
+
+
+def entropy(policy: Normal, noise: Tensor, isa: str = "auto") -> Tensor:
+    """`lsp_fast.ops.densities.entropy` in C++: the same contract, with gradients to the policy.
+
+    Args:
+        isa: one of `cpp.instruction_sets()`; auto takes the first.
+    """
+    wants_noise = torch.is_grad_enabled() and noise.requires_grad
+    if wants_noise or not fits(*policy, noise) or noise.numel() == 0 or len({x.shape for x in (*policy, noise)}) > 1:
+        return densities.entropy(policy, noise)
+    return _Entropy.apply(*policy, noise, isa)  # pyright: ignore[reportReturnType]
+
+
+class _Entropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, std: Tensor, noise: Tensor, isa: str) -> Tensor:
+        out, *ctx.slopes = load().entropy(*map(_rows, (mean, std, noise)), any(ctx.needs_input_grad), _threads(), isa)
+        return torch.from_numpy(out).view(mean.shape[:-1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        refuse_twice("entropy")
+        return *_products(ctx.slopes, gradients[0]), None, None
+
+
+def _rows(x: Tensor):
+    return x.detach().reshape(-1, x.shape[-1]).contiguous().numpy()
+
+
+def _products(slopes: list, gradient: Tensor) -> list[Tensor]:
+    """Slopes [rows, D] times the gradient [...] of their rows, [..., D] each."""
+    each = gradient[..., None]
+    return [torch.from_numpy(slope).view(*gradient.shape, -1) * each for slope in slopes]

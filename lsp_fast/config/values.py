@@ -201,9 +201,10 @@ class PlannerConfig:
     shared_noise: bool = False
     """A start state's candidates share the noise of their rollouts (common random numbers), so that what sets them
     apart is the plan alone; the paper's are independent."""
-    noise: Literal["tensors", "philox"] = "tensors"
+    noise: Literal["auto", "tensors", "philox"] = "auto"
     """Where a plan's noise comes from: PyTorch's generator, as tensors; or a key of Philox4x32-10, whose numbers a
-    native plan computes where it uses them (other numbers, and no memory for them)."""
+    native plan computes where it uses them (other numbers, and no memory for them). `auto`: a key where the backend
+    computes them natively."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """What a plan's matrix products multiply; learning stays in fp32."""
 

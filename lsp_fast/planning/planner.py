@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from lsp_fast.backends import Backend
+from lsp_fast.backends import REFERENCE, Backend
 from lsp_fast.backends.cudagraph import Graphed
 from lsp_fast.config import Config
 from lsp_fast.noise import Noise
@@ -66,7 +66,7 @@ class Planner:
         """Noise of one whole plan from that many start states; `sample` acts as in training, with sampled actions."""
         c, p, n = self.config, self.config.planner, states
         sample = sample and p.over == "skills"  # planned actions are what they are
-        if p.noise == "philox":
+        if p.noise == "philox" or (p.noise == "auto" and self.backend.normals is not REFERENCE.normals):
             key = noise.words(f"{stream}/plan_key", 2)
             return PlanKey(key, p.iterations, p.candidates, c.behavior.horizon, sample, p.shared_noise)
         rollouts = (p.iterations, c.behavior.horizon, n if p.shared_noise else n * p.candidates)

@@ -94,7 +94,8 @@ def estimate(
     kept = 3 * widest if backend == "cpp" else b.horizon * (m.stoch + m.deter + 3 * widest)
     if backend == "triton" and config.planner.precision == "bf16":
         kept //= 2
-    drawn = b.horizon * (m.stoch + action_dim) * (config.planner.iterations if config.planner.noise == "tensors" else 1)
+    tensors = config.planner.noise == "tensors" or (config.planner.noise == "auto" and backend == "reference")
+    drawn = b.horizon * (m.stoch + action_dim) * (config.planner.iterations if tensors else 1)
     planning = FLOAT * planned * (drawn + kept)
     if config.hiro.goals != "none":  # nothing of the above: at most every goal that relabelling tries, in every state
         tried = config.train.batch_size * config.hiro.candidates * config.skill.length

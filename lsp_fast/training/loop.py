@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from lsp_fast import threads
+from lsp_fast import machine, threads
 from lsp_fast.config import Config, check
 from lsp_fast.evaluate import Evaluator, close, make_envs
 from lsp_fast.storage.run_folder import RunFolder
@@ -35,6 +35,7 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True, profile:
     """
     check(config)
     limited = threads.use(config.threads)
+    machine.keep_memory()
     folder = RunFolder(logdir)
     config = with_whole_source(config, folder)
     with ExitStack() as stack:

@@ -50,8 +50,8 @@ def drop_thread_variables() -> list[str]:
 def keep_memory() -> None:
     """Have glibc keep what is freed for what is taken next.
 
-    Otherwise every update gives its large tensors' pages back to the system and takes them anew, zeroed one by one: 1 ms
-    of 40. Other C libraries have no such setting and are left as they are.
+    Otherwise every update gives its large tensors' pages back to the system and takes them anew, zeroed one by one.
+    Other C libraries have no such setting and are left as they are.
     """
     trim_threshold, mmap_threshold = -1, -3  # names of malloc.h
     try:

@@ -5,6 +5,7 @@ import itertools
 import torch
 from torch.utils._pytree import tree_map_only
 
+from lsp_fast.backends import REFERENCE
 from lsp_fast.ops.types import ActorWeights, Dense, GRUWeights, ImagineNoise, MLPWeights, PriorWeights, State
 from lsp_fast.planning.planner import Planner
 
@@ -65,13 +66,13 @@ def plan_skills(start, weights, noise, config, backend, prior=None):
 
 def draw_plan_noise(noise, stream, config, states, action_dim, sample):
     """Noise of one plan, without an agent."""
-    planner = Planner(config, lambda: None, None)
+    planner = Planner(config, lambda: None, REFERENCE)
     planner.action_dim = action_dim
     return planner.draw(noise, stream, states, sample=sample)
 
 
 def standard_normal(start, config, action_dim=2):
     """What plans begin from, without an agent."""
-    planner = Planner(config, lambda: None, None)
+    planner = Planner(config, lambda: None, REFERENCE)
     planner.action_dim = action_dim
     return planner.prior(start)

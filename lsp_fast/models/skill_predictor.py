@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -54,11 +56,17 @@ class SkillPredictor(nn.Module):
 
         `first` is s_0, the state in which the skill began; the segment's states come after it.
         """
-        # One by one: indexing with a list would copy the list to the device at every call.
-        seen = [segment[step] for step in self.steps]  # k of [N, F]
+        seen = self._seen(segment)  # k of [N, F]
         if self.config.inputs == "per_step":
             return torch.stack([torch.cat([state, first], -1) for state in seen])
         return torch.cat([*seen, first], -1)
+
+    def _seen(self, segment: Tensor) -> Sequence[Tensor]:
+        first, gap = self.steps[0], self.length // len(self.steps)
+        if self.steps == list(range(first, self.length, gap)):
+            return segment[first::gap].unbind()  # one gradient, where each state alone would have one of all
+        # Indexing with a list would copy the list to the device at every call.
+        return [segment[step] for step in self.steps]
 
     def log_prob(
         self, segment: Tensor, first: Tensor, skill: Tensor, noise: Tensor, backend: Backend = REFERENCE

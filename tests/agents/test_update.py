@@ -31,6 +31,8 @@ LOSSES = (
 
 
 def build(algorithm="lsp", backend="reference", **overrides):
+    # Every backend's plans see the same noise.
+    overrides = {"planner__noise": "tensors", **overrides}
     config = make_config("smoke", algorithm, device="cpu", backend=backend, **overrides)
     return agents.make(OBS, ACTION, config)
 

@@ -8,6 +8,7 @@ from agents.test_update import batches, build
 
 from lsp_fast import ops
 from lsp_fast.backends import cpp, cpp_learning
+from lsp_fast.ops import densities
 
 OPTIONS = {
     "discount head, task value": {"model__discount_head": "on", "planner__value": "task"},
@@ -39,15 +40,18 @@ def test_every_option_learns_alike(option):
 @pytest.mark.parametrize("algorithm", ["lsp", "dreamer", "planet"])
 def test_the_native_operations_are_what_an_update_calls(algorithm, monkeypatch):
     called = set()
-    for name in ("mlp_forward", "observe_forward", "imagine_forward"):
+    for name in ("mlp_forward", "observe_forward", "imagine_forward", "log_prob", "kl_divergence", "entropy"):
         function = getattr(cpp.load(), name)
         monkeypatch.setattr(cpp.load(), name, lambda *x, name=name, function=function: called.add(name) or function(*x))
-    for name in ("mlp", "observe", "imagine"):
-        monkeypatch.setattr(ops, name, lambda *x, name=name: pytest.fail(f"the reference's {name} was called"))
+    for place, name in (
+        (ops, "mlp"), (ops, "observe"), (ops, "imagine"),
+        (densities, "log_prob"), (densities, "kl_divergence"), (densities, "entropy"),
+    ):  # fmt: skip
+        monkeypatch.setattr(place, name, lambda *x, name=name: pytest.fail(f"the reference's {name} was called"))
     agent = build(algorithm, "cpp")
     agent.update(next(batches(agent.config)))
-    imagined = set() if algorithm == "planet" else {"imagine_forward"}
-    assert called == {"mlp_forward", "observe_forward"} | imagined
+    imagined = set() if algorithm == "planet" else {"imagine_forward", "entropy"}
+    assert called == {"mlp_forward", "observe_forward", "log_prob", "kl_divergence"} | imagined
 
 
 def test_an_updates_bits_do_not_depend_on_the_number_of_threads():

@@ -34,6 +34,33 @@ std::int64_t states_together(const Kernels& kernels, std::int64_t candidates, st
   return std::min(states, most);
 }
 
+// States [first(i), first(i + 1)) are piece i's: as many as `together` at most, and the larger pieces first. There are more
+// pieces than that takes where threads would otherwise get unequal shares (11 pieces, two threads).
+class Pieces {
+ public:
+  Pieces(const Kernels& kernels, std::int64_t states, std::int64_t candidates, std::int64_t together, std::int64_t threads)
+      : states_(states), count_((states + together - 1) / together) {
+    const auto vector = kernels.rows_per_tile / 3;
+    // Vectors of rows that the busiest thread computes.
+    const auto busiest = [&](const Pieces& pieces) {
+      std::int64_t sum = 0;
+      for (std::int64_t i = 0; i < pieces.count_; i += threads) {
+        sum += ((pieces.first(i + 1) - pieces.first(i)) * candidates + vector - 1) / vector;
+      }
+      return sum;
+    };
+    const Pieces even(states, std::min(states, (count_ + threads - 1) / threads * threads));
+    if (busiest(even) < busiest(*this)) *this = even;
+  }
+
+  std::int64_t count() const { return count_; }
+  std::int64_t first(std::int64_t i) const { return states_ / count_ * i + std::min(i, states_ % count_); }
+
+ private:
+  Pieces(std::int64_t states, std::int64_t count) : states_(states), count_(count) {}
+  std::int64_t states_, count_;
+};
+
 std::size_t size(std::int64_t count) { return static_cast<std::size_t>(count); }
 
 // One call's work, step by step. Of one iteration are: `plans` [N, G, P, W] and `by_step` [P, R, W], the same numbers in
@@ -274,7 +301,8 @@ bool plan(const Kernels& kernels, const Networks& networks, const PlanCall& call
 
   threads = std::min(threads, most_threads());
   const auto together = states_together(kernels, G, std::max<std::int64_t>(1, (N + threads - 1) / threads));
-  const auto pieces = (N + together - 1) / together;
+  const Pieces split(kernels, N, G, together, threads);
+  const auto pieces = split.count();
   // An iteration's rollouts are shared; also where a piece is so long that a signal would wait for it.
   if ((pieces < threads && N * G > tile) || (pieces <= threads && G > kLongPiece * tile)) {
     auto drawn = work.room();
@@ -300,7 +328,7 @@ bool plan(const Kernels& kernels, const Networks& networks, const PlanCall& call
   run_together(std::min(threads, pieces), [&](std::int64_t worker) {
     auto& mine = rooms[size(worker)];
     for (std::int64_t piece; (piece = taken++) < pieces;) {
-      const auto first = piece * together, last = std::min(first + together, N);
+      const auto first = split.first(piece), last = split.first(piece + 1);
       for (std::int64_t i = begun; i < call.iterations; ++i) {
         if (worker == 0) ask();
         if (stopped) return;

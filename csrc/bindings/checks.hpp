@@ -4,6 +4,8 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
+#include <cstring>
 #include <initializer_list>
 #include <new>
 #include <string>
@@ -70,7 +72,18 @@ Dense<T> dense(const char* name, const py::array& array, const char* why = "") {
   }
   const auto copy = stay_if_ended([&] { return Dense<T>::ensure(array); });  // NumPy copies without the lock
   if (!copy) throw std::bad_alloc();
-  return copy;
+  if (reinterpret_cast<std::uintptr_t>(copy.data()) % alignof(T) == 0) return copy;
+  Dense<T> aligned(shape_of(array));  // a view into bytes may begin anywhere
+  std::memcpy(aligned.mutable_data(), copy.data(), static_cast<std::size_t>(copy.nbytes()));
+  return aligned;
+}
+
+inline double as_number(const char* name, const py::handle& object) {
+  try {
+    return py::cast<double>(object);
+  } catch (const py::cast_error&) {
+    throw py::value_error(std::string(name) + " must be a number");
+  }
 }
 
 // A, from the transition's first layer.

@@ -65,10 +65,10 @@ py::tuple forward(const py::object& stoch_object, const py::object& deter_object
     in = policy.layers.back().out;
   }
   policy.layers.push_back(layers.add("actor", mlp[1], in, 2 * A));
-  policy.mean_scale = py::cast<float>(actor[1]);
-  const auto init_std = py::cast<double>(actor[2]);
+  policy.mean_scale = static_cast<float>(as_number("actor.mean_scale", actor[1]));
+  const auto init_std = as_number("actor.init_std", actor[2]);
   policy.std_shift = static_cast<float>(init_std + std::log(-std::expm1(-init_std)));  // log(e^s - 1)
-  policy.min_std = py::cast<float>(actor[3]);
+  policy.min_std = static_cast<float>(as_number("actor.min_std", actor[3]));
 
   auto pass = std::make_shared<lsp_fast::ImaginePass>(kernels, lsp_fast::ImaginePass::Sizes{H, N, S, D, A, Z}, transition,
                                                       policy, inputs.action_noise != nullptr, with_backward);

@@ -47,7 +47,7 @@ inline lsp_fast::TorchTransition torch_transition(TorchLayers& layers, const py:
   found.gru_hidden = layers.add("gru.hidden", py::make_tuple(gru[1], gru[3]), deter, 3 * deter);
   found.hidden = layers.add("prior.hidden", prior[2], deter);
   found.out = layers.add("prior.out", prior[3], found.hidden.out, 2 * stoch);
-  found.min_std = py::cast<float>(prior[4]);
+  found.min_std = static_cast<float>(as_number("prior.min_std", prior[4]));
   return found;
 }
 

@@ -39,7 +39,7 @@ py::tuple forward(const py::object& embeddings_object, const py::object& actions
   auto transition = torch_transition(layers, prior, noise_array.shape(2), actions_array.shape(2));
   if (posterior.size() != 3) throw py::value_error("posterior must be lsp_fast.ops.types.PosteriorWeights");
   const auto S = noise_array.shape(2), D = transition.gru_hidden.in, E = embeddings_array.shape(2);
-  lsp_fast::TorchFilter filter{layers.add("posterior.hidden", posterior[0], D + E), {}, py::cast<float>(posterior[2])};
+  lsp_fast::TorchFilter filter{layers.add("posterior.hidden", posterior[0], D + E), {}, static_cast<float>(as_number("posterior.min_std", posterior[2]))};
   filter.out = layers.add("posterior.out", posterior[1], filter.hidden.out, 2 * S);
 
   auto pass = std::make_shared<lsp_fast::ObservePass>(

@@ -1,6 +1,7 @@
 // A whole plan.
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -23,7 +24,7 @@ class Interrupt {
 
   bool operator()() {
     const auto now = std::chrono::steady_clock::now();
-    if (now - asked_ < std::chrono::milliseconds(20)) return false;
+    if (now - asked_ < std::chrono::milliseconds(100)) return false;
     asked_ = now;
     return released_.with_gil([] { return PyErr_CheckSignals() != 0; });
   }
@@ -129,6 +130,8 @@ py::tuple plan(const py::object& stoch_object, const py::object& deter_object, c
   }
   if (skill_length < 1) throw py::value_error("skill_length must be at least 1");
   if (!(clip > 0)) throw py::value_error("clip must be positive");
+  if (!(floor >= 0)) throw py::value_error("floor must not be negative");
+  if (std::isnan(gamma) || std::isnan(lam)) throw py::value_error("gamma and lam must be numbers");
   const std::size_t least = has_value ? 2 : 1;
   if (heads.size() < least || heads.size() > least + 1) {
     throw py::value_error("a plan's heads are reward, perhaps value, and perhaps discount");

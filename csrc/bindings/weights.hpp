@@ -89,16 +89,16 @@ inline void pack_networks(CheckedPacker& packer, lsp_fast::Networks& net, const 
   net.gru_hidden = packer.pack("gru.hidden", py::make_tuple(gru[1], gru[3]), D, 3 * D);
   net.prior_hidden = packer.pack("prior.hidden", prior[2], D, -1);
   net.prior_out = packer.pack("prior.out", prior[3], net.prior_hidden.out, 2 * S);
-  net.prior_min_std = py::cast<float>(prior[4]);
+  net.prior_min_std = static_cast<float>(as_number("prior.min_std", prior[4]));
   net.has_actor = !actor.is_none();
   if (net.has_actor) {
     const auto parts = as_tuple("actor", actor);
     if (parts.size() != 4) throw py::value_error("actor must be lsp_fast.ops.types.ActorWeights");
     net.actor = packer.pack_mlp("actor", parts[0], {{0, S}, {S, D}, {S + D, net.skill}}, 2 * A);
-    net.actor_mean_scale = py::cast<float>(parts[1]);
-    const auto init_std = py::cast<double>(parts[2]);
+    net.actor_mean_scale = static_cast<float>(as_number("actor.mean_scale", parts[1]));
+    const auto init_std = as_number("actor.init_std", parts[2]);
     net.actor_std_shift = static_cast<float>(init_std + std::log(-std::expm1(-init_std)));  // log(e^s - 1)
-    net.actor_min_std = py::cast<float>(parts[3]);
+    net.actor_min_std = static_cast<float>(as_number("actor.min_std", parts[3]));
   }
   for (const auto& head : heads) net.heads[net.head_count++] = packer.pack_mlp("head", head, {{0, S}, {S, D}}, 1);
   net.widest = packer.packer.widest();

@@ -14,8 +14,12 @@ inline U all(std::uint32_t x) { return x + U{}; }
 inline U words(V x) { return reinterpret_cast<U>(x); }
 inline V floats(U x) { return reinterpret_cast<V>(x); }
 
-// e^x to about 1 unit in the last place; NaN stays NaN, as every comparison with it is false.
-inline V exp(V x) {
+// e^x = 2^n (1 + q) with |q| < 0.42.
+struct Power {
+  V scale, q;
+};
+// NaN stays NaN, as every comparison with it is false.
+inline Power power(V x) {
   x = x > all(88.0f) ? all(88.0f) : x;
   x = x < all(-87.0f) ? all(-87.0f) : x;
   const float round = 12582912.0f;  // adding 1.5 * 2^23 rounds to an integer
@@ -28,9 +32,18 @@ inline V exp(V x) {
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
   const I exponent = (reinterpret_cast<I>(shifted) << 23) + 0x3f800000;
-  return p * reinterpret_cast<V>(exponent);
+  return {reinterpret_cast<V>(exponent), p * r * r + r};
+}
+
+// To about 1 unit in the last place; e^x - 1 also near 0.
+inline V exp(V x) {
+  const Power e = power(x);
+  return e.scale * (e.q + 1.0f);
+}
+inline V expm1(V x) {
+  const Power e = power(x);
+  return e.scale * e.q + (e.scale - 1.0f);
 }
 
 // log(1 + y) for y in [0, 1], absolute error below 1e-7: atanh's series after halving where 1 + y exceeds sqrt 2.
@@ -46,9 +59,12 @@ inline V log1p_unit(V y) {
   return p * s + (large ? all(0.69314718f) : V{});
 }
 
-inline V elu(V x) { return x > V{} ? x : exp(x) - 1.0f; }
+inline V elu(V x) { return x > V{} ? x : expm1(x); }
 inline V sigmoid(V x) { return 1.0f / (1.0f + exp(-x)); }
-inline V tanh(V x) { return 1.0f - 2.0f / (exp(x + x) + 1.0f); }
+inline V tanh(V x) {
+  const V e = expm1(x + x);
+  return e / (e + 2.0f);
+}
 inline V softplus(V x) {
   const V magnitude = x < V{} ? -x : x;
   return (x > V{} ? x : V{}) + log1p_unit(exp(-magnitude));

@@ -125,3 +125,14 @@ def test_shapes_that_do_not_fit_are_named():
         cpp_learning.imagine(start, prior, actor, skills, 0, noise)
     with pytest.raises(ValueError, match=r"noise\.stoch"):
         cpp_learning.imagine(start, prior, actor, skills, k, ImagineNoise(noise.stoch[:, 1:], noise.action))
+
+
+@pytest.mark.parametrize("isa", cpp.instruction_sets())
+@pytest.mark.parametrize("scale", [5.0, 1e5, 1e8])
+def test_a_wide_bound_of_the_policys_mean_costs_no_digits(scale, isa):
+    # scale tanh(x / scale) asks for tanh near 0 to all digits.
+    start, prior, actor, *rest = Case(n=17, h=2).arguments(torch.float64)
+    exact = ops.imagine(start, prior, actor._replace(mean_scale=scale), *rest)
+    start, prior, actor, *rest = Case(n=17, h=2).arguments(torch.float32)
+    got = cpp_learning.imagine(start, prior, actor._replace(mean_scale=scale), *rest, isa=isa)
+    torch.testing.assert_close(got.policy.mean.double(), exact.policy.mean, rtol=2e-5, atol=2e-6)

@@ -140,3 +140,13 @@ def test_a_gradient_is_the_one_at_what_forward_saw():
             tensor.add_(1)
     found = torch.autograd.grad((y * weigh).sum(), tensors)
     assert all(torch.equal(a, b) for a, b in zip(found, want, strict=True))
+
+
+@pytest.mark.parametrize("isa", cpp.instruction_sets())
+def test_elu_near_zero_is_as_near_as_anywhere(isa):
+    x, weights = problem(17, 30, (40,), None)
+    x, weights = 1e-6 * x, MLPWeights((weights.hidden[0]._replace(bias=torch.zeros(40, dtype=torch.float64)),), None)
+    got = cpp_learning.mlp(x.float(), MLPWeights((Dense(*(t.float() for t in weights.hidden[0])),), None), isa=isa)
+    want = ops.mlp(x, weights)
+    # Each number, not the largest: the products' own rounding is what is left.
+    assert ((got.double() - want).abs() <= 1e-6 * want.abs() + 1e-12).all()

@@ -1,6 +1,7 @@
 """A whole plan in C++: the parts put together to the bit, and the float64 reference where elites are certain."""
 
 import copy
+import math
 import os
 import signal
 import subprocess
@@ -251,6 +252,16 @@ def test_numbers_out_of_range_are_named(num_elites, length, isa):
     prior = Normal(torch.zeros(3, 1, 3), torch.ones(3, 1, 3))
     with pytest.raises(ValueError, match=r"num_elites|skill_length|isa"):
         cpp.plan(start, weights, noise, prior, PlanRules(num_elites, length, 0.99, 0.95), isa=isa)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("floor", -1.0), ("floor", math.nan), ("gamma", math.nan), ("lam", math.nan)]
+)
+def test_numbers_that_are_none_are_named(name, value):
+    start, weights, noise, _ = build()
+    prior = Normal(torch.zeros(3, 1, 3), torch.ones(3, 1, 3))
+    with pytest.raises(ValueError, match=name):
+        cpp.plan(start, weights, noise, prior, PlanRules(2, 2, 0.99, 0.95)._replace(**{name: value}))
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ namespace lsp_fast {
 namespace {
 
 constexpr std::int64_t kChunk = 4096;
-// Waking a thread takes as long as so many numbers.
-constexpr std::int64_t kWorthAThread = 16384;
+// Numbers come from memory: waking a thread, or waiting for one that was held up, takes as long as many of them.
+constexpr std::int64_t kWorthAThread = 1 << 17;
 
 // In double a square is exact, and in lanes the order of the sum is the same whatever the processor has.
 LSP_CLONES double sum_of_squares(const float* x, std::int64_t count) {
@@ -75,7 +75,7 @@ Adam::Adam(std::vector<AdamTensor> tensors) : tensors_(std::move(tensors)) {
     numbers += size;
   }
   sums_.resize(chunks_.size());
-  enough_ = 1 + numbers / kWorthAThread;
+  enough_ = std::max<std::int64_t>(1, numbers / kWorthAThread);
 }
 
 float Adam::step(const std::vector<const float*>& gradients, const AdamRules& rules, std::int64_t threads) {

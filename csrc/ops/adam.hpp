@@ -40,7 +40,7 @@ class Adam {
   std::vector<AdamTensor> tensors_;
   std::vector<Chunk> chunks_;
   std::vector<double> sums_;  // of every chunk's squares
-  std::int64_t enough_;       // threads
+  std::int64_t enough_;       // threads that are worth waking
 };
 
 }  // namespace lsp_fast

@@ -12,7 +12,7 @@ from lsp_fast.config import make_config
 from lsp_fast.learning.optimizer import Optimizer
 
 SHAPES = [(1,), (7,), (4097,), (33, 129), (0,), (3, 5, 2)]
-MANY = [(300, 400), (130,), (4097,)]  # numbers enough for several threads
+MANY = [(600, 1100), (130,), (4097,)]  # numbers enough for several threads
 RATE, EPS = 1e-2, 1e-5
 
 

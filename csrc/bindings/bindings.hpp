@@ -12,6 +12,7 @@ void bind_imagine(pybind11::module_& module);
 void bind_mlp(pybind11::module_& module);
 void bind_densities(pybind11::module_& module);
 void bind_observe(pybind11::module_& module);
+void bind_adam(pybind11::module_& module);
 void bind_plan(pybind11::module_& module);
 void bind_philox(pybind11::module_& module);
 void bind_machine(pybind11::module_& module);

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lsp_fast.backends import Backend
 from lsp_fast.config import Config
 from lsp_fast.experience.replay import Replay
 from lsp_fast.learning.optimizer import Optimizer
@@ -138,14 +139,20 @@ class SkillGoals(Goals):
     """
 
     def __init__(
-        self, config: Config, width: int, generator: torch.Generator, noise: Noise, device: torch.device
+        self,
+        config: Config,
+        width: int,
+        generator: torch.Generator,
+        noise: Noise,
+        device: torch.device,
+        backend: Backend,
     ) -> None:
         super().__init__()
         c = self.config = config
         self.noise, self.dim, self.initial_range = noise, c.skill.dim, c.hiro.skill_range
         self.predictor = SkillPredictor(width, c.skill, c.predictor, c.model, generator).to(device)
         self.modules["predictor"] = self.predictor
-        self.optimizers["predictor"] = Optimizer(self.predictor, c.predictor.learning_rate, c, device)
+        self.optimizers["predictor"] = Optimizer(self.predictor, c.predictor.learning_rate, c, device, backend)
 
     def aim(self, goal: Tensor, observation: Tensor) -> Tensor:
         """The skill."""

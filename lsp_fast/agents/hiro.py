@@ -80,7 +80,9 @@ class HiroAgent(Agent):
         self.length = c.skill.length
         self.goals: Goals
         if c.hiro.goals == "skills":
-            self.goals = SkillGoals(c, width, initial.generator("init/predictor"), self.noise, self.device)
+            self.goals = SkillGoals(
+                c, width, initial.generator("init/predictor"), self.noise, self.device, self.backend
+            )
         else:
             entries = torch.as_tensor(range(width) if goals is None else list(goals), device=self.device)
             self.goals = StateGoals(c, entries)
@@ -91,8 +93,8 @@ class HiroAgent(Agent):
         modules: dict[str, nn.Module] = {"high": self.high, "low": self.low, **self.goals.modules}
         self.modules = nn.ModuleDict(modules).to(self.device)
         self._levels = {
-            "high": self.high.optimizers(c, self.device),
-            "low": self.low.optimizers(c, self.device),
+            "high": self.high.optimizers(c, self.device, self.backend),
+            "low": self.low.optimizers(c, self.device, self.backend),
         }
         levels = {f"{level}_{k}": o for level, held in self._levels.items() for k, o in held.items()}
         self.optimizers = levels | self.goals.optimizers

@@ -136,7 +136,7 @@ class ImaginationAgent(Agent):
                 feature_dim, c.skill, c.predictor, c.model, initial.generator("init/predictor")
             )
         self.modules = nn.ModuleDict(modules).to(self.device)
-        self.optimizers = {k: Optimizer(m, rates[k], c, self.device) for k, m in modules.items()}
+        self.optimizers = {k: Optimizer(m, rates[k], c, self.device, self.backend) for k, m in modules.items()}
         self.planner = Planner(c, self.plan_weights, self.backend)
         # By themselves, so that compiled ones can take their place.
         learner = REFERENCE if c.train.compile else self.backend

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lsp_fast.backends import Backend
 from lsp_fast.config import Config
 from lsp_fast.learning.optimizer import Optimizer
 from lsp_fast.models.networks import Linear
@@ -91,11 +92,11 @@ class TD3(nn.Module):
             for a, b in zip(slow.parameters(), learned.parameters(), strict=True):
                 a.lerp_(b, self.config.tau)
 
-    def optimizers(self, config: Config, device: torch.device) -> dict[str, Optimizer]:
+    def optimizers(self, config: Config, device: torch.device, backend: Backend) -> dict[str, Optimizer]:
         """Of the actor and of the critics."""
         return {
-            "actor": Optimizer(self.actor, self.config.actor_learning_rate, config, device),
-            "critics": Optimizer(self.critics, self.config.critic_learning_rate, config, device),
+            "actor": Optimizer(self.actor, self.config.actor_learning_rate, config, device, backend),
+            "critics": Optimizer(self.critics, self.config.critic_learning_rate, config, device, backend),
         }
 
 

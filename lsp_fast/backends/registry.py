@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from lsp_fast import ops
-from lsp_fast.backends import cpp, cpp_densities, cpp_learning
+from lsp_fast.backends import cpp, cpp_adam, cpp_densities, cpp_learning
 from lsp_fast.errors import BackendUnavailable, ConfigError, first_line
 from lsp_fast.ops import densities
+from lsp_fast.ops.adam import Step
 from lsp_fast.ops.lambda_return import from_kernels
 from lsp_fast.ops.observe import Observed
 from lsp_fast.ops.philox import normals
@@ -40,6 +41,7 @@ class Backend(NamedTuple):
     log_prob: Callable[..., Tensor]
     kl_divergence: Callable[..., Tensor]
     entropy: Callable[..., Tensor]
+    adam: Callable[[torch.optim.Adam, float], Step]
     plan: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
     """A whole plan at once, as `lsp_fast.backends.cpp.plan`; None composes it of the others."""
     alone: Callable[[], AbstractContextManager] = nullcontext
@@ -60,6 +62,7 @@ REFERENCE = Backend(
     densities.log_prob,
     densities.kl_divergence,
     densities.entropy,
+    ops.adam,
 )
 
 
@@ -79,6 +82,7 @@ def _cpp(device: torch.device) -> Backend:
         log_prob=cpp_densities.log_prob,
         kl_divergence=cpp_densities.kl_divergence,
         entropy=cpp_densities.entropy,
+        adam=cpp_adam.adam,
         alone=cpp.alone,
         plan=cpp.plan,
     )

@@ -5,27 +5,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lsp_fast.backends import Backend
 from lsp_fast.config import Config
 
 
 class Optimizer:
     """Adam over one module, with the gradient's norm clipped; it touches that module's parameters only."""
 
-    def __init__(self, module: nn.Module, learning_rate: float, config: Config, device: torch.device) -> None:
+    def __init__(
+        self, module: nn.Module, learning_rate: float, config: Config, device: torch.device, backend: Backend
+    ) -> None:
         self.parameters = list(module.parameters())
-        self.grad_clip = config.optimizer.grad_clip
         self.adam = torch.optim.Adam(
             self.parameters, lr=learning_rate, eps=config.optimizer.eps, fused=True, capturable=device.type == "cuda"
         )
+        self._step = backend.adam(self.adam, config.optimizer.grad_clip)
 
     def step(self, loss: Tensor, retain_graph: bool = False) -> Tensor:
         """Take one step down the loss and return the gradient's norm before clipping, 0-d."""
         gradients = torch.autograd.grad(loss, self.parameters, retain_graph=retain_graph)
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.grad_clip)
-        self.adam.step()
-        # A fused step does not count as a change by itself; whoever holds copies of weights goes by it.
+        norm = self._step(gradients)
+        # Such a step does not count as a change by itself; whoever holds copies of weights goes by it.
         torch.autograd.graph.increment_version(self.parameters)
         return norm
 

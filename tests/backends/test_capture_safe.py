@@ -9,6 +9,7 @@ from host_reads import host_read
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lsp_fast import ops
 from lsp_fast.agents.imagination import ImaginationAgent, Optimizer
 from lsp_fast.config import make_config
 from lsp_fast.models.conv import SHAPE
@@ -147,7 +148,9 @@ class GradientsOnly(Optimizer):
     """All of a step but Adam's, whose fused form knows no meta device."""
 
     def __init__(self, module):
-        self.parameters, self.grad_clip, self.adam = list(module.parameters()), 1.0, self
+        self.parameters = list(module.parameters())
+        self.param_groups = [{"params": self.parameters}]
+        self._step = ops.adam(self, 1.0)
 
     def step(self, loss=None, retain_graph=False):
         return None if loss is None else super().step(loss, retain_graph)

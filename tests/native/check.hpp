@@ -48,6 +48,7 @@ bool same(const std::vector<T>& a, const std::vector<T>& b) {
 
 // The learner's operations, with every instruction set.
 void learner();
+void adam();
 void pool();
 
 }  // namespace lsp_fast::tests

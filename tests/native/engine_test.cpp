@@ -476,6 +476,7 @@ int main() {
   group("a member taken away", [&] { member_taken_away(*all[0]); });
   pool();
   learner();
+  adam();
   group("a forked child", [&] { forked(*all[0]); });
   return failures ? 1 : 0;
 }

@@ -26,7 +26,7 @@ def log_prob(raw: Tensor, x: Tensor, low: float, high: float, isa: str = "auto")
         isa: one of `cpp.instruction_sets()`; auto takes the first.
     """
     wants_x = torch.is_grad_enabled() and x.requires_grad
-    if wants_x or not fits(raw, x) or x.numel() == 0 or raw.shape[:-1] != x.shape[:-1]:
+    if wants_x or not fits("log_prob", raw, x) or x.numel() == 0 or raw.shape[:-1] != x.shape[:-1]:
         return densities.log_prob(raw, x, low, high)
     return _LogProb.apply(raw, x, low, high, isa)  # pyright: ignore[reportReturnType]
 
@@ -50,7 +50,7 @@ def kl_divergence(p: Normal, q: Normal, isa: str = "auto") -> Tensor:
     Args:
         isa: one of `cpp.instruction_sets()`; auto takes the first.
     """
-    if not fits(*p, *q) or p.mean.numel() == 0 or len({x.shape for x in (*p, *q)}) > 1:
+    if not fits("kl_divergence", *p, *q) or p.mean.numel() == 0 or len({x.shape for x in (*p, *q)}) > 1:
         return densities.kl_divergence(p, q)
     return _KL.apply(*p, *q, isa)  # pyright: ignore[reportReturnType]
 
@@ -76,7 +76,12 @@ def entropy(policy: Normal, noise: Tensor, isa: str = "auto") -> Tensor:
         isa: one of `cpp.instruction_sets()`; auto takes the first.
     """
     wants_noise = torch.is_grad_enabled() and noise.requires_grad
-    if wants_noise or not fits(*policy, noise) or noise.numel() == 0 or len({x.shape for x in (*policy, noise)}) > 1:
+    if (
+        wants_noise
+        or not fits("entropy", *policy, noise)
+        or noise.numel() == 0
+        or len({x.shape for x in (*policy, noise)}) > 1
+    ):
         return densities.entropy(policy, noise)
     return _Entropy.apply(*policy, noise, isa)  # pyright: ignore[reportReturnType]
 

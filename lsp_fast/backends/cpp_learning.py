@@ -9,6 +9,8 @@ since; the reference would refuse.
 
 from __future__ import annotations
 
+import functools
+import warnings
 from typing import Any
 
 import torch
@@ -39,7 +41,7 @@ def mlp(x: Tensor, weights: MLPWeights, isa: str = "auto") -> Tensor:
     """
     layers = weights.hidden if weights.out is None else (*weights.hidden, weights.out)
     flat = [t for layer in layers for t in layer]
-    if not fits(x, *flat) or not layers or x.numel() == 0:
+    if not fits("mlp", x, *flat) or not layers or x.numel() == 0:
         return ops.mlp(x, weights)
     rows = x.reshape(-1, x.shape[-1])
     y = _Mlp.apply(rows, weights.out is not None, isa, *flat)  # pyright: ignore[reportGeneralTypeIssues]
@@ -81,7 +83,7 @@ def observe(
         isa: one of `cpp.instruction_sets()`; auto takes the first.
     """
     flat = [*prior.inp, *prior.gru, *prior.hidden, *prior.out, *posterior.hidden, *posterior.out]
-    if not fits(embeddings, actions, noise, *flat) or noise.numel() == 0:
+    if not fits("observe", embeddings, actions, noise, *flat) or noise.numel() == 0:
         return ops.observe(embeddings, actions, is_first, noise, prior, posterior)
     bounds = prior.min_std, posterior.min_std
     stoch, deter, *normals = _Observe.apply(  # pyright: ignore[reportGeneralTypeIssues]
@@ -149,7 +151,9 @@ def imagine(
     layers = actor.mlp.hidden if actor.mlp.out is None else (*actor.mlp.hidden, actor.mlp.out)
     flat = [t for layer in layers for t in layer]
     elsewhere = torch.is_grad_enabled() and any(x.requires_grad for x in fixed)
-    if elsewhere or actor.mlp.out is None or not fits(*fixed, *flat) or noise.stoch.numel() == 0:
+    if elsewhere:
+        say_once("imagine", "where a gradient to more than the actor is wanted")
+    if elsewhere or actor.mlp.out is None or not fits("imagine", *fixed, *flat) or noise.stoch.numel() == 0:
         return ops.imagine(start, prior, actor, skills, skill_length, noise)
     given = start, prior, actor, skills, skill_length, noise, isa
     stoch, deter, actions, mean, std = _Imagine.apply(given, *flat)  # pyright: ignore[reportGeneralTypeIssues]
@@ -192,11 +196,22 @@ def refuse_twice(name: str) -> None:
         )
 
 
-def fits(*tensors: Tensor) -> bool:
+def fits(name: str, *tensors: Tensor) -> bool:
     """Whether the extension computes with these tensors: float32 on the CPU, and no autocast, which wants bf16."""
-    return not torch.is_autocast_enabled("cpu") and all(
-        x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors
-    )
+    if torch.is_autocast_enabled("cpu"):
+        say_once(name, "under autocast")
+        return False
+    for x in tensors:
+        if x.dtype != torch.float32 or x.device.type != "cpu":
+            say_once(name, f"in {x.dtype} on {x.device.type}")
+            return False
+    return True
+
+
+@functools.cache
+def say_once(name: str, when: str) -> None:
+    """Warn that an operation is the reference's now, and slower; the cache keeps it to one line a reason."""
+    warnings.warn(f"{name}: the reference computes {when}; C++ learns in float32 on a processor", stacklevel=4)
 
 
 def _array(x: Tensor):

@@ -57,14 +57,19 @@ inline void outputs(const float* w, std::int64_t panel, const float* bias, std::
                     const Panels& after) {
   constexpr std::int64_t kTile = kVectors * LSP_WIDTH;
   V sum[kOutputs][kVectors];
+#pragma GCC unroll 16
   for (std::int64_t o = 0; o < kOutputs; ++o) {
+#pragma GCC unroll 16
     for (std::int64_t v = 0; v < kVectors; ++v) sum[o][v] = all(bias[o]);
   }
   const auto multiply = [&](std::int64_t k) __attribute__((always_inline)) {
     V input[kVectors];
+#pragma GCC unroll 16
     for (std::int64_t v = 0; v < kVectors; ++v) input[v] = load(x + k * kTile + v * LSP_WIDTH);
+#pragma GCC unroll 16
     for (std::int64_t o = 0; o < kOutputs; ++o) {
       const float weight = w[o / kPanel * panel + k * kPanel + o % kPanel];
+#pragma GCC unroll 16
       for (std::int64_t v = 0; v < kVectors; ++v) sum[o][v] = P::multiply_add(sum[o][v], weight, input[v]);
     }
   };
@@ -85,11 +90,13 @@ inline void outputs(const float* w, std::int64_t panel, const float* bias, std::
     multiply(k + 1);
   }
   if (k < units) multiply(k);
+#pragma GCC unroll 16
   for (std::int64_t o = 0; o < kOutputs; ++o) {
+#pragma GCC unroll 16
     for (std::int64_t v = 0; v < kVectors; ++v) {
       const std::int64_t at = v * LSP_WIDTH;
       if constexpr (Elu && P::kPairs) {
-        if (o % 2 == 0) store(y + o / 2 * kTile + at, P::pair(elu(sum[o][v]), elu(sum[o + 1][v])));
+        if (o % 2 == 0) store(y + o / 2 * kTile + at, P::pair(elu<true>(sum[o][v]), elu<true>(sum[o + 1][v])));
       } else {
         store(y + o * kTile + at, Elu ? elu(sum[o][v]) : sum[o][v]);
       }

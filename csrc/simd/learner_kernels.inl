@@ -3,6 +3,10 @@
 // template: the linker could pick that copy for processors that lack the instructions.
 #include "learner.hpp"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include "simd/vectors.inl"
 #include "simd/product.inl"
 #include "simd/densities.inl"

@@ -24,6 +24,11 @@ __attribute__((noinline)) void product_tile(const float* a, std::int64_t a_strid
 #pragma GCC unroll 12
     for (int v = 0; v < kVectors; ++v) sum[m][v] = start.data ? load(start.row(m) + v * LSP_WIDTH) : V{};
   }
+  // Rows by threes from a pointer each: an address for every row would take more registers than there are.
+  constexpr int kTriples = (kRows + 2) / 3;
+  const float* triple[kTriples];
+#pragma GCC unroll 12
+  for (int i = 0; i < kTriples; ++i) triple[i] = a + 3 * i * a_stride;
 #pragma GCC unroll 4
   for (std::int64_t k = 0; k < depth; ++k) {
     V column[kVectors];
@@ -31,10 +36,12 @@ __attribute__((noinline)) void product_tile(const float* a, std::int64_t a_strid
     for (int v = 0; v < kVectors; ++v) column[v] = load(b + (k * kVectors + v) * LSP_WIDTH);
 #pragma GCC unroll 12
     for (int m = 0; m < kRows; ++m) {
-      const float x = a[m * a_stride + k];
+      const float x = triple[m / 3][m % 3 * a_stride];
 #pragma GCC unroll 12
       for (int v = 0; v < kVectors; ++v) sum[m][v] = sum[m][v] + x * column[v];
     }
+#pragma GCC unroll 12
+    for (int i = 0; i < kTriples; ++i) ++triple[i];
   }
 #pragma GCC unroll 12
   for (int m = 0; m < kRows; ++m) {

@@ -124,6 +124,10 @@ class HiroAgent(Agent):
         """
         n = len(carry.step)
         obs = self.checked(observation, n)
+        with self.backend.alone():
+            return self._act(obs, carry, n)
+
+    def _act(self, obs: Tensor, carry: HiroCarry, n: int) -> tuple[np.ndarray, HiroCarry]:
         aim, scale = carry.aim, self.high.scale
         rows = (carry.step % self.length == 0).nonzero()[:, 0]
         if len(rows):

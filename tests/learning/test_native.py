@@ -2,9 +2,10 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
-from agents.test_update import batches, build
+from agents.test_update import OBS, batches, build
 
 from lsp_fast import ops
 from lsp_fast.backends import cpp, cpp_learning
@@ -86,3 +87,19 @@ def test_a_failed_update_gives_pytorch_its_threads_back():
         assert torch.get_num_threads() == 1 and cpp_learning._threads() == before
         raise ZeroDivisionError
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("algorithm", ["lsp", "dreamer", "planet", "hiro"])
+def test_pytorch_keeps_to_one_thread_while_it_acts(algorithm, monkeypatch):
+    # Its threads wait for each other by spinning: beside a busy process a step took forty times as long.
+    before, seen = torch.get_num_threads(), []
+    agent = build(algorithm, "cpp")
+    monkeypatch.setattr(torch, "tanh", lambda x, tanh=torch.tanh: seen.append(torch.get_num_threads()) or tanh(x))
+    torch.set_num_threads(3)
+    try:
+        agent.policy(np.zeros((2, OBS), np.float32), agent.initial_carry(2))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) <= {1}
+    assert seen or algorithm == "planet"

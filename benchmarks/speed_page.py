@@ -80,7 +80,6 @@ def tables() -> str:
                 "torch.compile bf16": "torch.compile",
                 "JAX bf16": "JAX",
                 "C++ bf16": "**C++**",
-                "C++ bf16, its own noise": "and its own noise",
             },
         ),
         ratios(update_parts, "part of an update", fp32, peak="C++"),

@@ -14,7 +14,7 @@ from lsp_fast.ops.imagine_heads import as_bf16
 from lsp_fast.ops.types import ImagineNoise, Normal, PlanNoise, State
 from lsp_fast.planning.cem import CEMResult, cem
 from lsp_fast.planning.plan import score_plans
-from peers.update_problem import agent_of, check, expected, function_of_part, losses_of, weights_of
+from peers.update_problem import agent_of, compare, expected, function_of_part
 
 
 def build(preset: str, starts: int, part: str = "update", precision: str = "fp32") -> Callable[[], Any]:
@@ -30,9 +30,8 @@ def build(preset: str, starts: int, part: str = "update", precision: str = "fp32
     agent = agent_of(preset, starts, backend="reference", train__compile=True, train__observe="scan")
     compile_plans(agent, precision)
     function = function_of_part(agent, part, starts)
-    losses = [losses_of(function()) for _ in range(2)]
     compared = "world_model" if precision == "bf16" else part
-    check(compared, expected(preset, starts, compared), losses, weights_of(agent))
+    compare(agent, function, compared, expected(preset, starts, compared))
     return function
 
 

@@ -145,6 +145,12 @@ def leaves(x: Any) -> list[Tensor]:
     return [leaf for y in x for leaf in leaves(y)] if isinstance(x, tuple) else []
 
 
+def compare(agent: ImaginationAgent, function: Callable[[], dict[str, Tensor]], part: str, want: Expected) -> None:
+    """Make two updates of a new agent by its function, and `check` that part of them."""
+    losses = [losses_of(function()) for _ in range(2)]
+    check(part, want, losses, weights_of(agent))
+
+
 def check(part: str, want: Expected, losses: list[dict[str, float]], after: dict[str, Any]) -> None:
     """Raise AssertionError unless losses, gradients' norms and the steps of the modules that the part trains agree."""
     for got, wanted, most in zip(losses, want.losses, LOSS_ERRORS, strict=True):

@@ -1,61 +1,50 @@
-"""One whole training update (world model, planning, behaviour), and its world model alone: by PyTorch and by C++."""
+"""One whole training update (world model, planning, behaviour), its world model alone, and its behaviour alone: C++
+beside PyTorch and JAX."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
-import numpy as np
-import torch
 from measure import Work
+from operations import update_operations
+from peers.kinds import UPDATE_PEERS, UPDATE_PEERS_BF16
 from peers.problem import DIMS
+from peers.process import Process, peer
+from peers.update_problem import agent_of, compare, expected, function_of_part
 
-from lsp_fast.agents import ImaginationAgent
 from lsp_fast.config import make_config
-from lsp_fast.models.world_model import SequenceBatch
 
-VARIANTS = {
-    "reference": {"backend": "reference"},
-    "C++": {"backend": "cpp"},
-    "C++ bf16": {"backend": "cpp", "planner__precision": "bf16"},
-    "C++ bf16, its own noise": {"backend": "cpp", "planner__precision": "bf16", "planner__noise": "philox"},
-}
+BF16 = {"C++ bf16": {"backend": "cpp", "planner__precision": "bf16"}}
+"""Of the whole update: plans in bf16."""
+VARIANTS = {"reference": {"backend": "reference"}, "C++": {"backend": "cpp"}}
+"""Of every part."""
 
 
-def works() -> Iterator[Work]:
+def works(peers: bool = True) -> Iterator[Work]:
     """The cpu preset's update; and the paper's, which would plan from 2500 states, from 32 of them."""
     for preset, starts in (("cpu", 32), ("paper", 32)):
-        yield from updates(preset, starts)
+        t = make_config(preset).train
+        of = "" if preset == "cpu" else f" (of {t.batch_size * t.batch_length})"
+        yield work(f"update, {preset} preset, plans from {starts}{of} states", preset, starts, "update", peers)
+        for part, name in (("world_model", "world model"), ("behavior", "behaviour")):
+            yield work(f"update of the {name} alone, {preset} preset", preset, starts, part, peers)
 
 
-def updates(preset: str, starts: int) -> Iterator[Work]:
-    """From one batch of random sequences."""
-    agents, losses = {}, {}
-    for name, overrides in VARIANTS.items():
-        c = make_config(preset, device="cpu", behavior__plan_states=starts, **overrides)
-        agents[name] = ImaginationAgent(*DIMS, c)
-        losses[name] = agents[name].update(batch(c.train.batch_size, c.train.batch_length))
-    for name in ("world_model/loss", "behavior/value_loss"):
-        np.testing.assert_allclose(losses["C++"][name], losses["reference"][name], rtol=1e-3)
-    size = batch(c.train.batch_size, c.train.batch_length)
-    of = "" if preset == "cpu" else f" (of {c.train.batch_size * c.train.batch_length})"
-    yield Work(
-        f"update, {preset} preset, plans from {starts}{of} states",
-        "reference",
-        {name: partial(agent.update, size) for name, agent in agents.items()},
-    )
-    yield Work(
-        f"update of the world model alone, {preset} preset",
-        "reference",
-        {name: partial(agents[name].update, size, behavior=False) for name in ("reference", "C++")},
-    )
-
-
-def batch(sequences: int, length: int) -> SequenceBatch:
-    """Random numbers where a replay's would be."""
-    generator = torch.Generator().manual_seed(0)
-    observation = torch.randn(sequences, length, DIMS[0], generator=generator)
-    action = torch.rand(sequences, length, DIMS[1], generator=generator) * 2 - 1
-    reward = torch.rand(sequences, length, generator=generator)
-    is_first = torch.zeros(sequences, length, dtype=torch.bool)
-    return SequenceBatch(observation, action, reward, torch.zeros(sequences, length), is_first)
+def work(name: str, preset: str, starts: int, part: str, peers: bool) -> Work:
+    """From one batch of random sequences; behaviour alone from given states and plans. All draw their own noise; what
+    is compared before has the reference's."""
+    native = agent_of(preset, starts, backend="cpp", planner__noise="tensors")
+    compare(native, function_of_part(native, part, starts), part, expected(preset, starts, part))
+    variants, missing = {}, {}
+    for variant, overrides in (VARIANTS | BF16 if part == "update" else VARIANTS).items():
+        variants[variant] = function_of_part(agent_of(preset, starts, **overrides), part, starts)
+    kinds = UPDATE_PEERS | UPDATE_PEERS_BF16 if part == "update" else UPDATE_PEERS
+    for variant, kind in (kinds if peers else {}).items():
+        found = peer(kind, preset, starts, part)
+        if isinstance(found, Process):
+            variants[variant] = found
+        else:
+            missing[variant] = found
+    operations = update_operations(make_config(preset, behavior__plan_states=starts), *DIMS)[part]
+    mixed = [*BF16, *UPDATE_PEERS_BF16]
+    return Work(name, "reference", variants, missing=missing, operations=operations, mixed=mixed)

@@ -13,7 +13,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ class Work:
     """Variants that cannot be had here, and why."""
     operations: float | None = None
     """Multiplications and additions of a call: shown as a share of what the processor can do at most."""
+    mixed: Collection[str] = ()
+    """Variants that multiply in two precisions, and so have no peak to be compared with."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def compare(work: Work, *, samples: int = 7, min_seconds: float = 0.05) -> list[
     medians = {name: statistics.median(values) for name, values in times.items()}
 
     def share(name: str) -> float | None:
-        if work.operations is None:
+        if work.operations is None or name in work.mixed:
             return None
         peak = statistics.median(peaks["bf16" if "bf16" in name else "fp32"])
         return work.operations / (1e-3 * medians[name] * peak)

@@ -1,9 +1,12 @@
-"""Writes the tables of docs/speed.md, and README's of a GPU, from results/*.json: `python benchmarks/speed_page.py`."""
+"""Writes the tables of docs/speed.md, and README's of a GPU, from results/*.json: `python benchmarks/speed_page.py`.
+
+A table whose files are not there is left out.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import gpu_page
 ROOT = Path(__file__).parents[1]
 RESULTS = [
     ROOT / "benchmarks" / "results" / f"{what}_{threads}.json"
-    for what in ("cpu", "planet")
+    for what in ("cpu", "planet", "update")
     for threads in ("1_thread", "2_threads")
 ]
 BEGIN, END = "<!-- written by benchmarks/speed_page.py -->\n", "<!-- end -->\n"
@@ -23,13 +26,17 @@ Row = dict[str, Any]
 
 def tables() -> str:
     """The part of the page between the marks."""
-    runs = [json.loads(path.read_text()) for path in RESULTS]
-    rows = [{**row, "threads": run["threads"]} for run in runs for row in run["rows"]]
-    plans, updates, others, environments = [], [], [], []
+    runs = {path: shown(path) for path in RESULTS if path.exists()}
+    rows = [{**row, "threads": run["threads"]} for run in runs.values() for row in run["rows"]]
+    plans, updates, update_parts, others, environments = [], [], [], [], []
     for row in rows:
         kinds = {"plan": plans, "update": updates, "imagine_heads": []}
         first = row["work"].split(",")[0]
-        kinds.get(first, environments if "environment" in row["work"] else others).append(row)
+        if first.startswith("update of"):
+            update_parts.append(row)
+        else:
+            kinds.get(first, environments if "environment" in row["work"] else others).append(row)
+    fp32 = {"reference": "reference ms", "torch.compile": "torch.compile", "JAX": "JAX", "C++": "**C++**"}
     parts = [
         "Medians of samples taken in turns in one run, as ratios to the first column (above 1 is faster).",
         ratios(
@@ -62,13 +69,20 @@ def tables() -> str:
         ratios(
             updates,
             "whole training update",
+            fp32,
+            peak="C++",
+        ),
+        ratios(
+            updates,
+            "update with plans in bf16",
             {
-                "reference": "reference ms",
-                "C++": "**C++**",
-                "C++ bf16": "**C++ bf16**",
-                "C++ bf16, its own noise": "and its own noise",
+                "reference": "reference fp32 ms",
+                "torch.compile bf16": "torch.compile",
+                "JAX bf16": "JAX",
+                "C++ bf16": "**C++**",
             },
         ),
+        ratios(update_parts, "part of an update", fp32, peak="C++"),
         ratios(
             others,
             "small operations",
@@ -76,7 +90,7 @@ def tables() -> str:
             also={"torch.randn": "eager", "C++ Philox": "C++"},
         ),
         ratios(
-            [row for row in environments if row["threads"] == runs[0]["threads"]],  # these say their own
+            [row for row in environments if row["threads"] == rows[0]["threads"]],  # these say their own
             "environments, per control step",
             {
                 "dm_control": "dm_control ms",
@@ -88,7 +102,15 @@ def tables() -> str:
         ),
         caption(runs),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def shown(path: Path) -> Row:
+    """What a file tells; of updates only `update_*.json` does."""
+    run = json.loads(path.read_text())
+    if not path.name.startswith("update"):
+        run["rows"] = [row for row in run["rows"] if not row["work"].startswith("update")]
+    return run
 
 
 def ratios(
@@ -99,13 +121,17 @@ def ratios(
     also: dict[str, str] | None = None,
     threads: bool = True,
 ) -> str:
-    """A table with a line for every piece of work and number of threads; the first column is in milliseconds."""
+    """A table with a line for every piece of work and number of threads; the first column is in milliseconds. Empty
+    where there are no rows."""
+    if not rows:
+        return ""
     found: dict[tuple[str, int], dict[str, Row]] = {}
     for row in rows:
         variant, _, own = row["variant"].partition(", ") if not threads else (row["variant"], "", "")
         number = int(own.split()[0]) if own else row["threads"]
         variant = (also or {}).get(variant, variant)
-        found.setdefault((row["work"].removeprefix("plan, ").removeprefix("update, "), number), {})[variant] = row
+        work = row["work"].removeprefix("plan, ").removeprefix("update, ").removeprefix("update of the ")
+        found.setdefault((work, number), {})[variant] = row
     first = next(iter(columns))
     for (work, _), line in found.items():  # the baseline of several threads is the one of the same work
         if first not in line:
@@ -135,20 +161,19 @@ def cell(row: Row | None, milliseconds: bool) -> str:
     return f"{row['ratio']:.1f} ×"
 
 
-def caption(runs: Iterable[Row]) -> str:
+def caption(runs: Mapping[Path, Row]) -> str:
     """How, where, when and with what."""
-    runs = list(runs)
-    commands = ", ".join(
-        f"`{run['command']}` ([JSON](../benchmarks/results/{p.name}))" for run, p in zip(runs, RESULTS, strict=True)
-    )
-    spread = [row["spread"] for run in runs for row in run["rows"] if row["spread"] is not None]
+    commands: dict[str, list[str]] = {}  # of each machine and day
+    for path, run in runs.items():
+        versions = ", ".join(f"{name} {run[name]}" for name in ("torch", "jax", "envpool") if run.get(name))
+        about = f"on {run['processor']}, {run['date']}, {versions}"
+        commands.setdefault(about, []).append(f"`{run['command']}` ([JSON](../benchmarks/results/{path.name}))")
+    spread = [row["spread"] for run in runs.values() for row in run["rows"] if row["spread"] is not None]
     few = sorted(spread)[len(spread) // 2]
-    run = runs[0]
-    versions = ", ".join(f"{name} {run[name]}" for name in ("torch", "jax", "envpool") if run.get(name))
+    printed = "; ".join(f"{', '.join(several)}, {about}" for about, several in commands.items())
     return (
-        f"Printed by {commands}, after `make bench` has installed the peers, on {run['processor']}, {run['date']}, "
-        f"{versions}. The machine is shared: half of the spreads (slowest − fastest sample) / median are below "
-        f"{few:.0%}, the largest is {max(spread):.0%}."
+        f"Printed, after `make bench` has installed the peers, by {printed}. The machine is shared: half of the "
+        f"spreads (slowest − fastest sample) / median are below {few:.0%}, the largest is {max(spread):.0%}."
     )
 
 

@@ -1,1 +1,1 @@
-"""What our plans are compared with; each peer is given the same `problem` and runs in a process of its own."""
+"""What our plans and updates are compared with; each peer has the same problem, and a process of its own."""

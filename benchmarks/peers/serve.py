@@ -1,6 +1,6 @@
 """Runs one peer in a process of its own and times it when asked: `python -m peers.serve KIND THREADS ARGUMENTS...`.
 
-It reads a number of repeats a line and answers with seconds; its first line is the values that it computes.
+It reads a number of repeats a line and answers with seconds; its first line is the values that a plan computes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def main() -> None:
 
         run = function_of(kind, *arguments)
         values = run()
-        first = values[0].float().numpy() if isinstance(values, torch.Tensor) else np.asarray(values[0], np.float32)
+        # An update gives its metrics: it has been compared there.
+        first = [] if isinstance(values, dict) else values[0]
+        first = first.float().numpy() if isinstance(first, torch.Tensor) else np.asarray(first, np.float32)
     except Exception as error:  # whatever it is, it becomes the reason in the table
         answers.write(json.dumps({"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}) + "\n")
         return

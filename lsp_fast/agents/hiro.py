@@ -166,9 +166,10 @@ class HiroAgent(Agent):
         """
         segments = Segments(*batch)
         delay, turn = self.config.hiro.delay, self.updates // self.length
-        metrics = self._update_low(segments, actor=self.updates % delay == 0)
-        if self.updates % self.length == 0:
-            metrics |= self._update_high(segments, actor=turn % delay == 0)
+        with self.backend.alone():
+            metrics = self._update_low(segments, actor=self.updates % delay == 0)
+            if self.updates % self.length == 0:
+                metrics |= self._update_high(segments, actor=turn % delay == 0)
         self.updates += 1
         return metrics
 

@@ -19,6 +19,9 @@ RESUMABLE = {
     "train.health_every", "train.checkpoint_every", "train.cuda_graph",
 }  # fmt: skip
 
+KEPT = {"planner.noise"}
+"""What a run keeps as it began where `auto` is asked for, since its numbers depend on it."""
+
 
 class RunFolder:
     """Paths inside a run's folder."""
@@ -65,6 +68,13 @@ class RunFolder:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def continued(self, config: Config) -> Config:
+        """`config`, where it says `auto` with what the run that lies here began with (`KEPT`)."""
+        if not self.config.exists():
+            return config
+        changed = differences(self.read_config(), config).items()
+        return replace(config, {name: old for name, (old, new) in changed if name in KEPT and new == "auto"})
 
     def find(self, config: Config) -> dict[str, Any] | None:
         """The newest checkpoint of the run of this configuration; None where the run is new. Nothing is written.

@@ -88,7 +88,8 @@ class Cell:
         except CheckpointError as error:
             raise ConfigError(f"{error}; name another --out, or delete {folder.path}") from error
         free = RESUMABLE | (FROM_SOURCE if self.source is not None else set())
-        return {name: both for name, both in differences(there, self.config).items() if name not in free}
+        asked = folder.continued(self.config)
+        return {name: both for name, both in differences(there, asked).items() if name not in free}
 
     def __call__(self) -> str | Failed:
         """Train. Returns `finished`, `interrupted` or `timed out`, or why it failed."""

@@ -41,6 +41,7 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True, profile:
     with ExitStack() as stack:
         stack.callback(folder.release)
         folder.lock()
+        config = folder.continued(config)
         # All that can be refused is refused before anything is written.
         state = folder.find(config)
         environments = make_envs(config, config.collect.num_envs)

@@ -67,12 +67,14 @@ def test_an_older_run_evaluates_and_goes_on(runs, name):
     assert len(returns) == 2
     assert not SAME or returns == expected["returns"]
     had = len(Path(name, "metrics.jsonl").read_text().splitlines())
-    config = replace(RunFolder(name).read_config(), {"env_steps": expected["env_steps"]})
+    # As today's command asks: `auto` keeps what the run began with.
+    config = replace(RunFolder(name).read_config(), {"env_steps": expected["env_steps"], "planner.noise": "auto"})
     assert train(config, name, progress=False).finished
     rows = [json.loads(line) for line in Path(name, "metrics.jsonl").read_text().splitlines()][had:]
     assert len(rows) == len(expected["rows"])
     for found, told in zip(rows, expected["rows"], strict=True):
         agree({k: v for k, v in found.items() if k not in ("seconds", "updates_per_second")}, told)
+    assert RunFolder(name).read_config().planner.noise == "tensors"
 
 
 def test_older_runs_are_plotted_and_a_sweep_finds_them_finished(runs, capsys):

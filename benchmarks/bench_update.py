@@ -40,6 +40,9 @@ def work(name: str, preset: str, starts: int, part: str, peers: bool) -> Work:
         variants[variant] = function_of_part(agent_of(preset, starts, **overrides), part, starts)
     kinds = UPDATE_PEERS | UPDATE_PEERS_BF16 if part == "update" else UPDATE_PEERS
     for variant, kind in (kinds if peers else {}).items():
+        if preset == "paper" and "torch.compile" in variant:
+            missing[variant] = "compiling the paper's sizes takes many minutes a part"
+            continue
         found = peer(kind, preset, starts, part)
         if isinstance(found, Process):
             variants[variant] = found

@@ -46,6 +46,8 @@ class Backend(NamedTuple):
     """A whole plan at once, as `lsp_fast.backends.cpp.plan`; None composes it of the others."""
     alone: Callable[[], AbstractContextManager] = nullcontext
     """Within it nothing of PyTorch's takes the processors that the backend computes on."""
+    multiplies_bf16: bool = False
+    """There is an instruction for products in bf16, which `planner.precision` auto then takes."""
     pack_heads: Callable[..., Callable[..., Tensor]] | None = None
     """`imagine_heads` of packed weights for many calls, as `lsp_fast.backends.triton.pack_heads`; None: nothing."""
 
@@ -85,6 +87,7 @@ def _cpp(device: torch.device) -> Backend:
         adam=cpp_adam.adam,
         alone=cpp.alone,
         plan=cpp.plan,
+        multiplies_bf16="avx512bf16" in cpp.instruction_sets(),
     )
 
 
@@ -126,6 +129,7 @@ def _triton(device: torch.device) -> Backend:
         imagine_heads=triton.imagine_heads,
         normals=philox.normals,
         pack_heads=triton.pack_heads,
+        multiplies_bf16=True,
     )
 
 

@@ -205,8 +205,9 @@ class PlannerConfig:
     """Where a plan's noise comes from: PyTorch's generator, as tensors; or a key of Philox4x32-10, whose numbers a
     native plan computes where it uses them (other numbers, and no memory for them). `auto`: a key where the backend
     computes them natively."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """What a plan's matrix products multiply; learning stays in fp32."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """What a plan's matrix products multiply; learning stays in fp32. `auto`: bf16 where backend and processor have an
+    instruction for it."""
 
 
 @dataclass(frozen=True)

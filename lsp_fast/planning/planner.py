@@ -38,7 +38,7 @@ class Planner:
 
     def __init__(self, config: Config, weights: Callable[[], PlanWeights], backend: Backend) -> None:
         self.config, self.weights, self.backend = config, weights, backend
-        self.rules = plan_rules(config)
+        self.rules = plan_rules(config, backend)
         self._packed: Packed | None = None
         graphs = config.train.cuda_graph
         self._graphs = {
@@ -172,9 +172,10 @@ class Planner:
         return Normal(result.mean, result.std)
 
 
-def plan_rules(config: Config) -> PlanRules:
-    """How this configuration scores and refits."""
+def plan_rules(config: Config, backend: Backend = REFERENCE) -> PlanRules:
+    """How this configuration scores and refits on that backend."""
     p, b = config.planner, config.behavior
+    chosen = "bf16" if backend.multiplies_bf16 else "fp32"
     return PlanRules(
         p.elites,
         config.skill.length if p.over == "skills" else 1,
@@ -183,7 +184,7 @@ def plan_rules(config: Config) -> PlanRules:
         by_sum=p.objective == "sum",
         floor=p.std_floor,
         clip=None if p.over == "skills" else 1.0,
-        precision=p.precision,
+        precision=chosen if p.precision == "auto" else p.precision,
     )
 
 

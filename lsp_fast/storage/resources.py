@@ -92,7 +92,7 @@ def estimate(
     planned = starts * config.planner.candidates if config.skill.source == "planned" else 0
     widest = max(config.actor.units, config.value.units, m.reward_units, 3 * m.deter)
     kept = 3 * widest if backend == "cpp" else b.horizon * (m.stoch + m.deter + 3 * widest)
-    if backend == "triton" and config.planner.precision == "bf16":
+    if backend == "triton" and config.planner.precision != "fp32":
         kept //= 2
     tensors = config.planner.noise == "tensors" or (config.planner.noise == "auto" and backend == "reference")
     drawn = b.horizon * (m.stoch + action_dim) * (config.planner.iterations if tensors else 1)

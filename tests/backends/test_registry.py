@@ -31,8 +31,8 @@ def test_backends_by_name():
 
 
 def test_auto_takes_the_extension_where_it_is_built(monkeypatch):
-    monkeypatch.setattr(cpp, "load", lambda: None)
-    assert backends.get("auto").name == "cpp"
+    monkeypatch.setattr(cpp, "load", lambda: SimpleNamespace(instruction_sets=lambda: ("portable",)))
+    assert backends.get("auto").name == "cpp" and not backends.get("cpp").multiplies_bf16
 
 
 def test_a_missing_extension_falls_back_once_and_is_an_error_by_name(monkeypatch):

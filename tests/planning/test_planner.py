@@ -7,8 +7,11 @@ from agents.test_update import OBS, batches, build
 from torch.utils._pytree import tree_map_only
 
 from lsp_fast import backends, ops
+from lsp_fast.backends import REFERENCE
+from lsp_fast.config import make_config
 from lsp_fast.noise import Noise
 from lsp_fast.ops.types import State
+from lsp_fast.planning.planner import plan_rules
 
 SMALL = {"planner__candidates": 20, "planner__elites": 5, "planner__iterations": 2}
 
@@ -122,3 +125,11 @@ def test_where_nobody_packs_nothing_is_packed():
     agent = build()
     assert agent.planner.imagine_heads() is None
     agent.planner.pack()
+
+
+def test_auto_multiplies_bf16_where_there_is_an_instruction_for_it():
+    config = make_config("smoke", planner__precision="auto")
+    assert plan_rules(config).precision == plan_rules(config, REFERENCE).precision == "fp32"
+    assert plan_rules(config, REFERENCE._replace(multiplies_bf16=True)).precision == "bf16"
+    native = REFERENCE._replace(multiplies_bf16=True)
+    assert plan_rules(make_config("smoke"), native).precision == "fp32"

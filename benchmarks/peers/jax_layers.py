@@ -104,7 +104,7 @@ def kl_divergence(p: tuple[jax.Array, jax.Array], q: tuple[jax.Array, jax.Array]
 
 
 def soft_clamp_std(raw_log_std: jax.Array, low: float, high: float) -> jax.Array:
-    """As `lsp_fast.ops.layers.soft_clamp_std`."""
+    """As `lsp_fast.ops.densities.soft_clamp_std`."""
     lo, hi = 2 * np.log(low), 2 * np.log(high)
     y = hi - jax.nn.softplus(hi - 2 * raw_log_std)
     return jnp.exp(0.5 * (lo + jax.nn.softplus(y - lo)))

@@ -73,7 +73,7 @@ inline V log1p_unit(V y) {
   return p * s + (large ? all(0.69314718f) : V{});
 }
 
-// Rough: to 1e-4 of itself, where a number will be rounded to bf16.
+// Rough: to 2e-4 of itself, where a number will be rounded to bf16.
 template <bool Rough = false>
 inline V elu(V x) {
   const Power e = power<Rough>(x);

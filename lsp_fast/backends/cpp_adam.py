@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,20 +29,20 @@ class _Adam:
         self._holder, self._max_norm = holder, max_norm
         self._reference = ops.adam(holder, max_norm)
         self._parameters = [p for group in holder.param_groups for p in group["params"]]
-        self._sizes: list[int] = []
-        self._addresses: list[int] | None = None  # of what `_native` was made from
+        self._shapes: list[torch.Size] = []
+        self._places: list | None = None  # of what `_native` was made from
         self._native: Any = None  # None: the reference computes
 
     def __call__(self, gradients: Sequence[Tensor]) -> Tensor:
         group = self._holder.param_groups[0]
         if group["weight_decay"] or group["amsgrad"] or group["maximize"]:
             return self._reference(gradients)
-        if self._addresses != self._where():
+        if self._places != self._where():
             self._collect()
         if self._native is None:
             return self._reference(gradients)
         gradients = [g if g.is_contiguous() else g.contiguous() for g in gradients]
-        if [g.numel() for g in gradients] != self._sizes or not all(map(_fits, gradients)):
+        if [g.shape for g in gradients] != self._shapes or not all(map(_fits, gradients)):
             raise ValueError("there must be one float32 gradient on the CPU for each parameter, of its shape")
         norm = self._native.step(
             tuple([g.data_ptr() for g in gradients]),
@@ -53,10 +54,16 @@ class _Adam:
         )
         return torch.tensor(norm, dtype=torch.float32)
 
-    def _where(self) -> list[int]:
-        """Addresses of all that a step changes. What `_native` holds is not freed: another tensor has another one."""
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Adam:
+        # What is native belongs to the tensors it was made from; the copy makes its own.
+        return _Adam(copy.deepcopy(self._holder, memo), self._max_norm)
+
+    def _where(self) -> list:
+        """Addresses of all that a step changes, and how parameters lie there. What `_native` holds is not freed:
+        another tensor has another address."""
         state = self._holder.state.values()
-        return [p.data_ptr() for p in self._parameters] + [x.data_ptr() for moments in state for x in moments.values()]
+        lying = [(p.data_ptr(), p.shape, p.stride()) for p in self._parameters]
+        return lying + [x.data_ptr() for moments in state for x in moments.values()]
 
     def _collect(self) -> None:
         self._native, parameters, state = None, self._parameters, self._holder.state
@@ -70,8 +77,8 @@ class _Adam:
             if all(_fits(x) and x.is_contiguous() for tensor in tensors for x in tensor):
                 arrays = tuple(tuple(x.detach().numpy() for x in tensor) for tensor in tensors)
                 self._native = load().Adam(arrays)
-                self._sizes = [p.numel() for p in parameters]
-        self._addresses = self._where()
+                self._shapes = [p.shape for p in parameters]
+        self._places = self._where()
 
 
 def _fits(x: Tensor) -> bool:

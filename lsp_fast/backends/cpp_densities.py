@@ -26,22 +26,23 @@ def log_prob(raw: Tensor, x: Tensor, low: float, high: float, isa: str = "auto")
         isa: one of `cpp.instruction_sets()`; auto takes the first.
     """
     wants_x = torch.is_grad_enabled() and x.requires_grad
-    if wants_x or not fits("log_prob", raw, x) or x.numel() == 0 or raw.shape[:-1] != x.shape[:-1]:
+    alike = raw.shape == (*x.shape[:-1], 2 * x.shape[-1])
+    if wants_x or not alike or not fits("log_prob", raw, x) or x.numel() == 0:
         return densities.log_prob(raw, x, low, high)
-    return _LogProb.apply(raw, x, low, high, isa)  # pyright: ignore[reportReturnType]
+    return _LogProb.apply(torch.is_grad_enabled(), raw, x, low, high, isa)  # pyright: ignore[reportReturnType]
 
 
 class _LogProb(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, raw: Tensor, x: Tensor, low: float, high: float, isa: str) -> Tensor:
-        bounds = (2 * math.log(bound) for bound in (low, high))
-        out, *ctx.slopes = load().log_prob(_rows(raw), _rows(x), *bounds, ctx.needs_input_grad[0], _threads(), isa)
+    def forward(ctx: Any, graded: bool, raw: Tensor, x: Tensor, low: float, high: float, isa: str) -> Tensor:
+        bounds, wanted = (2 * math.log(bound) for bound in (low, high)), graded and ctx.needs_input_grad[1]
+        out, *ctx.slopes = load().log_prob(_rows(raw), _rows(x), *bounds, wanted, _threads(), isa)
         return torch.from_numpy(out).view(x.shape[:-1])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         refuse_twice("log_prob")
-        return *_products(ctx.slopes, gradients[0]), None, None, None, None
+        return None, *_products(ctx.slopes, gradients[0]), None, None, None, None
 
 
 def kl_divergence(p: Normal, q: Normal, isa: str = "auto") -> Tensor:
@@ -52,21 +53,22 @@ def kl_divergence(p: Normal, q: Normal, isa: str = "auto") -> Tensor:
     """
     if not fits("kl_divergence", *p, *q) or p.mean.numel() == 0 or len({x.shape for x in (*p, *q)}) > 1:
         return densities.kl_divergence(p, q)
-    return _KL.apply(*p, *q, isa)  # pyright: ignore[reportReturnType]
+    return _KL.apply(torch.is_grad_enabled(), *p, *q, isa)  # pyright: ignore[reportReturnType]
 
 
 class _KL(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, p_mean: Tensor, p_std: Tensor, q_mean: Tensor, q_std: Tensor, isa: str) -> Tensor:
-        normals = map(_rows, (p_mean, p_std, q_mean, q_std))
-        out, *ctx.slopes = load().kl_divergence(*normals, any(ctx.needs_input_grad), _threads(), isa)
-        return torch.from_numpy(out).view(p_mean.shape[:-1])
+    def forward(ctx: Any, graded: bool, *given: Any) -> Tensor:
+        *normals, isa = given
+        wanted = graded and any(ctx.needs_input_grad)
+        out, *ctx.slopes = load().kl_divergence(*map(_rows, normals), wanted, _threads(), isa)
+        return torch.from_numpy(out).view(normals[0].shape[:-1])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         refuse_twice("kl_divergence")
         mean, p_std, q_std = _products(ctx.slopes, gradients[0])
-        return mean, p_std, -mean, q_std, None
+        return None, mean, p_std, -mean, q_std, None
 
 
 def entropy(policy: Normal, noise: Tensor, isa: str = "auto") -> Tensor:
@@ -83,19 +85,20 @@ def entropy(policy: Normal, noise: Tensor, isa: str = "auto") -> Tensor:
         or len({x.shape for x in (*policy, noise)}) > 1
     ):
         return densities.entropy(policy, noise)
-    return _Entropy.apply(*policy, noise, isa)  # pyright: ignore[reportReturnType]
+    return _Entropy.apply(torch.is_grad_enabled(), *policy, noise, isa)  # pyright: ignore[reportReturnType]
 
 
 class _Entropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, mean: Tensor, std: Tensor, noise: Tensor, isa: str) -> Tensor:
-        out, *ctx.slopes = load().entropy(*map(_rows, (mean, std, noise)), any(ctx.needs_input_grad), _threads(), isa)
+    def forward(ctx: Any, graded: bool, mean: Tensor, std: Tensor, noise: Tensor, isa: str) -> Tensor:
+        wanted = graded and any(ctx.needs_input_grad)
+        out, *ctx.slopes = load().entropy(*map(_rows, (mean, std, noise)), wanted, _threads(), isa)
         return torch.from_numpy(out).view(mean.shape[:-1])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         refuse_twice("entropy")
-        return *_products(ctx.slopes, gradients[0]), None, None
+        return None, *_products(ctx.slopes, gradients[0]), None, None
 
 
 def _rows(x: Tensor):

@@ -44,26 +44,26 @@ def mlp(x: Tensor, weights: MLPWeights, isa: str = "auto") -> Tensor:
     if not fits("mlp", x, *flat) or not layers or x.numel() == 0:
         return ops.mlp(x, weights)
     rows = x.reshape(-1, x.shape[-1])
-    y = _Mlp.apply(rows, weights.out is not None, isa, *flat)  # pyright: ignore[reportGeneralTypeIssues]
+    y = _Mlp.apply(rows, weights.out is not None, isa, torch.is_grad_enabled(), *flat)  # pyright: ignore[reportGeneralTypeIssues]
     return y.view(*x.shape[:-1], y.shape[-1])
 
 
 class _Mlp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, linear_out: bool, isa: str, *flat: Tensor) -> Tensor:
-        wanted = any(ctx.needs_input_grad)
+    def forward(ctx: Any, x: Tensor, linear_out: bool, isa: str, graded: bool, *flat: Tensor) -> Tensor:
+        wanted = graded and any(ctx.needs_input_grad)
         y, ctx.kept = load().mlp_forward(_array(x), _pairs(flat), linear_out, wanted, _threads(), isa)
         return torch.from_numpy(y)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         refuse_twice("mlp")
-        want_weights = any(ctx.needs_input_grad[3:])
+        want_weights = any(ctx.needs_input_grad[4:])
         dx, arrays = load().mlp_backward(
             ctx.kept, _array(gradients[0]), ctx.needs_input_grad[0], want_weights, _threads()
         )
-        flat = map(torch.from_numpy, arrays) if want_weights else [None] * len(ctx.needs_input_grad[3:])
-        return None if dx is None else torch.from_numpy(dx), None, None, *flat
+        flat = map(torch.from_numpy, arrays) if want_weights else [None] * len(ctx.needs_input_grad[4:])
+        return None if dx is None else torch.from_numpy(dx), None, None, None, *flat
 
 
 def observe(
@@ -87,7 +87,7 @@ def observe(
         return ops.observe(embeddings, actions, is_first, noise, prior, posterior)
     bounds = prior.min_std, posterior.min_std
     stoch, deter, *normals = _Observe.apply(  # pyright: ignore[reportGeneralTypeIssues]
-        embeddings, actions, is_first, noise, bounds, isa, *flat
+        embeddings, actions, is_first, noise, (*bounds, torch.is_grad_enabled()), isa, *flat
     )
     return Observed(State(stoch, deter), Normal(*normals[:2]), Normal(*normals[2:]))
 
@@ -100,17 +100,18 @@ class _Observe(torch.autograd.Function):
         actions: Tensor,
         is_first: Tensor,
         noise: Tensor,
-        bounds: tuple[float, float],
+        how: tuple[float, float, bool],
         isa: str,
         *flat: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
+        *bounds, graded = how
         a = [_array(x) for x in flat]
         prior = (tuple(a[:2]), tuple(a[2:6]), tuple(a[6:8]), tuple(a[8:10]), bounds[0])
         posterior = (tuple(a[10:12]), tuple(a[12:]), bounds[1])
         arrays = (_array(x) for x in (embeddings, actions, is_first, noise))
         *outputs, ctx.kept = load().observe_forward(
-            *arrays, prior, posterior, any(ctx.needs_input_grad), _threads(), isa
+            *arrays, prior, posterior, graded and any(ctx.needs_input_grad), _threads(), isa
         )
         return tuple(map(torch.from_numpy, outputs))
 
@@ -155,7 +156,7 @@ def imagine(
         say_once("imagine", "where a gradient to more than the actor is wanted")
     if elsewhere or actor.mlp.out is None or not fits("imagine", *fixed, *flat) or noise.stoch.numel() == 0:
         return ops.imagine(start, prior, actor, skills, skill_length, noise)
-    given = start, prior, actor, skills, skill_length, noise, isa
+    given = start, prior, actor, skills, skill_length, noise, isa, torch.is_grad_enabled()
     stoch, deter, actions, mean, std = _Imagine.apply(given, *flat)  # pyright: ignore[reportGeneralTypeIssues]
     return Rollout(State(stoch, deter), actions, Normal(mean, std))
 
@@ -164,7 +165,7 @@ class _Imagine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, given: tuple, *flat: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        start, prior, actor, skills, skill_length, noise, isa = given
+        start, prior, actor, skills, skill_length, noise, isa, graded = given
         layers = _pairs(flat)
         *outputs, ctx.kept = load().imagine_forward(
             *map(_array, start),
@@ -174,7 +175,7 @@ class _Imagine(torch.autograd.Function):
             skill_length,
             _array(noise.stoch),
             None if noise.action is None else _array(noise.action),
-            any(ctx.needs_input_grad),
+            graded and any(ctx.needs_input_grad),
             _threads(),
             isa,
         )

@@ -64,7 +64,8 @@ class SkillPredictor(nn.Module):
     def _seen(self, segment: Tensor) -> Sequence[Tensor]:
         first, gap = self.steps[0], self.length // len(self.steps)
         if self.steps == list(range(first, self.length, gap)):
-            return segment[first::gap].unbind()  # one gradient, where each state alone would have one of all
+            # One gradient, where each state alone would have one of all.
+            return segment[first : self.length : gap].unbind()
         # Indexing with a list would copy the list to the device at every call.
         return [segment[step] for step in self.steps]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +27,19 @@ def adam(holder: torch.optim.Adam, max_norm: float) -> Step:
         a function of one gradient for each parameter, in the holder's order and of the same shape, which it may change;
         it returns |g| before clipping, 0-d.
     """
-    parameters = [p for group in holder.param_groups for p in group["params"]]
+    return _Adam(holder, max_norm)
 
-    def step(gradients: Sequence[Tensor]) -> Tensor:
+
+@dataclass(frozen=True)
+class _Adam:
+    # No closure: a copy steps the copied holder.
+    holder: torch.optim.Adam
+    max_norm: float
+
+    def __call__(self, gradients: Sequence[Tensor]) -> Tensor:
+        parameters = [p for group in self.holder.param_groups for p in group["params"]]
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        norm = nn.utils.clip_grad_norm_(parameters, max_norm)
-        holder.step()
+        norm = nn.utils.clip_grad_norm_(parameters, self.max_norm)
+        self.holder.step()
         return norm
-
-    return step

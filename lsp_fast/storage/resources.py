@@ -33,9 +33,9 @@ class Needs:
 LATER = 125_000_000
 """Bytes, measured: libraries that are loaded and functions that are compiled after a run has said what it needs, up to
 the figure at its end."""
-HELD = 85_000_000
-"""Bytes, measured: at most so much malloc holds of what plans of changing numbers of states give back. Large blocks go
-back to the system."""
+HELD = 130_000_000
+"""Bytes, measured: at most so much malloc holds of what plans of changing numbers of states, and updates, give back.
+Blocks of 32 MB and more go back to the system (`machine.keep_memory`)."""
 CONTEXT = 1_000_000_000
 """Bytes of a GPU that CUDA, PyTorch's libraries and their workspaces take, roughly."""
 

@@ -90,7 +90,7 @@ def test_a_failed_update_gives_pytorch_its_threads_back():
 
 
 @pytest.mark.parametrize("algorithm", ["lsp", "dreamer", "planet", "hiro"])
-def test_pytorch_keeps_to_one_thread_while_it_acts(algorithm, monkeypatch):
+def test_pytorch_keeps_to_one_thread_while_it_acts_and_learns(algorithm, monkeypatch):
     # Its threads wait for each other by spinning: beside a busy process a step took forty times as long.
     before, seen = torch.get_num_threads(), []
     agent = build(algorithm, "cpp")
@@ -98,6 +98,7 @@ def test_pytorch_keeps_to_one_thread_while_it_acts(algorithm, monkeypatch):
     torch.set_num_threads(3)
     try:
         agent.policy(np.zeros((2, OBS), np.float32), agent.initial_carry(2))
+        agent.update(next(batches(agent.config)))
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)

@@ -342,3 +342,42 @@ def test_a_parameter_that_the_loss_does_not_use_is_an_error():
 def test_a_backend_that_is_cpp_steps_natively(monkeypatch):
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self: pytest.fail("PyTorch stepped"))
     along(gradients(1)[0])(optimizer(parameters(), "cpp"))
+
+
+def test_tensors_that_began_at_different_times_have_their_own_steps():
+    shapes, found = [(40,), (50,), (7,)], []
+    for adam in (cpp_adam.adam, ops.adam):
+        tensors = parameters(shapes)
+        held = holder(tensors)
+        step = adam(held, 1e9)
+        first, *others = gradients(5, shapes)
+        step([g.clone() for g in first])
+        held.state[tensors[1]]["step"].fill_(900.0)
+        for given in others:
+            step([g.clone() for g in given])
+        found.append(everything(tensors, held))
+    assert_close(*found)
+
+
+def test_a_tiny_bound_of_the_norm_is_pytorchs():
+    steps = gradients(3, scale=1e-9)
+    assert_close(run(cpp_adam.adam, steps, 1e-7)[0], run(ops.adam, steps, 1e-7)[0])
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+def test_a_copied_optimiser_steps_the_copied_module(backend):
+    module = torch.nn.Linear(3, 2)
+    made = Optimizer(module, RATE, make_config("smoke"), torch.device("cpu"), backends.get(backend))
+    made.step(module(torch.ones(4, 3)).sum())
+    other, copied = copy.deepcopy((module, made))
+    before = [p.detach().clone() for p in module.parameters()]
+    copied.step(other(torch.ones(4, 3)).sum())
+    assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(before, other.parameters(), strict=True))
+
+
+def test_a_gradient_of_another_shape_is_refused():
+    tensors = parameters([(3, 5)])
+    step = cpp_adam.adam(holder(tensors), 1.0)
+    with pytest.raises(ValueError, match="of its shape"):
+        step([torch.zeros(5, 3)])

@@ -21,9 +21,14 @@ def problem(length, batch, stoch, deter, hidden, action, dtype, resets=0.3):
     return rssm.to(dtype), draw(EMBEDDING).requires_grad_(), draw(action).requires_grad_(), is_first, draw(stoch)
 
 
+def weights(rssm):
+    """Prior and posterior with bounds of their own, so that none is taken for the other."""
+    return rssm.prior_weights()._replace(min_std=0.3), rssm.posterior_weights()._replace(min_std=0.05)
+
+
 def run(function, rssm, embeddings, actions, is_first, noise, weigh=lambda name: 1.0):
     """Outputs by name, and the gradients of a sum in which each output weighs its own random numbers."""
-    found = function(embeddings, actions, is_first, noise, rssm.prior_weights(), rssm.posterior_weights())
+    found = function(embeddings, actions, is_first, noise, *weights(rssm))
     outputs = {
         f"{part}.{field}": getattr(getattr(found, part), field)
         for part in found._fields

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 import torch
-from ops.test_observe import SHAPES, assert_equal, problem, run
+from ops.test_observe import SHAPES, assert_equal, problem, run, weights
 
 from lsp_fast import ops
 from lsp_fast.backends import cpp, cpp_learning
@@ -70,15 +70,13 @@ def test_frozen_weights_and_no_gradient_at_all():
     rssm, embeddings, *rest = problem(*MORE[1], torch.float32)
     want = run(cpp_learning.observe, rssm, embeddings, *rest)[1]["embeddings"]
     rssm.requires_grad_(False)
-    found = cpp_learning.observe(embeddings, *rest, rssm.prior_weights(), rssm.posterior_weights())
+    found = cpp_learning.observe(embeddings, *rest, *weights(rssm))
     generator = torch.Generator().manual_seed(1)
     outputs = [y for part in found for y in part]
     total = sum((y * torch.randn(y.shape, generator=generator)).sum() for y in outputs)
     assert torch.equal(torch.autograd.grad(total, embeddings)[0], want)
     with torch.no_grad():
-        assert not cpp_learning.observe(
-            embeddings, *rest, rssm.prior_weights(), rssm.posterior_weights()
-        ).states.stoch.requires_grad
+        assert not cpp_learning.observe(embeddings, *rest, *weights(rssm)).states.stoch.requires_grad
 
 
 def test_nan_lies_where_it_lies_in_pytorchs():

@@ -10,8 +10,8 @@ from lsp_fast import backends, ops
 from lsp_fast.backends import REFERENCE
 from lsp_fast.config import make_config
 from lsp_fast.noise import Noise
-from lsp_fast.ops.types import State
-from lsp_fast.planning.planner import plan_rules
+from lsp_fast.ops.types import PlanKey, PlanNoise, State
+from lsp_fast.planning.planner import Planner, plan_rules
 
 SMALL = {"planner__candidates": 20, "planner__elites": 5, "planner__iterations": 2}
 
@@ -133,3 +133,13 @@ def test_auto_multiplies_bf16_where_there_is_an_instruction_for_it():
     assert plan_rules(config, REFERENCE._replace(multiplies_bf16=True)).precision == "bf16"
     native = REFERENCE._replace(multiplies_bf16=True)
     assert plan_rules(make_config("smoke"), native).precision == "fp32"
+
+
+def test_auto_takes_a_key_where_the_backend_draws_natively():
+    config = make_config("smoke")
+    drawing = REFERENCE._replace(normals=lambda *_: None)
+    planners = [Planner(config, lambda: None, backend) for backend in (REFERENCE, drawing)]  # type: ignore[arg-type]
+    for planner in planners:
+        planner.action_dim = 2
+    tensors, key = (planner.draw(Noise(0), "x", 3, sample=True) for planner in planners)
+    assert isinstance(tensors, PlanNoise) and isinstance(key, PlanKey)

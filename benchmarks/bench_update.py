@@ -16,7 +16,7 @@ from lsp_fast.config import make_config
 
 BF16 = {"C++ bf16": {"backend": "cpp", "planner__precision": "bf16"}}
 """Of the whole update: plans in bf16."""
-VARIANTS = {"reference": {"backend": "reference"}, "C++": {"backend": "cpp"}}
+VARIANTS = {"reference": {"backend": "reference"}, "C++": {"backend": "cpp", "planner__precision": "fp32"}}
 """Of every part."""
 
 
@@ -33,7 +33,7 @@ def works(peers: bool = True) -> Iterator[Work]:
 def work(name: str, preset: str, starts: int, part: str, peers: bool) -> Work:
     """From one batch of random sequences; behaviour alone from given states and plans. All draw their own noise; what
     is compared before has the reference's."""
-    native = agent_of(preset, starts, backend="cpp", planner__noise="tensors")
+    native = agent_of(preset, starts, **VARIANTS["C++"], planner__noise="tensors")
     compare(native, function_of_part(native, part, starts), part, expected(preset, starts, part))
     variants, missing = {}, {}
     for variant, overrides in (VARIANTS | BF16 if part == "update" else VARIANTS).items():

@@ -65,7 +65,7 @@ def from_dict(data: Mapping[str, Any]) -> Config:
         # Written before there was `auto`, which is off for every task but these.
         head = "on" if config.model.discount_head else "off" if config.task.startswith("gym:") else "auto"
         config = replace(config, {"model.discount_head": head})
-    if "noise" not in data.get("planner", {"noise": ""}):
+    if "noise" not in data.get("planner", {}):
         # `auto` came later than `tensors`, which was the only way once.
         config = replace(config, {"planner.noise": "tensors"})
     check(config)

@@ -74,7 +74,7 @@ PRESETS: dict[str, Overrides] = {
     "paper": {},
     # The paper's sizes and schedule with what makes a GPU fast; learning stays in fp32 numbers.
     "gpu": {"planner.precision": "bf16", "train.matmul": "tf32", "train.overlap": True},
-    "cpu": _CPU,
+    "cpu": {**_CPU, "planner.precision": "auto"},
     # Seconds, for tests: everything happens once or twice, nothing is learned.
     "smoke": {
         **_CPU,

@@ -106,6 +106,7 @@ CPU_DEPARTURES = {
     "actor.units", "actor.layers", "value.units", "predictor.units",
     "model.learning_rate", "actor.learning_rate", "value.learning_rate", "predictor.learning_rate",
     "model.normalize_observations", "train.pretrain_world_model_only", "actor.init_std", "actor.entropy", "skill.beta",
+    "planner.precision",
 }  # fmt: skip
 
 HIRO = {
@@ -285,4 +286,6 @@ def test_a_configuration_from_before_a_value_existed_has_its_default():
     data = to_dict(make_config("cpu", skill__dim=5))
     del data["max_minutes"], data["train"]["overlap"], data["planner"]
     config = from_dict(data)
-    assert config == make_config("cpu", skill__dim=5) and not config.train.overlap
+    # Noise came as tensors before there was a choice.
+    before = make_config("cpu", skill__dim=5, planner__noise="tensors", planner__precision="fp32")
+    assert config == before and not config.train.overlap

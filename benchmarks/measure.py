@@ -60,8 +60,13 @@ class Row:
     """Operations a second as a share of the processor's measured peak, fp32's or bf16's."""
 
 
-def compare(work: Work, *, samples: int = 7, min_seconds: float = 0.05) -> list[Row]:
-    """Time every variant, in turns; a sample repeats the call until it fills `min_seconds`."""
+REST = 0.3
+"""Seconds after which no variant's threads spin any more."""
+
+
+def compare(work: Work, *, samples: int = 7, min_seconds: float = 0.2) -> list[Row]:
+    """Time every variant, in turns; a sample repeats the call until it fills `min_seconds`, after a call that is not
+    timed: what ran before has filled the caches, and its threads may still spin."""
     repeats: dict[str, int] = {}
     for name, variant in work.variants.items():
         seconds_of(variant, 1)  # compile, warm up
@@ -69,17 +74,19 @@ def compare(work: Work, *, samples: int = 7, min_seconds: float = 0.05) -> list[
     times: dict[str, list[float]] = {name: [] for name in work.variants}
     peaks: dict[str, list[float]] = {"fp32": [], "bf16": []}
     for _ in range(samples):
-        for precision, values in peaks.items():
-            if work.operations is not None:
-                values.append(cpp.load().peak(precision, torch.get_num_threads()))
+        if work.operations is not None:
+            time.sleep(REST)
+            for precision, values in peaks.items():
+                values += [cpp.load().peak(precision, torch.get_num_threads()) for _ in range(3)]
         for name, variant in work.variants.items():
+            seconds_of(variant, 1)
             times[name].append(1e3 * seconds_of(variant, repeats[name]) / repeats[name] / work.calls)
     medians = {name: statistics.median(values) for name, values in times.items()}
 
     def share(name: str) -> float | None:
         if work.operations is None or name in work.mixed:
             return None
-        peak = statistics.median(peaks["bf16" if "bf16" in name else "fp32"])
+        peak = max(peaks["bf16" if "bf16" in name else "fp32"])
         return work.operations / (1e-3 * medians[name] * peak)
 
     rows = [

@@ -17,6 +17,8 @@ import torch
 from measure import Row, compare, table, write
 from peers.process import Process
 
+from lsp_fast import machine
+
 HERE = Path(__file__).parent
 NAMES = [path.stem.removeprefix("bench_") for path in sorted(HERE.glob("bench_*.py"))]
 
@@ -32,6 +34,7 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown benchmark {unknown[0]!r}; there are {', '.join(NAMES)}")
     torch.set_num_threads(options.threads)
+    machine.keep_memory()  # as training does
     rows: list[Row] = []
     for name in options.names or NAMES:
         for work in importlib.import_module(f"bench_{name}").works():

@@ -27,7 +27,10 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(int(threads))
+        from lsp_fast import machine
         from peers.kinds import function_of
+
+        machine.keep_memory()
 
         run = function_of(kind, *arguments)
         values = run()

@@ -125,9 +125,11 @@ class HiroAgent(Agent):
         n = len(carry.step)
         obs = self.checked(observation, n)
         with self.backend.alone():
-            return self._act(obs, carry, n)
+            action, aim = self._act(obs, carry, n)
+        return action.cpu().numpy(), replace(carry, aim=aim, step=carry.step + 1)
 
-    def _act(self, obs: Tensor, carry: HiroCarry, n: int) -> tuple[np.ndarray, HiroCarry]:
+    def _act(self, obs: Tensor, carry: HiroCarry, n: int) -> tuple[Tensor, Tensor]:
+        """The action [N, A], and the aim that is in force [N, G]."""
         aim, scale = carry.aim, self.high.scale
         rows = (carry.step % self.length == 0).nonzero()[:, 0]
         if len(rows):
@@ -141,7 +143,7 @@ class HiroAgent(Agent):
         if carry.explore:
             extra = carry.noise.normal("act/exploration", n, self.action_dim)
             action = (action + self.config.collect.exploration_noise * extra).clamp(-1, 1)
-        return action.cpu().numpy(), replace(carry, aim=aim, step=carry.step + 1)
+        return action, aim
 
     def extras(self, carry: HiroCarry) -> np.ndarray:
         """The aim in force, and 1: that there is one. Rows of random actions are zeros."""

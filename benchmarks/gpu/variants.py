@@ -80,6 +80,8 @@ def make_agent(work: Work, name: str, precision: str) -> ImaginationAgent:
     overrides = {
         "backend": "reference" if work.device.type == "cpu" else backend,
         "planner.precision": "bf16" if precision == "bf16" else "fp32",
+        # As in the float64 agent that it is compared with.
+        "planner.noise": "tensors",
         "train.matmul": "fp32" if precision == "fp32" else "tf32",
         # What is timed is captured here; `policy` is the agent's own way.
         "train.cuda_graph": name == "policy",

@@ -47,7 +47,7 @@ from lsp_fast.models.world_model import SequenceBatch
 
 losses = []
 for backend in ("reference", "triton"):
-    config = make_config("smoke", device="cpu", backend=backend)
+    config = make_config("smoke", device="cpu", backend=backend, planner__noise="philox")
     agent, generator = ImaginationAgent(5, 2, config), torch.Generator().manual_seed(1)
     shape = (config.train.batch_size, config.train.batch_length)
     for _ in range(2):

@@ -257,7 +257,7 @@ class ImaginationAgent(Agent):
             elif self.config.actor.eval_action == "tanh_mean":
                 action = layers.act(policy, None)
             else:
-                action = densest_action(policy, noise.normal("act/mode", MODE_SAMPLES, n, self.action_dim))
+                action = densities.densest_action(policy, noise.normal("act/mode", MODE_SAMPLES, n, self.action_dim))
         if carry.explore:
             extra = noise.normal("act/exploration", n, self.action_dim)
             action = (action + self.config.collect.exploration_noise * extra).clamp(-1, 1)
@@ -448,11 +448,3 @@ class ImaginationAgent(Agent):
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.autocast)
-
-
-def densest_action(policy: Normal, noise: Tensor) -> Tensor:
-    """The sample of highest density, [N, A], from noise [samples, N, A] [D]."""
-    pre_tanh = policy.mean + policy.std * noise  # [samples, N, A]
-    best = densities.tanh_normal_log_prob(pre_tanh, policy).sum(-1).argmax(0)  # [N]
-    chosen = pre_tanh.gather(0, best[None, :, None].expand(1, -1, pre_tanh.shape[-1]))[0]
-    return torch.tanh(chosen)

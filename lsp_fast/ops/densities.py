@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -62,3 +63,11 @@ def soft_clamp_std(raw_log_std: Tensor, low: float, high: float) -> Tensor:
     y = hi - F.softplus(hi - 2 * raw_log_std)
     y = lo + F.softplus(y - lo)
     return (0.5 * y).exp()
+
+
+def densest_action(policy: Normal, noise: Tensor) -> Tensor:
+    """The sample of highest density, [N, A], from noise [samples, N, A] [D]."""
+    pre_tanh = policy.mean + policy.std * noise  # [samples, N, A]
+    best = tanh_normal_log_prob(pre_tanh, policy).sum(-1).argmax(0)  # [N]
+    chosen = pre_tanh.gather(0, best[None, :, None].expand(1, -1, pre_tanh.shape[-1]))[0]
+    return torch.tanh(chosen)

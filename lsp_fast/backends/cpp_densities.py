@@ -51,7 +51,7 @@ def kl_divergence(p: Normal, q: Normal, isa: str = "auto") -> Tensor:
     Args:
         isa: one of `cpp.instruction_sets()`; auto takes the first.
     """
-    if not fits("kl_divergence", *p, *q) or p.mean.numel() == 0 or len({x.shape for x in (*p, *q)}) > 1:
+    if not fits("kl_divergence", *p, *q) or not _alike(*p, *q):
         return densities.kl_divergence(p, q)
     return _KL.apply(torch.is_grad_enabled(), *p, *q, isa)  # pyright: ignore[reportReturnType]
 
@@ -78,12 +78,7 @@ def entropy(policy: Normal, noise: Tensor, isa: str = "auto") -> Tensor:
         isa: one of `cpp.instruction_sets()`; auto takes the first.
     """
     wants_noise = torch.is_grad_enabled() and noise.requires_grad
-    if (
-        wants_noise
-        or not fits("entropy", *policy, noise)
-        or noise.numel() == 0
-        or len({x.shape for x in (*policy, noise)}) > 1
-    ):
+    if wants_noise or not fits("entropy", *policy, noise) or not _alike(*policy, noise):
         return densities.entropy(policy, noise)
     return _Entropy.apply(torch.is_grad_enabled(), *policy, noise, isa)  # pyright: ignore[reportReturnType]
 
@@ -99,6 +94,11 @@ class _Entropy(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         refuse_twice("entropy")
         return None, *_products(ctx.slopes, gradients[0]), None, None
+
+
+def _alike(*tensors: Tensor) -> bool:
+    """Whether they are of one shape, and of any numbers at all."""
+    return tensors[0].numel() > 0 and len({x.shape for x in tensors}) == 1
 
 
 def _rows(x: Tensor):

@@ -87,7 +87,7 @@ def observe(
         return ops.observe(embeddings, actions, is_first, noise, prior, posterior)
     bounds = prior.min_std, posterior.min_std
     stoch, deter, *normals = _Observe.apply(  # pyright: ignore[reportGeneralTypeIssues]
-        embeddings, actions, is_first, noise, (*bounds, torch.is_grad_enabled()), isa, *flat
+        embeddings, actions, is_first, noise, bounds, isa, torch.is_grad_enabled(), *flat
     )
     return Observed(State(stoch, deter), Normal(*normals[:2]), Normal(*normals[2:]))
 
@@ -100,12 +100,12 @@ class _Observe(torch.autograd.Function):
         actions: Tensor,
         is_first: Tensor,
         noise: Tensor,
-        how: tuple[float, float, bool],
+        bounds: tuple[float, float],
         isa: str,
+        graded: bool,
         *flat: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        *bounds, graded = how
         a = [_array(x) for x in flat]
         prior = (tuple(a[:2]), tuple(a[2:6]), tuple(a[6:8]), tuple(a[8:10]), bounds[0])
         posterior = (tuple(a[10:12]), tuple(a[12:]), bounds[1])
@@ -119,7 +119,7 @@ class _Observe(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         refuse_twice("observe")
         want_embeddings, want_actions, *_ = ctx.needs_input_grad
-        want_weights = any(ctx.needs_input_grad[6:])
+        want_weights = any(ctx.needs_input_grad[7:])
         given = (None if g is None else _array(g) for g in gradients)
         *inputs, arrays = load().observe_backward(
             ctx.kept, *given, want_embeddings, want_actions, want_weights, _threads()
@@ -128,7 +128,7 @@ class _Observe(torch.autograd.Function):
         if not want_weights:
             return d_embeddings, d_actions, *[None] * (len(ctx.needs_input_grad) - 2)
         inp, inp_b, w_i, b_i, w_h, b_h, *rest = map(torch.from_numpy, arrays)
-        return d_embeddings, d_actions, None, None, None, None, inp, inp_b, w_i, w_h, b_i, b_h, *rest
+        return d_embeddings, d_actions, None, None, None, None, None, inp, inp_b, w_i, w_h, b_i, b_h, *rest
 
 
 def imagine(

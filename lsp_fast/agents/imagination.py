@@ -141,7 +141,8 @@ class ImaginationAgent(Agent):
         # By themselves, so that compiled ones can take their place.
         learner = REFERENCE if c.train.compile else self.backend
         if c.train.observe != "auto":
-            learner = learner._replace(observe=ops.observe_scan if c.train.observe == "scan" else ops.observe)
+            observe = ops.observe_scan if c.train.observe == "scan" else ops.observe
+            learner = learner._replace(observe=observe, world_model=None)
         self.model_loss = functools.partial(world_model_loss, self.world_model, backend=learner)
         self.behavior_parts = Parts()
         if c.train.compile:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lsp_fast import ops
-from lsp_fast.backends import cpp, cpp_adam, cpp_densities, cpp_learning
+from lsp_fast.backends import cpp, cpp_adam, cpp_densities, cpp_learning, cpp_steps
 from lsp_fast.errors import BackendUnavailable, ConfigError, first_line
 from lsp_fast.ops import densities
 from lsp_fast.ops.adam import Step
@@ -44,12 +44,20 @@ class Backend(NamedTuple):
     adam: Callable[[torch.optim.Adam, float], Step]
     plan: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
     """A whole plan at once, as `lsp_fast.backends.cpp.plan`; None composes it of the others."""
+    world_model: Callable[..., Any] | None = None
+    """A whole loss with its gradients, as `lsp_fast.backends.cpp_steps.world_model`; None composes it of the others."""
+    behavior: Callable[..., Any] | None = None
+    """The same of behaviour's losses, as `lsp_fast.backends.cpp_steps.behavior`."""
     alone: Callable[[], AbstractContextManager] = nullcontext
     """Within it nothing of PyTorch's takes the processors that the backend computes on."""
     multiplies_bf16: bool = False
     """There is an instruction for products in bf16, which `planner.precision` auto then takes."""
     pack_heads: Callable[..., Callable[..., Tensor]] | None = None
     """`imagine_heads` of packed weights for many calls, as `lsp_fast.backends.triton.pack_heads`; None: nothing."""
+
+    def draws_by_key(self, how: str) -> bool:
+        """Whether `planner.noise` = how means a key of Philox, whose numbers `normals` gives."""
+        return how == "philox" or (how == "auto" and self.normals is not normals)
 
 
 REFERENCE = Backend(
@@ -87,6 +95,8 @@ def _cpp(device: torch.device) -> Backend:
         adam=cpp_adam.adam,
         alone=cpp.alone,
         plan=cpp.plan,
+        world_model=cpp_steps.world_model,
+        behavior=cpp_steps.behavior,
         multiplies_bf16="avx512bf16" in cpp.instruction_sets(),
     )
 

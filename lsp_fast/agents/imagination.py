@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lsp_fast import ops
 from lsp_fast.agents.base import Agent
-from lsp_fast.backends import REFERENCE
+from lsp_fast.backends import REFERENCE, learning_backend
 from lsp_fast.backends.cudagraph import Graphed, on_a_gpu
 from lsp_fast.config import Config
 from lsp_fast.experience.replay import Batch, Replay
@@ -139,7 +139,8 @@ class ImaginationAgent(Agent):
         self.optimizers = {k: Optimizer(m, rates[k], c, self.device, self.backend) for k, m in modules.items()}
         self.planner = Planner(c, self.plan_weights, self.backend)
         # By themselves, so that compiled ones can take their place.
-        learner = REFERENCE if c.train.compile else self.backend
+        self.learner = learning_backend(self.backend, c.train.precision)
+        learner = REFERENCE if c.train.compile else self.learner
         if c.train.observe != "auto":
             observe = ops.observe_scan if c.train.observe == "scan" else ops.observe
             learner = learner._replace(observe=observe, world_model=None)
@@ -419,7 +420,7 @@ class ImaginationAgent(Agent):
             # Diagnosis takes several gradients of one loss, which a compiled one does not give.
             parts = Parts() if diagnose else self.behavior_parts
             losses = behavior_losses(
-                start, skills, plan, models, self.noise, c, self.backend, live, diagnose=diagnose, parts=parts
+                start, skills, plan, models, self.noise, c, self.learner, live, diagnose=diagnose, parts=parts
             )
         metrics |= {f"behavior/{k}": v for k, v in losses.metrics.items()}
         if diagnose:

@@ -7,6 +7,7 @@ import torch
 from agents.test_update import ACTION, OBS, batches, build
 
 from lsp_fast.backends import REFERENCE, cpp, cpp_learning, cpp_steps
+from lsp_fast.errors import ConfigError
 from lsp_fast.learning.behavior import BehaviorModels, behavior_losses
 from lsp_fast.learning.world_model import world_model_loss
 from lsp_fast.models.world_model import SequenceBatch
@@ -273,3 +274,55 @@ def test_shapes_that_do_not_fit_are_named():
     zeros = [torch.zeros(*shape).numpy() for shape in ((2, c.stoch), (2, c.deter), (1, 2, c.stoch), (1, 2, ACTION))]
     with pytest.raises(ValueError, match="two steps"):
         cpp.load().behavior(*zeros[:2], None, 1, *zeros[2:], (), 0.9, 0.9, 0.0, None, False, 1)
+
+
+# In bf16.
+
+needs_bf16 = pytest.mark.skipif("avx512bf16" not in cpp.instruction_sets(), reason="no instruction multiplies bf16")
+
+
+def distance(got, want):
+    """Of all gradients together, relative."""
+    names = [name for name in want if "." in name]
+    apart = sum(((got[name].double() - want[name]) ** 2).sum() for name in names)
+    return (apart / sum((want[name] ** 2).sum() for name in names)).sqrt().item()
+
+
+@needs_bf16
+@pytest.mark.parametrize("part", ["world model", "behaviour"])
+def test_bf16_gradients_are_as_near_to_float64s_as_autocasts(part):
+    sizes = {"model__deter": 64, "model__hidden": 64, "actor__units": 64, "value__units": 64, "predictor__units": 64}
+    agent, batch = shaken(build(backend="cpp", train__precision="bf16", **sizes)), sequences(12, 16)
+
+    def found(backend, batch, *exactly):
+        if part == "world model":
+            return model_of(agent, batch, backend)
+        return gradients_of(agent, losses_of(agent, 40, backend, *exactly))
+
+    got = found(agent.learner, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        autocast = found(REFERENCE, batch)
+    plain = found(agent.backend, batch)
+    agent.modules.double()
+    exact = found(REFERENCE, doubled(batch), Doubled, torch.float64)
+    assert 10 * distance(plain, exact) < distance(got, exact) <= 2 * distance(autocast, exact)
+
+
+@needs_bf16
+@pytest.mark.parametrize("algorithm", ["lsp", "dreamer", "planet"])
+def test_training_in_bf16_stays_near_the_reference(algorithm):
+    plain, rounded = build(algorithm), build(algorithm, "cpp", train__precision="bf16")
+    for batch in batches(plain.config, 3):
+        want, got = plain.update(batch), rounded.update(batch)
+        for name in (name for name in want if name.endswith("_loss") or name == "world_model/loss"):
+            assert abs(got[name] - want[name]) <= 0.02 * max(abs(want[name]), 1), name
+
+
+def test_bf16_where_nothing_multiplies_it_is_refused():
+    with pytest.raises(ConfigError, match=r"train\.precision = 'bf16' needs --backend cpp"):
+        build("lsp", "reference", train__precision="bf16")
+    for name, value in {"train__compile": True, "train__autocast": True, "train__observe": "scan"}.items():
+        with pytest.raises(ConfigError, match="set it to fp32"):
+            build(train__precision="bf16", **{name: value})
+    with pytest.raises(ConfigError, match="set it to fp32"):
+        build("hiro", train__precision="bf16")

@@ -209,7 +209,7 @@ class PlannerConfig:
     native plan computes where it uses them (other numbers, and no memory for them). `auto`: a key where the backend
     computes them natively. The noise on the predictor's input, which is as long, goes the same way."""
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
-    """What a plan's matrix products multiply; learning's are `train.precision`. `auto`: bf16 where backend and processor
+    """What a plan's matrix products multiply; learning's: `train.precision`. `auto`: bf16 where backend and processor
     have an instruction for it."""
 
 

@@ -344,8 +344,7 @@ class ImaginationAgent(Agent):
     def fit(self, replay: Replay) -> None:
         """The observation's normaliser, where there is one."""
         if self.config.model.normalize_observations and not self.pixels:
-            mean, std = replay.observation_statistics()
-            self.world_model.fit_normalizer(torch.as_tensor(mean), torch.as_tensor(std))
+            self.world_model.fit_normalizer(*(self.upload(torch.as_tensor(x)) for x in replay.observation_statistics()))
 
     def sample(self, replay: Replay, rng: np.random.Generator) -> Batch:
         """Sequences, [B, L, ...]."""

@@ -57,6 +57,11 @@ def check(config: Config) -> None:
         f"model.decoder_min_std = {m.decoder_min_std}: must be below model.decoder_max_std = {m.decoder_max_std}",
     )
     need(
+        m.normaliser == "prefill" or m.normalize_observations,
+        f"model.normaliser = {m.normaliser!r}: nothing is standardised; set model.normalize_observations to True",
+    )
+    need(m.kl_balance <= 1, f"model.kl_balance = {m.kl_balance}: a share, which must not exceed 1")
+    need(
         not (config.skill.intrinsic and config.skill.source == "none"),
         "skill.intrinsic = True needs skills: set skill.source to planned or random",
     )
@@ -87,6 +92,10 @@ def check(config: Config) -> None:
         not (hiro and config.train.observe == "scan"),
         f"train.observe = {config.train.observe!r}: HIRO has no world model that observes; set it to auto",
     )
+    need(
+        not hiro or m.normaliser == "prefill",
+        f"model.normaliser = {m.normaliser!r}: HIRO has no world model that standardises; leave it at prefill",
+    )
     need(config.hiro.candidates >= 2, f"hiro.candidates = {config.hiro.candidates}: must be at least 2")
     need(
         not (hiro and (config.transfer.freeze_policy or config.transfer.relabel)),
@@ -111,7 +120,7 @@ def check(config: Config) -> None:
 
 
 _MAY_BE_ZERO = {
-    "threads", "collect.exploration_noise", "train.pretrain", "model.free_nats", "actor.entropy",
+    "threads", "collect.exploration_noise", "train.pretrain", "model.free_nats", "model.kl_balance", "actor.entropy",
     "behavior.plan_states", "behavior.lam", "behavior.gamma", "skill.beta", "skill.noise", "planner.std_floor",
     "predictor.noise", "actor.min_std", "model.min_std", "max_minutes",
     "transfer.source_env_steps",

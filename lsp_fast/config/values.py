@@ -104,6 +104,16 @@ class ModelConfig:
     normalize_observations: bool = False
     """Small-budget option: standardise observations by the prefill's mean and standard deviation. Frames, which lie in
     one range anyway, are left alone."""
+    normaliser: Literal["prefill", "symlog", "replay"] = "prefill"
+    """How observations are standardised where `normalize_observations` is on [O]: by the prefill's statistics alone;
+    with sign(x) log(1 + |x|) after that, so that what the prefill hardly showed stays within bounds; or by those of
+    the whole replay, fitted anew as it grows. What was learned then sees its inputs shift, less each time."""
+    normaliser_every: int = 1000
+    """Environment steps between two fits of `normaliser` = replay. Each goes through the whole replay once."""
+    kl_balance: float = 0.0
+    """Share a of the KL's gradient that goes to the prior: a KL(sg(q) || p) + (1 - a) KL(q || sg(p)), whose value is
+    the KL's [O]. 0 is off: both get the whole gradient. DreamerV2 takes 0.8: the prior learns to predict rather than
+    that the posterior, which sees, is pulled towards one that cannot yet."""
 
 
 @dataclass(frozen=True)

@@ -150,11 +150,12 @@ class BehaviorConfig:
     """Learning in imagination (SPEC sections 3 and 4)."""
 
     horizon: int = 10
-    """Imagined agent steps H, of a plan [P] and of behaviour learning alike [O]; Dreamer: 15 [D]."""
+    """Imagined agent steps H, of a plan [P] and of behaviour learning alike. The latter is inferred [O]: the paper
+    gives it no number of its own, and Dreamer's 15 [D] would fit, too."""
     gamma: float = 0.99
     lam: float = 0.95
     plan_states: int = 0
-    """Start states drawn from a batch's B x L posterior states; 0 takes all [O]."""
+    """Start states drawn from a batch's B x L posterior states; 0 takes all [O]. Each has a plan of its own [O]."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,8 @@ class SkillConfig:
     """Skills whose actions `compose` compares, the own one among them: r^i is at most the logarithm of their number."""
     beta: float = 1.0
     intrinsic_form: Literal["spread", "end", "every"] = "spread"
-    """Where a segment's log q goes [O]: an equal share on each of its K steps, all on the last, or all on each.
+    """Where a segment's log q goes [O]: an equal share on each of its K steps, all on the last, or all on each, which
+    is as literal a reading of the paper as a share and pays K times as much.
     `spread` and `end` imagine one step more, so that the lambda-return's last step does not drop a share; of `compose`,
     which rewards every step by itself, the form decides only that."""
     noise: float = 0.1

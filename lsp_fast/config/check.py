@@ -106,6 +106,17 @@ def check(config: Config) -> None:
         not (config.value.skill and config.skill.source == "none"),
         "value.skill = True needs skills: set skill.source to planned or random",
     )
+    v, s = config.value, config.skill
+    need(v.slow <= 1, f"value.slow = {v.slow}: a share of the way, which must not exceed 1")
+    need(
+        not v.replay or not s.intrinsic or (p.value == "task" and s.source == "planned"),
+        f"value.replay = {v.replay}: the replay knows R alone, and the value learns from r^i, too; set planner.value "
+        "to task (with planned skills), or skill.intrinsic to False",
+    )
+    need(
+        not (v.replay and v.skill),
+        f"value.replay = {v.replay}: the replay does not tell skills, which the value sees; set value.skill to False",
+    )
     need(
         config.skill.compose_skills >= 2,
         f"skill.compose_skills = {config.skill.compose_skills}: must be at least 2, the own skill and one to compare",
@@ -120,8 +131,9 @@ def check(config: Config) -> None:
 
 
 _MAY_BE_ZERO = {
-    "threads", "collect.exploration_noise", "train.pretrain", "model.free_nats", "model.kl_balance", "actor.entropy",
+    "threads", "collect.exploration_noise", "train.pretrain", "model.free_nats", "actor.entropy",
     "behavior.plan_states", "behavior.lam", "behavior.gamma", "skill.beta", "skill.noise", "planner.std_floor",
     "predictor.noise", "actor.min_std", "model.min_std", "max_minutes",
     "transfer.source_env_steps",
+    "model.kl_balance", "value.slow", "value.replay",
 }  # fmt: skip

@@ -142,6 +142,14 @@ class ValueConfig:
     skill: bool = False
     """See the skill held in the state that is judged; the paper's does not. Plans are then rolled out by the
     reference whatever the backend: native ones know values of features alone."""
+    slow: float = 0.0
+    """Rate at which a slow copy follows each value head after every update, a share of the way; its predictions then
+    bootstrap the lambda-returns that actor and value learn from [O]. 0: no copy; 1: the copy is the value. DreamerV3:
+    0.02. Plans are scored by the value itself."""
+    replay: float = 0.0
+    """Weight of a second loss of the value, on replayed sequences: its targets are lambda-returns of the real rewards,
+    bootstrapped by imagination's value at the replayed states [O]. DreamerV3: 0.3. The replay knows R alone: with an
+    intrinsic reward it needs `planner.value` = task, and that head then learns from it."""
     learning_rate: float = 8e-5
 
 

@@ -94,6 +94,8 @@ SPECIFICATION = {
     "model.normalize_observations": False,
     "model.normaliser": "prefill",
     "model.kl_balance": 0.0,
+    "value.slow": 0.0,
+    "value.replay": 0.0,
     "train.pretrain_world_model_only": False,
     "actor.entropy": 0.0,
     "skill.per_plan": 1,

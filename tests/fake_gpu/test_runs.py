@@ -27,6 +27,7 @@ VARIANTS = {
     "philox in bf16": ("lsp", {"planner__noise": "philox", "planner__precision": "bf16", "train__matmul": "tf32"}),
     "warm start": ("planet", {"planner__warm_start": True}),
     "normaliser": ("lsp", {"model__normaliser": "replay", "model__normaliser_every": 7, "model__kl_balance": 0.8}),
+    "values": ("lsp", {"value__slow": 0.02, "value__replay": 0.3, "planner__value": "task"}),
     "terminations": ("lsp", {"model__discount_head": "on"}),
 }
 ALLOWED = {

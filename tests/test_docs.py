@@ -12,7 +12,8 @@ from lsp_fast.storage.metrics import read_rows
 from lsp_fast.training.loop import train
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").glob("*.md")])
+READMES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md", ROOT / "experiments" / "README.md")
+PAGES = sorted([*READMES, *(ROOT / "docs").glob("*.md")])
 
 
 def examples(page):

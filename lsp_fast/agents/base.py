@@ -100,7 +100,8 @@ class Agent(ABC):
         return None
 
     def fit(self, replay: Replay) -> None:
-        """Take scales from the prefill, before anything is learned."""
+        """Take scales from the replay: from the prefill, before anything is learned, and where `Schedule.refits` says
+        so from what has come since."""
         return
 
     @abstractmethod

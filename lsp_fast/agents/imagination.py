@@ -23,6 +23,7 @@ from lsp_fast.experience.replay import Batch, Replay
 from lsp_fast.learning.behavior import BehaviorModels, Parts, behavior_losses
 from lsp_fast.learning.compiled import behavior_parts, compiled
 from lsp_fast.learning.optimizer import Optimizer
+from lsp_fast.learning.values import follow, value_weights, with_replayed_values
 from lsp_fast.learning.world_model import world_model_loss
 from lsp_fast.models.heads import Actor, Value
 from lsp_fast.models.skill_predictor import SkillPredictor
@@ -346,8 +347,7 @@ class ImaginationAgent(Agent):
     def fit(self, replay: Replay) -> None:
         """The observation's normaliser, where there is one."""
         if self.config.model.normalize_observations and not self.pixels:
-            mean, std = replay.observation_statistics()
-            self.world_model.fit_normalizer(torch.as_tensor(mean), torch.as_tensor(std))
+            self.world_model.fit_normalizer(*(self.upload(torch.as_tensor(x)) for x in replay.observation_statistics()))
 
     def sample(self, replay: Replay, rng: np.random.Generator) -> Batch:
         """Sequences, [B, L, ...]."""
@@ -381,12 +381,14 @@ class ImaginationAgent(Agent):
         if behavior and self.actor is not None:
             start = map_state(lambda x: x.flatten(0, 1), detach(model.states))  # [L B, ...]
             live = 1 - batch.terminal.T.flatten() if c.predicts_terminations else None  # [L B]
-            metrics |= self._update_behavior(start, live, diagnose)
+            metrics |= self._update_behavior(start, live, diagnose, batch)
         self.planner.pack()
         return metrics
 
-    def _update_behavior(self, start: State, live: Tensor | None, diagnose: bool) -> dict[str, Tensor]:
-        c, total = self.config, len(start.stoch)
+    def _update_behavior(
+        self, start: State, live: Tensor | None, diagnose: bool, batch: SequenceBatch
+    ) -> dict[str, Tensor]:
+        c, total, states = self.config, len(start.stoch), start
         if 0 < c.behavior.plan_states < total:
             rows = self.noise.choice("behavior/starts", total, total)
             if live is not None:
@@ -410,18 +412,15 @@ class ImaginationAgent(Agent):
             live = None if live is None else live.repeat_interleave(c.skill.per_plan)
             plan = Normal(*(x.repeat_interleave(c.skill.per_plan, 0).transpose(0, 1) for x in plan))  # [P, N, Z]
             skills = plan.mean + plan.std * self.noise.normal("behavior/skills", *plan.mean.shape)
-        models = BehaviorModels(
-            self.plan_weights(),
-            self.value.weights(),
-            None if self.task_value is None else self.task_value.weights(),
-            self.predictor,
-        )
+        heads = value_weights(self.value, self.task_value)
+        models = BehaviorModels(self.plan_weights(), predictor=self.predictor, **heads)
         with self._autocast():
             # Diagnosis takes several gradients of one loss, which a compiled one does not give.
             parts = Parts() if diagnose else self.behavior_parts
             losses = behavior_losses(
                 start, skills, plan, models, self.noise, c, self.learner, live, diagnose=diagnose, parts=parts
             )
+            losses = with_replayed_values(losses, states, batch, models, c, self.backend)
         metrics |= {f"behavior/{k}": v for k, v in losses.metrics.items()}
         if diagnose:
             assert losses.task_return is not None
@@ -441,6 +440,7 @@ class ImaginationAgent(Agent):
                 if name in self.frozen:
                     continue
                 metrics[f"behavior/{name}_grad_norm"] = self.optimizers[name].step(loss)
+        follow(self.value, self.task_value)
         return metrics
 
     def _alone(self) -> AbstractContextManager:

@@ -57,6 +57,11 @@ def check(config: Config) -> None:
         f"model.decoder_min_std = {m.decoder_min_std}: must be below model.decoder_max_std = {m.decoder_max_std}",
     )
     need(
+        m.normaliser == "prefill" or m.normalize_observations,
+        f"model.normaliser = {m.normaliser!r}: nothing is standardised; set model.normalize_observations to True",
+    )
+    need(m.kl_balance <= 1, f"model.kl_balance = {m.kl_balance}: a share, which must not exceed 1")
+    need(
         not (config.skill.intrinsic and config.skill.source == "none"),
         "skill.intrinsic = True needs skills: set skill.source to planned or random",
     )
@@ -93,6 +98,10 @@ def check(config: Config) -> None:
         not (hiro and config.train.observe == "scan"),
         f"train.observe = {config.train.observe!r}: HIRO has no world model that observes; set it to auto",
     )
+    need(
+        not hiro or m.normaliser == "prefill",
+        f"model.normaliser = {m.normaliser!r}: HIRO has no world model that standardises; leave it at prefill",
+    )
     need(config.hiro.candidates >= 2, f"hiro.candidates = {config.hiro.candidates}: must be at least 2")
     need(
         not (hiro and (config.transfer.freeze_policy or config.transfer.relabel)),
@@ -102,6 +111,17 @@ def check(config: Config) -> None:
     need(
         not (config.value.skill and config.skill.source == "none"),
         "value.skill = True needs skills: set skill.source to planned or random",
+    )
+    v, s = config.value, config.skill
+    need(v.slow <= 1, f"value.slow = {v.slow}: a share of the way, which must not exceed 1")
+    need(
+        not v.replay or not s.intrinsic or (p.value == "task" and s.source == "planned"),
+        f"value.replay = {v.replay}: the replay knows R alone, and the value learns from r^i, too; set planner.value "
+        "to task (with planned skills), or skill.intrinsic to False",
+    )
+    need(
+        not (v.replay and v.skill),
+        f"value.replay = {v.replay}: the replay does not tell skills, which the value sees; set value.skill to False",
     )
     need(
         config.skill.compose_skills >= 2,
@@ -121,4 +141,5 @@ _MAY_BE_ZERO = {
     "behavior.plan_states", "behavior.lam", "behavior.gamma", "skill.beta", "skill.noise", "planner.std_floor",
     "predictor.noise", "actor.min_std", "model.min_std", "max_minutes",
     "transfer.source_env_steps",
+    "model.kl_balance", "value.slow", "value.replay",
 }  # fmt: skip

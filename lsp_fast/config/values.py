@@ -107,6 +107,16 @@ class ModelConfig:
     normalize_observations: bool = False
     """Small-budget option: standardise observations by the prefill's mean and standard deviation. Frames, which lie in
     one range anyway, are left alone."""
+    normaliser: Literal["prefill", "symlog", "replay"] = "prefill"
+    """How observations are standardised where `normalize_observations` is on [O]: by the prefill's statistics alone;
+    with sign(x) log(1 + |x|) after that, so that what the prefill hardly showed stays within bounds; or by those of
+    the whole replay, fitted anew as it grows. What was learned then sees its inputs shift, less each time."""
+    normaliser_every: int = 1000
+    """Environment steps between two fits of `normaliser` = replay. Each goes through the whole replay once."""
+    kl_balance: float = 0.0
+    """Share a of the KL's gradient that goes to the prior: a KL(sg(q) || p) + (1 - a) KL(q || sg(p)), whose value is
+    the KL's [O]. 0 is off: both get the whole gradient. DreamerV2 takes 0.8: the prior learns to predict rather than
+    that the posterior, which sees, is pulled towards one that cannot yet."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +145,14 @@ class ValueConfig:
     skill: bool = False
     """See the skill held in the state that is judged; the paper's does not. Plans are then rolled out by the
     reference whatever the backend: native ones know values of features alone."""
+    slow: float = 0.0
+    """Rate at which a slow copy follows each value head after every update, a share of the way; its predictions then
+    bootstrap the lambda-returns that actor and value learn from [O]. 0: no copy; 1: the copy is the value. DreamerV3:
+    0.02. Plans are scored by the value itself."""
+    replay: float = 0.0
+    """Weight of a second loss of the value, on replayed sequences: its targets are lambda-returns of the real rewards,
+    bootstrapped by imagination's value at the replayed states [O]. DreamerV3: 0.3. The replay knows R alone: with an
+    intrinsic reward it needs `planner.value` = task, and that head then learns from it."""
     learning_rate: float = 8e-5
 
 
@@ -143,11 +161,12 @@ class BehaviorConfig:
     """Learning in imagination (SPEC sections 3 and 4)."""
 
     horizon: int = 10
-    """Imagined agent steps H, of a plan [P] and of behaviour learning alike [O]; Dreamer: 15 [D]."""
+    """Imagined agent steps H, of a plan [P] and of behaviour learning alike. The latter is inferred [O]: the paper
+    gives it no number of its own, and Dreamer's 15 [D] would fit, too."""
     gamma: float = 0.99
     lam: float = 0.95
     plan_states: int = 0
-    """Start states drawn from a batch's B x L posterior states; 0 takes all [O]."""
+    """Start states drawn from a batch's B x L posterior states; 0 takes all [O]. Each has a plan of its own [O]."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +187,8 @@ class SkillConfig:
     """Skills whose actions `compose` compares, the own one among them: r^i is at most the logarithm of their number."""
     beta: float = 1.0
     intrinsic_form: Literal["spread", "end", "every"] = "spread"
-    """Where a segment's log q goes [O]: an equal share on each of its K steps, all on the last, or all on each.
+    """Where a segment's log q goes [O]: an equal share on each of its K steps, all on the last, or all on each, which
+    is as literal a reading of the paper as a share and pays K times as much.
     `spread` and `end` imagine one step more, so that the lambda-return's last step does not drop a share; of `compose`,
     which rewards every step by itself, the form decides only that."""
     noise: float = 0.1

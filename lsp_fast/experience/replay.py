@@ -267,10 +267,8 @@ class Replay:
             LspFastError: no episode has been completed.
         """
         self._require_episode()
-        # Summed in float64; nothing of the rows' size is copied, for the ring's rows are in at most two pieces.
-        end = self._oldest + self._live
-        rows = self._rows.observation
-        pieces = [rows[self._oldest : min(end, self.capacity)], rows[: max(end - self.capacity, 0)]]
+        # Summed in float64, some rows at a time: what is computed of them stays small.
+        pieces = [piece.observation for piece in self._newest(self._live, PIECE_ROWS)]
         mean = sum(piece.sum(0, dtype=np.float64) for piece in pieces) / self._live
         # Centred first: E[x²] - mean² would lose everything for an entry that hardly varies.
         variance = sum(((piece - mean) ** 2).sum(0) for piece in pieces) / self._live

@@ -37,6 +37,10 @@ class BehaviorModels(NamedTuple):
     """The planner's own value head, where it has one."""
     predictor: SkillPredictor | None = None
     """Where the intrinsic reward is on and `skill.mi` is predict."""
+    slow_value: MLPWeights | None = None
+    """With `value.slow`: a copy of `value`, by which its returns are bootstrapped."""
+    slow_task_value: MLPWeights | None = None
+    """The same of `task_value`."""
 
 
 class BehaviorNoise(NamedTuple):
@@ -279,12 +283,13 @@ def behavior_losses(
     # The actor's loss trains the actor alone: what the others' gradients would be need not be computed.
     plan = models.plan
     fixed = _detached(models._replace(plan=plan._replace(actor=None), task_value=None, predictor=None))
-    judges = fixed._replace(plan=fixed.plan._replace(actor=plan.actor), predictor=models.predictor)
+    bootstrap = fixed.slow_value or fixed.value
+    judges = fixed._replace(plan=fixed.plan._replace(actor=plan.actor), value=bootstrap, predictor=models.predictor)
     found = parts.imagined(start, skills, skill_policy, judges, drawn, config, backend, live, diagnose)
     task_value_loss = None
     if models.task_value is not None:
         with torch.no_grad():
-            task_value = layers.scalar_head(found.judged, models.task_value, backend.mlp)
+            task_value = layers.scalar_head(found.judged, models.slow_task_value or models.task_value, backend.mlp)
             reward, discount = found.task_reward[:-1], found.discount[:-1]
             task_target = backend.lambda_return(reward, task_value[:-1], discount, task_value[-1], config.behavior.lam)
         task_value_loss = parts.value_loss(found.judged, found.weight, task_target, models.task_value, backend)

@@ -15,7 +15,7 @@ class Optimizer:
     def __init__(
         self, module: nn.Module, learning_rate: float, config: Config, device: torch.device, backend: Backend
     ) -> None:
-        self.parameters = list(module.parameters())
+        self.parameters = [p for p in module.parameters() if p.requires_grad]  # a slow copy's are not learned
         self.adam = torch.optim.Adam(
             self.parameters, lr=learning_rate, eps=config.optimizer.eps, fused=True, capturable=device.type == "cuda"
         )

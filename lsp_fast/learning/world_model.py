@@ -10,7 +10,7 @@ from torch import Tensor
 from lsp_fast.backends import REFERENCE, Backend
 from lsp_fast.models.world_model import SequenceBatch, WorldModel
 from lsp_fast.ops import densities, layers
-from lsp_fast.ops.types import State, features
+from lsp_fast.ops.types import Normal, State, features
 
 
 class WorldModelLoss(NamedTuple):
@@ -19,6 +19,20 @@ class WorldModelLoss(NamedTuple):
     loss: Tensor
     states: State  # [L, B, ...]
     metrics: dict[str, Tensor]
+
+
+def balanced_kl(posterior: Normal, prior: Normal, balance: float, backend: Backend = REFERENCE) -> Tensor:
+    """a KL(sg(q) || p) + (1 - a) KL(q || sg(p)), summed over dimensions: [..., S] -> [...] (SPEC section 8).
+
+    Args:
+        posterior, prior: q and p.
+        balance: a, the share of the gradient that the prior gets; 0 is the KL itself, all of it to both.
+        backend: what computes.
+    """
+    if not balance:
+        return backend.kl_divergence(posterior, prior)
+    q, p = (Normal(x.mean.detach(), x.std.detach()) for x in (posterior, prior))
+    return balance * backend.kl_divergence(q, prior) + (1 - balance) * backend.kl_divergence(posterior, p)
 
 
 def world_model_loss(
@@ -48,7 +62,7 @@ def world_model_loss(
     observation_nll = model.observation_nll(feature, target, backend).mean()
     reward = layers.scalar_head(feature, model.reward.weights(), backend.mlp)
     reward_nll = -densities.normal_log_prob(batch.reward.T, reward).mean()
-    kl = backend.kl_divergence(observed.posterior, observed.prior).mean()
+    kl = balanced_kl(observed.posterior, observed.prior, c.kl_balance, backend).mean()
     # Free nats apply after averaging, without a gradient below them [D].
     loss = kl.clamp(min=c.free_nats) + observation_nll + reward_nll
     metrics = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 
@@ -27,7 +29,7 @@ class Actor(nn.Module):
 
 
 class Value(nn.Module):
-    """State value v(features), or v(features, skill), the mean of a unit normal.
+    """State value v(features), or v(features, skill), the mean of a unit normal; perhaps with a copy that follows it.
 
     Args:
         skill_dim: Z where it sees the skill, else 0.
@@ -36,7 +38,20 @@ class Value(nn.Module):
     def __init__(self, feature_dim: int, config: ValueConfig, generator: torch.Generator, skill_dim: int = 0) -> None:
         super().__init__()
         self.mlp = MLP(feature_dim + skill_dim, config.units, config.layers, 1, generator)
+        self.rate = config.slow
+        self.slow = copy.deepcopy(self.mlp).requires_grad_(False) if config.slow else None
 
     def weights(self) -> MLPWeights:
         """The live parameters."""
         return self.mlp.weights()
+
+    def slow_weights(self) -> MLPWeights | None:
+        """The slow copy's, where there is one: what returns are bootstrapped by (SPEC section 8)."""
+        return None if self.slow is None else self.slow.weights()
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Move the slow copy its rate of the way to what has been learned; it keeps its storage."""
+        if self.slow is not None:
+            for slow, learned in zip(self.slow.parameters(), self.mlp.parameters(), strict=True):
+                slow.lerp_(learned, self.rate)

@@ -30,6 +30,11 @@ class SequenceBatch(NamedTuple):
     is_first: Tensor  # [B, L] bool
 
 
+def symlog(x: Tensor) -> Tensor:
+    """sign(x) log(1 + |x|), elementwise: the identity near 0, and 4.2 at 66 (SPEC section 8)."""
+    return x.sign() * x.abs().log1p()
+
+
 def discounts(feature: Tensor, gamma: float, head: MLPWeights | None, backend: Backend = REFERENCE) -> Tensor:
     """What the future after each state counts, [..., F] -> [...]; the head is trained on gamma * (1 - terminal) [D]."""
     if head is None:
@@ -85,7 +90,7 @@ class WorldModel(nn.Module):
         self.register_buffer("observation_std", torch.ones(observation_dim))
 
     def fit_normalizer(self, mean: Tensor, std: Tensor) -> None:
-        """Standardise observations by these statistics [O] from now on (`normalize_observations`)."""
+        """Standardise observations by these statistics [O] from now on (`normalize_observations`): [O], [O]."""
         self.observation_mean.copy_(mean)
         # A coordinate that hardly moved in the prefill may move later: 1e-2 bounds how much it is blown up.
         self.observation_std.copy_(std.clamp(min=1e-2))
@@ -94,7 +99,8 @@ class WorldModel(nn.Module):
         """[..., O] -> [..., O]; the identity unless a normaliser was fitted. Frames go from 0 .. 255 to [-0.5, 0.5]."""
         if self.pixels:
             return observation.to(self.observation_mean.dtype) / 255 - 0.5
-        return (observation - self.observation_mean) / self.observation_std
+        standard = (observation - self.observation_mean) / self.observation_std
+        return symlog(standard) if self.config.normaliser == "symlog" else standard
 
     def embed(self, observation: Tensor) -> Tensor:
         """[..., O] -> [..., E]"""

@@ -78,6 +78,15 @@ class Schedule:
         self.learning_since = env_steps
         return True
 
+    def refits(self, before: int, env_steps: int) -> bool:
+        """Whether the scales of observations are taken anew after the steps from `before` to `env_steps`
+        (`model.normaliser`). It follows from the counts alone, so that a run that goes on does the same."""
+        c = self.config
+        # Networks that were taken over keep the scales that they came with, a frozen policy above all.
+        if c.model.normaliser != "replay" or not self.learning or c.transfer.source:
+            return False
+        return before // c.model.normaliser_every != env_steps // c.model.normaliser_every
+
     def updates_due(self, env_steps: int) -> int:
         """Updates owed by now: the pretrain ones, and one per `train_every` environment steps since learning began."""
         t = self.config.train

@@ -95,12 +95,12 @@ class Trainer:
             whether learning begins now.
         """
         schedule, collector = self.schedule, self.collector
-        phase = schedule.phase
+        phase, before = schedule.phase, collector.env_steps
         meanwhile = self.learn_due if schedule.learning and self.config.train.overlap else None
         # On a GPU nobody has looked yet at what was learned.
         collector.collect(phase, meanwhile, self.learner.check_finite)
         begins = schedule.advance(collector.env_steps, self.replay.num_episodes)
-        if begins and phase is Phase.RANDOM:
+        if (begins and phase is Phase.RANDOM) or (not begins and schedule.refits(before, collector.env_steps)):
             # A policy that was taken over has its scales of observations and goals. The one here enters the episode
             # that is under way with an empty memory, as it has seen none of it.
             self.agent.fit(self.replay)

@@ -107,6 +107,10 @@ def take_over(config: Config, agent: Agent, replay: Replay) -> None:
             f"{before.task} has observations and actions of {there[0]} and {there[1]} numbers, {config.task} "
             f"of {agent.observation} and {agent.action_dim}: nothing can be taken over"
         )
+    if "symlog" in (known := (before.model.normaliser, config.model.normaliser)) and known[0] != known[1]:
+        raise ConfigError(
+            f"model.normaliser = {known[1]!r}: the source's networks know observations by {known[0]!r}; leave it so"
+        )
     with checkpoint.fitting(state):
         theirs, ours = state["agent"]["modules"], agent.modules.state_dict()
         if other := [k for k in ours.keys() | theirs.keys()

@@ -139,6 +139,8 @@ def test_beta_zero_equals_no_mi_to_the_bit(mi, form, overrides):
         {"skill__mi": "compose", "skill__length": 15, "train__autocast": True},
         {"value__skill": True},
         {"value__skill": True, "planner__value": "task", "skill__length": 4, "planner__noise": "philox"},
+        {"value__slow": 0.02},
+        {"value__slow": 0.02, "value__replay": 0.3, "planner__value": "task", "train__autocast": True},
     ],
 )
 def test_every_option_learns_something_else(overrides):
@@ -150,7 +152,7 @@ def test_every_option_learns_something_else(overrides):
     assert any(not torch.equal(a, b) for a, b in zip(agent.actor.parameters(), plain.actor.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("overrides", [{}, {"skill__mi": "compose", "value__skill": True}])
+@pytest.mark.parametrize("overrides", [{}, {"skill__mi": "compose", "value__skill": True}, {"value__slow": 0.02}])
 def test_restored_agents_go_on_to_the_bit(overrides):
     agent, sequences = build(**overrides), list(batches(build().config, 4))
     for batch in sequences[:2]:

@@ -92,6 +92,10 @@ SPECIFICATION = {
     "optimizer.grad_clip": 100.0,
     # The options for small budgets are off.
     "model.normalize_observations": False,
+    "model.normaliser": "prefill",
+    "model.kl_balance": 0.0,
+    "value.slow": 0.0,
+    "value.replay": 0.0,
     "train.pretrain_world_model_only": False,
     "actor.entropy": 0.0,
     "skill.per_plan": 1,
@@ -208,6 +212,9 @@ def test_no_number_may_be_negative_or_nan(name):
         ("skill.length", 11),
         ("skill.compose_skills", 1),
         ("model.decoder_min_std", 2.0),
+        ("model.normaliser", "symlog"),  # nothing is standardised
+        ("model.kl_balance", 1.1),
+        ("model.normaliser_every", 0),
         ("behavior.lam", 1.1),
     ],
 )

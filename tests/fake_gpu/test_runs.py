@@ -26,6 +26,8 @@ VARIANTS = {
     "overlap": ("lsp", {"train__overlap": True}),
     "philox in bf16": ("lsp", {"planner__noise": "philox", "planner__precision": "bf16", "train__matmul": "tf32"}),
     "warm start": ("planet", {"planner__warm_start": True}),
+    "normaliser": ("lsp", {"model__normaliser": "replay", "model__normaliser_every": 7, "model__kl_balance": 0.8}),
+    "values": ("lsp", {"value__slow": 0.02, "value__replay": 0.3, "planner__value": "task"}),
     "terminations": ("lsp", {"model__discount_head": "on"}),
 }
 ALLOWED = {
@@ -34,7 +36,6 @@ ALLOWED = {
     ("pageable copy", "agents/hiro:__init__"),
     ("pageable copy", "agents/goals:__init__"),
     ("pageable copy", "agents/hiro:fit"),
-    ("pageable copy", "models/world_model:fit_normalizer"),
     ("pageable copy", "agents/base:load_weights"),
     ("pageable copy", "agents/imagination:loaded"),
     ("pageable copy", "agents/hiro:loaded"),

@@ -20,6 +20,8 @@ OPTIONS = {
     "every": {"skill__intrinsic_form": "every"},
     "several plans": {"skill__per_plan": 3, "planner__warm_start": True},
     "normalised": {"model__normalize_observations": True},
+    "slow and replayed values": {"value__slow": 0.1, "value__replay": 0.3, "planner__value": "task"},
+    "symlog, balanced": {"model__normaliser": "symlog", "model__kl_balance": 0.8},
 }
 
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsp_fast.config import ModelConfig
-from lsp_fast.learning.world_model import world_model_loss
-from lsp_fast.models.world_model import SequenceBatch, WorldModel, discounts
+from lsp_fast.learning.world_model import balanced_kl, world_model_loss
+from lsp_fast.models.world_model import SequenceBatch, WorldModel, discounts, symlog
 from lsp_fast.ops import densities
 from lsp_fast.ops.types import Normal, State
 
@@ -342,6 +342,66 @@ def test_normaliser_standardises_what_is_encoded_and_predicted():
     model.fit_normalizer(mean, std)
     got = world_model_loss(model, *batch_of(observations * std.numpy() + mean.numpy(), *rest)).loss
     assert got.item() == pytest.approx(want.item(), rel=1e-12)
+
+
+def test_symlog_by_hand():
+    x = torch.tensor([-(math.e**2) + 1, -1.0, 0.0, 1e-9, 66.0], dtype=torch.float64)
+    np.testing.assert_allclose(symlog(x), [-2, -math.log(2), 0, 1e-9, math.log(67)], rtol=1e-8)
+
+
+def test_symlog_comes_after_standardising():
+    model, plain = build(dataclasses.replace(SMALL, normaliser="symlog")), build()
+    observations, *rest = sequences()
+    mean, std = torch.arange(4.0).double(), torch.tensor([0.03, 1.0, 2.0, 3.0]).double()
+    model.fit_normalizer(mean, std)
+    got = world_model_loss(model, *batch_of(observations, *rest)).loss
+    standard = (observations - mean.numpy()) / std.numpy()
+    known = np.sign(standard) * np.log(1 + np.abs(standard))
+    assert np.abs(standard).max() > 50 > 5 > np.abs(known).max()
+    want = oracle.world_model_loss(oracle_model(plain), known, *rest)["loss"]
+    assert got.item() == pytest.approx(want, rel=1e-10)
+
+
+def test_frames_are_not_standardised_by_symlog():
+    model = WorldModel((64, 64, 3), 2, ModelConfig(normaliser="symlog"), GAMMA, torch.Generator().manual_seed(0))
+    frame = torch.full((1, 64, 64, 3), 255, dtype=torch.uint8)
+    assert torch.equal(model.normalize(frame), torch.full((1, 64, 64, 3), 0.5))
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.5, 0.8, 1.0])
+def test_a_balanced_kl_has_the_kls_value_and_shares_of_its_gradient(balance):
+    rng = np.random.default_rng(0)
+    m1, m2 = rng.normal(size=(2, 5, 3))
+    s1, s2 = rng.uniform(0.1, 3.0, size=(2, 5, 3))
+    leaves = [torch.tensor(x, requires_grad=True) for x in (m1, s1, m2, s2)]
+    kl = balanced_kl(Normal(*leaves[:2]), Normal(*leaves[2:]), balance)
+    np.testing.assert_allclose(kl.detach(), oracle.diag_normal_kl(m1, s1, m2, s2), rtol=1e-12)
+    of_posterior, of_prior = (1 - balance, balance) if balance else (1, 1)
+    # By hand: the derivatives of log(s2 / s1) + (s1² + (m1 - m2)²) / (2 s2²) - 1/2.
+    want = (
+        of_posterior * (m1 - m2) / s2**2,
+        of_posterior * (s1 / s2**2 - 1 / s1),
+        of_prior * (m2 - m1) / s2**2,
+        of_prior * (1 / s2 - (s1**2 + (m1 - m2) ** 2) / s2**3),
+    )
+    for got, expected in zip(torch.autograd.grad(kl.sum(), leaves), want, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("free_nats", [0.0, 1e3])
+def test_the_balance_leaves_the_loss_and_the_free_nats(free_nats):
+    found = {}
+    for balance in (0.0, 0.8):
+        model = build(dataclasses.replace(SMALL, free_nats=free_nats, kl_balance=balance))
+        loss = world_model_loss(model, *batch_of(*sequences())).loss
+        loss.backward()
+        grad = model.rssm.prior_out.weight.grad
+        found[balance] = loss.item(), None if grad is None else grad.abs().sum().item()
+    assert found[0.8][0] == pytest.approx(found[0.0][0], rel=1e-12)
+    if free_nats:  # more than the KL: no gradient of it
+        assert not found[0.0][1] and not found[0.8][1]
+    else:  # only the KL trains the prior's output
+        assert found[0.8][1] == pytest.approx(0.8 * found[0.0][1], rel=1e-10)
 
 
 def test_discount_is_gamma_without_the_head():

@@ -12,9 +12,10 @@ from lsp_fast.training import sweep
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 FILES = sorted(FOLDER.glob("*.toml"))
+SCREENS = sorted((FOLDER / "screen").glob("*.toml"))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES + SCREENS, ids=lambda path: path.stem)
 def test_every_run_can_be_begun(path, tmp_path):
     cells = sweep.read(path, tmp_path)
     assert {cell.config.seed for cell in cells} == {0, 1, 2}
@@ -42,7 +43,7 @@ def methods(name):
 def test_there_is_one_for_each_of_the_papers_figures():
     assert {path.stem for path in FILES} == {
         "fig4", "fig5_getup_walk_to_reach", "fig5_walk_to_reach_relabelled", "fig6b", "fig8_obstacles_to_cove", "fig9",
-        "systems_cpu", "shared_noise_cpu",
+        "systems_cpu", "shared_noise_cpu", "protocol_100k",
     }  # fmt: skip
     cells = sweep.read(FOLDER / "fig4.toml", "runs")
     pixels = {cell.config.task for cell in cells if cell.config.obs == "pixels"}
@@ -64,3 +65,21 @@ def test_long_skills_are_the_targets_alone():
     assert lengths[False, "lsp"] == (10, 10) and lengths[True, "lsp, fixed policy"] == (30, 120)
     assert lengths[True, "dreamer"] == (10, 15)
     assert json.dumps([cell.overrides for cell in cells])  # all of it plain values
+
+
+def test_the_protocol_gives_every_method_as_many_rollouts():
+    cells = sweep.read(FOLDER / "protocol_100k.toml", "runs")
+    assert len(cells) == 4 * 4 * 3 and methods("protocol_100k") == {"lsp", "no_mi", "dreamer", "random_skills"}
+    assert {cell.config.task for cell in cells} == {"walker_walk", "cheetah_run", "walker_run", "quadruped_walk"}
+    for c in (cell.config for cell in cells):
+        per_plan = 1 if c.skill.source == "none" else c.skill.per_plan
+        assert (c.env_steps, c.behavior.plan_states * per_plan, c.obs) == (100_000, 128, "features")
+
+
+@pytest.mark.parametrize("path", SCREENS, ids=lambda path: path.stem)
+def test_a_screen_sets_a_mend_beside_what_is_there_and_is_explained(path):
+    cells = [cell for cell in sweep.read(path, "runs") if cell.source is None]
+    labels = list(dict.fromkeys(cell.config.method for cell in cells))
+    assert len(labels) >= 2 and labels[0] in ("lsp", "no_mi")
+    assert all(20_000 <= cell.config.env_steps <= 60_000 and cell.config.preset == "cpu" for cell in cells)
+    assert f"| `{path.stem}` |" in (FOLDER / "README.md").read_text()

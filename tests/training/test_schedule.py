@@ -35,6 +35,15 @@ def test_updates_are_owed_before_the_next_step_or_beside_it(smoke, overlap, firs
     assert [n for n in range(3, 20) if schedule.diagnosing(n)] == [3, 7, 11, 15, 19]
 
 
+def test_scales_are_taken_anew_as_the_replay_grows_but_not_those_that_were_taken_over(smoke):
+    replay = {"model__normaliser": "replay", "model__normaliser_every": 50}
+    for options, wanted in ((replay, [150, 200]), ({}, []), ({**replay, "transfer__source": "elsewhere"}, [])):
+        schedule = Schedule(smoke(collect__prefill=100, **options))
+        found = [n for n in range(3, 220, 3) if schedule.advance(n, 1) or schedule.refits(n - 3, n)]
+        begun, found = found[0], found[1:]
+        assert begun == schedule.learning_since and [n // 50 * 50 for n in found] == wanted
+
+
 def test_it_goes_on_where_it_was_saved_and_another_cadence_counts_anew(smoke):
     schedule = Schedule(smoke(collect__prefill=100, train__log_every=50))
     schedule.advance(110, 1)

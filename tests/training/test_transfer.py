@@ -154,6 +154,8 @@ def test_a_transfer_stays_what_it_was_begun_as_whatever_becomes_of_its_source(sm
 def test_networks_of_another_size_are_named(source, tmp_path):
     with pytest.raises(ConfigError, match=r"not this run's \(predictor.*skill\.length"):
         transfer(source, tmp_path / "x", TARGET, progress=False, skill__length=5)
+    with pytest.raises(ConfigError, match=r"model\.normaliser = 'symlog': the source's networks know .* 'prefill'"):
+        transfer(source, tmp_path / "x", TARGET, progress=False, model__normaliser="symlog")
     assert not (tmp_path / "x").exists()
 
 

@@ -50,7 +50,8 @@ def world_model_loss(
     actions, is_first = batch.action.transpose(0, 1), batch.is_first.transpose(0, 1)
     if backend.world_model is not None and (weights := model.weights()) is not None:
         bounds = c.decoder_min_std, c.decoder_max_std
-        whole = backend.world_model(target, actions, is_first, batch.reward.T, noise, weights, c.free_nats, bounds)
+        rules = c.free_nats, bounds, c.kl_balance
+        whole = backend.world_model(target, actions, is_first, batch.reward.T, noise, weights, *rules)
         if whole is not None:
             loss, states, *parts = whole
             names = "kl", "observation_nll", "reward_nll", "reward_error"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lsp_fast.agents import ImaginationAgent
+from lsp_fast.agents.behavior_update import update_behavior
 from lsp_fast.config import make_config
 from lsp_fast.models.world_model import SequenceBatch
 from lsp_fast.noise import Noise
@@ -79,7 +80,7 @@ def function_of_part(agent: ImaginationAgent, part: str, starts: int) -> Callabl
 
     def behavior() -> dict[str, Tensor]:
         with agent.backend.alone():
-            return agent._update_behavior(start, None, False)
+            return update_behavior(agent, start, None, diagnose=False, balance=False)
 
     return behavior
 

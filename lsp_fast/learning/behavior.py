@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from lsp_fast.backends import Backend
-from lsp_fast.config import Config
+from lsp_fast.config import ActorConfig, Config
 from lsp_fast.learning.intrinsic import intrinsic_reward, segment_log_probs, segment_noise, step_information
 from lsp_fast.models.skill_predictor import SkillPredictor
 from lsp_fast.models.world_model import discounts
@@ -31,6 +31,8 @@ class BehaviorModels(NamedTuple):
     """The planner's own value head, where it has one."""
     predictor: SkillPredictor | None = None
     """Where the intrinsic reward is on and `skill.mi` is predict."""
+    beta: Tensor | None = None
+    """The weight of the intrinsic reward where it is not `skill.beta`, 0-d."""
 
 
 class BehaviorNoise(NamedTuple):
@@ -44,8 +46,9 @@ class BehaviorNoise(NamedTuple):
 
 class BehaviorLosses(NamedTuple):
     """What each optimiser minimises; None where the module does not exist. `task_return` and `intrinsic_return` split
-    the actor's objective for diagnosis: each is the part of the mean weighted return that its reward brought; None
-    where there is no diagnosis."""
+    the actor's objective for diagnosis: each is the part of the mean weighted return that its reward brought (of r^i
+    before its weight, where that is `models.beta`); None where there is no diagnosis. `feature` [T, N, F] is what was
+    imagined."""
 
     actor: Tensor
     value: Tensor
@@ -53,6 +56,7 @@ class BehaviorLosses(NamedTuple):
     predictor: Tensor | None
     task_return: Tensor | None
     intrinsic_return: Tensor | None
+    feature: Tensor
     metrics: dict[str, Tensor]
 
 
@@ -96,34 +100,71 @@ def intrinsic_bonus(
     noise: BehaviorNoise,
     config: Config,
     backend: Backend,
+    paid: int | None,
 ) -> tuple[Tensor | None, dict[str, Tensor]]:
-    """The intrinsic reward as the configuration wants it: beta * r^i of every imagined state [T, N], and metrics.
+    """The intrinsic reward as the configuration wants it: r^i of every imagined state [T, N], and metrics.
 
     Args:
         start: [N, ...]
         states, feature: the imagined ones [T, N, ...], and their features [T, N, F]: the same tensor that all heads
             see, since gradients would add up in another order through a copy.
-        skills, skill_policy: as `behavior_losses` takes them.
+        skills, skill_policy, paid: as `behavior_losses` takes them.
     """
     c, steps = config.skill, len(feature)
     if noise.others is not None:
         assert skills is not None
         held = held_skills(skills, c.length, steps)  # [T, N, Z]
         information = step_information(start, states, held, models.plan, noise.others)
-        reward = c.beta * information
-        return reward, {"mutual_information": information.mean(), "intrinsic_reward_std": reward.std()}
+        return first_rollouts(information, paid), {"mutual_information": information.mean()}
     if models.predictor is None:
         return None, {}
     assert skills is not None and skill_policy is not None and noise.intrinsic is not None
     log_q = segment_log_probs(models.predictor, feature, features(start), skills, noise.intrinsic, backend)
-    reward = c.beta * intrinsic_reward(log_q, c.length, steps, c.intrinsic_form)
+    # In nats above what a guess from N(0, I) would earn, where that is to pay nothing.
+    earned = log_q + config.skill_offset if config.skill_offset else log_q
+    reward = first_rollouts(intrinsic_reward(earned, c.length, steps, c.intrinsic_form), paid)
     log_p = densities.normal_log_prob(skills, *skill_policy).sum(-1)[: len(log_q)]  # [J, N]
     metrics = {
         "log_q": log_q.mean(),
         "log_q_minus_log_p": (log_q - log_p).mean(),
-        "intrinsic_reward_std": reward.std(),
     }
     return reward, metrics
+
+
+def first_rollouts(reward: Tensor, paid: int | None) -> Tensor:
+    """Rewards [T, N] of the first rollouts, and none on the others; None pays all."""
+    return reward if paid is None else torch.cat([reward[:, :paid], torch.zeros_like(reward[:, paid:])], 1)
+
+
+def return_range(returns: Tensor) -> Tensor:
+    """The 95th percentile of imagined returns less the 5th, 0-d, without history (SPEC section 8)."""
+    flat = returns.detach().float().flatten()
+    return flat.quantile(0.95) - flat.quantile(0.05)
+
+
+SATURATED = 1.5
+"""The policy's mean before the tanh from which `actor.saturation` counts: tanh's slope is 0.18 there."""
+
+
+def actor_regularisers(
+    target: Tensor, entropy: Tensor, mean: Tensor, config: ActorConfig
+) -> tuple[Tensor, Tensor | None]:
+    """What the actor earns and what it pays beside its returns, in every imagined state.
+
+    Args:
+        target: lambda-returns [T - 1, N].
+        entropy: [T - 1, N].
+        mean: of the policy before its tanh, [T - 1, N, A].
+
+    Returns:
+        the weighted entropy [T - 1, N]; the penalty on saturation [T - 1, N], None without one.
+    """
+    earned = config.entropy * entropy
+    if config.entropy_kind == "range":
+        earned = return_range(target) * earned
+    if not config.saturation:
+        return earned, None
+    return earned, config.saturation * (mean.abs() - SATURATED).clamp(min=0).square().mean(-1)
 
 
 def imagined(
@@ -136,6 +177,7 @@ def imagined(
     backend: Backend,
     live: Tensor | None,
     diagnose: bool,
+    paid: int | None = None,
 ) -> Imagined:
     """Roll the policy out and judge it. Arguments are those of `behavior_losses`."""
     b, weights = config.behavior, models.plan
@@ -154,9 +196,13 @@ def imagined(
     weight = torch.cat([torch.ones_like(discount[:1]), discount[:-2]]).cumprod(0).detach()  # [T - 1, N]
     if live is not None:
         weight = weight * live
-    bonus, metrics = intrinsic_bonus(
-        start, rollout.states, feature, skills, skill_policy, models, noise, config, backend
+    told, metrics = intrinsic_bonus(
+        start, rollout.states, feature, skills, skill_policy, models, noise, config, backend, paid
     )
+    bonus = None
+    if told is not None:
+        bonus = (config.skill.beta if models.beta is None else models.beta) * told
+        metrics["intrinsic_reward_std"] = bonus.std()
     reward = task_reward if bonus is None else task_reward + bonus
 
     def returns(reward: Tensor, value: Tensor) -> Tensor:
@@ -165,7 +211,10 @@ def imagined(
     target = returns(reward, value)
     assert noise.rollout.action is not None
     entropy = backend.entropy(rollout.policy, noise.rollout.action)  # [T, N]
-    actor_loss = -(weight * (target + config.actor.entropy * entropy[:-1])).mean()
+    earned, penalty = actor_regularisers(target, entropy[:-1], rollout.policy.mean[:-1], config.actor)
+    actor_loss = -(weight * (target + earned)).mean()
+    if penalty is not None:
+        actor_loss = actor_loss + (weight * penalty).mean()
     mean = rollout.policy.mean.detach()
     metrics |= {
         "task_reward": task_reward.mean(),
@@ -181,8 +230,9 @@ def imagined(
     task_return = intrinsic_return = None
     if diagnose:
         task_return = (weight * (target if bonus is None else returns(task_reward, value))).mean()
-        if bonus is not None:
-            intrinsic_return = (weight * returns(bonus, torch.zeros_like(value))).mean()
+        part = bonus if models.beta is None else told
+        if part is not None:
+            intrinsic_return = (weight * returns(part, torch.zeros_like(value))).mean()
     return Imagined(
         actor_loss,
         task_return,
@@ -237,6 +287,7 @@ def behavior_losses(
     live: Tensor | None = None,
     *,
     diagnose: bool = True,
+    paid: int | None = None,
     parts: Parts = Parts(),  # noqa: B008
 ) -> BehaviorLosses:
     """Imagine from detached posterior states and return every loss.
@@ -247,6 +298,7 @@ def behavior_losses(
         skill_policy: mean and std [P, N, Z] that `skills` were drawn from, for log p.
         live: [N], 0 at a terminal state, from which nothing is learned, and 1 at others; None: all are live.
         diagnose: split the actor's objective, too.
+        paid: rollouts that the intrinsic reward is paid on, the first ones; None: all.
         parts: what computes.
     """
     drawn = behavior_noise(noise, len(start.stoch), models, config)
@@ -254,7 +306,7 @@ def behavior_losses(
     plan = models.plan
     fixed = _detached(models._replace(plan=plan._replace(actor=None), task_value=None, predictor=None))
     judges = fixed._replace(plan=fixed.plan._replace(actor=plan.actor), predictor=models.predictor)
-    found = parts.imagined(start, skills, skill_policy, judges, drawn, config, backend, live, diagnose)
+    found = parts.imagined(start, skills, skill_policy, judges, drawn, config, backend, live, diagnose, paid)
     task_value_loss = None
     if models.task_value is not None:
         with torch.no_grad():
@@ -274,6 +326,7 @@ def behavior_losses(
         fit,
         found.task_return,
         found.intrinsic_return,
+        found.feature,
         found.metrics,
     )
 

@@ -63,6 +63,13 @@ class ActorWeights(NamedTuple):
     mean_scale: float
     init_std: float
     min_std: float
+    skill_scale: float = 1.0
+    """What the skill is multiplied by before the network sees it (SPEC section 8, `skill.input_scale`). Native code
+    does not know it: who calls that hands it `scaled` skills."""
+
+    def scaled(self, skill: Tensor) -> Tensor:
+        """The skill [..., Z] as the network sees it."""
+        return skill if self.skill_scale == 1 else self.skill_scale * skill
 
 
 class State(NamedTuple):

@@ -27,6 +27,20 @@ VARIANTS = {
     "philox in bf16": ("lsp", {"planner__noise": "philox", "planner__precision": "bf16", "train__matmul": "tf32"}),
     "warm start": ("planet", {"planner__warm_start": True}),
     "terminations": ("lsp", {"model__discount_head": "on"}),
+    "beta by gradients": (
+        "lsp",
+        {
+            "skill__beta_kind": "gradient",
+            "skill__beta_every": 3,
+            "skill__random_share": 0.5,
+            "behavior__starts": 6,
+            "skill__input_scale": 3.0,
+            "predictor__normalise": True,
+            "actor__entropy_kind": "range",
+            "actor__saturation": 0.1,
+            "model__discount_head": "on",
+        },
+    ),
 }
 ALLOWED = {
     # Once a run, or once a start of it.

@@ -58,11 +58,16 @@ def update_operations(config: Config, observation: int, action: int) -> dict[str
     planned = sum(weights(part) for part in (prior_in, gru, prior, actor, reward, value))
 
     rows = c.train.batch_size * c.train.batch_length
-    starts = min(c.behavior.plan_states or rows, rows)
+    starts = min(c.start_states or rows, rows)
     rollouts, segments = starts * c.skill.per_plan, c.behavior.horizon // c.skill.length
     parts = {
         "world_model": 2.0 * rows * world_model,
-        "plan": 2.0 * c.planner.iterations * starts * c.planner.candidates * c.behavior.horizon * planned,
+        "plan": 2.0
+        * c.planner.iterations
+        * c.planned_states(starts)
+        * c.planner.candidates
+        * c.behavior.horizon
+        * planned,
         "behavior": 2.0 * rollouts * (c.imagined_steps * behavior + segments * information),
     }
     return {**parts, "update": sum(parts.values())}

@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lsp_fast import ops
 from lsp_fast.agents import ImaginationAgent
+from lsp_fast.agents.behavior_update import update_behavior
 from lsp_fast.config import Config, make_config
 from lsp_fast.models.world_model import SequenceBatch
 from lsp_fast.ops.types import Normal
@@ -103,7 +104,7 @@ def count(config: Config, observation: int, action_dim: int) -> dict[str, Kernel
         start = type(model.states)(*(x.detach().flatten(0, 1) for x in model.states))
         live = torch.ones(len(start.stoch), device="meta") if config.predicts_terminations else None
         with counters["behavior"] as counter, _as_on_a_gpu(agent, counter):
-            agent._update_behavior(start, live, False)
+            update_behavior(agent, start, live, batch, diagnose=False, balance=False)
     return counters
 
 

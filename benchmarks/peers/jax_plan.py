@@ -24,7 +24,7 @@ def build(problem, precision: str) -> Callable[[], Any]:
 
 def layers_of(weights: PlanWeights, precision: str) -> Layers:
     """With the numbers beside these weights."""
-    return Layers(precision, weights.prior.min_std, None if weights.actor is None else tuple(weights.actor[1:]))
+    return Layers(precision, weights.prior.min_std, None if weights.actor is None else tuple(weights.actor[1:4]))
 
 
 def weights_of(weights: PlanWeights) -> tuple:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lsp_fast.agents import ImaginationAgent
+from lsp_fast.agents.behavior_update import update_behavior
 from lsp_fast.config import make_config
 from lsp_fast.models.world_model import SequenceBatch
 from lsp_fast.noise import Noise
@@ -71,15 +72,16 @@ def agent_of(preset: str, starts: int, **overrides: Any) -> ImaginationAgent:
 
 def function_of_part(agent: ImaginationAgent, part: str, starts: int) -> Callable[[], dict[str, Tensor]]:
     """One call makes that part of an update and returns its metrics. An agent's behaviour alone plans no more."""
+    t = agent.config.train
+    sequences = batch(t.batch_size, t.batch_length)
     if part != "behavior":
-        t = agent.config.train
-        return partial(agent.update, batch(t.batch_size, t.batch_length), behavior=part == "update")
+        return partial(agent.update, sequences, behavior=part == "update")
     start, plan = given(agent, starts)
     agent.planner.distribution = lambda *_, **__: plan
 
     def behavior() -> dict[str, Tensor]:
         with agent.backend.alone():
-            return agent._update_behavior(start, None, False)
+            return update_behavior(agent, start, None, sequences, diagnose=False, balance=False)
 
     return behavior
 

@@ -1,6 +1,7 @@
 #include "ops/behavior.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 
 #include "features.hpp"
@@ -32,8 +33,8 @@ class Prediction {
         slopes_(graded ? arena_.floats(rows_ * 2 * n_.skill) : nullptr) {}
 
   // log_q [J, N] of the segments of `feature` [T, N, F] that begin in `first` [N, F].
-  void forward(const float* first, const float* feature, std::int64_t length, const float* skills, const float* noise,
-               float* log_q) {
+  void forward(const BehaviorInputs& inputs, const float* first, const float* feature, std::int64_t length,
+               const float* noise, float* log_q) {
     parallel(threads_, rows_, [&](std::int64_t from, std::int64_t to) {
       for (std::int64_t r = from; r < to; ++r) {
         float* x = x_ + r * I_;
@@ -41,16 +42,23 @@ class Prediction {
         each_state(r, length, [&](std::int64_t state, std::int64_t at) {
           const auto i = r % n_.states;
           const float* f = state < 0 ? first + i * F_ : feature + (state * n_.states + i) * F_;
-          for (std::int64_t k = 0; k < F_; ++k) x[at + k] = f[k] + model_.predictor_noise * e[at + k];
+          if (inputs.means) {
+            for (std::int64_t k = 0; k < F_; ++k) {
+              x[at + k] = (f[k] - inputs.means[k]) / inputs.deviations[k] + model_.predictor_noise * e[at + k];
+            }
+          } else {
+            for (std::int64_t k = 0; k < F_; ++k) x[at + k] = f[k] + model_.predictor_noise * e[at + k];
+          }
         });
       }
     });
     pass_.forward(x_, raw_, threads_);
-    density_.log_prob(raw_, skills, model_.low, model_.high, log_q, slopes_);
+    density_.log_prob(raw_, inputs.skills, model_.low, model_.high, log_q, slopes_);
   }
 
   // Adds the gradient to the features from d_log_q [J, N]; that to the weights where it is wanted, and then alone.
-  void backward(const float* d_log_q, std::int64_t length, float* d_feature, const std::vector<TorchGradient>& weights) {
+  void backward(const float* d_log_q, std::int64_t length, const float* deviations, float* d_feature,
+                const std::vector<TorchGradient>& weights) {
     const auto Z = 2 * n_.skill;
     for (std::int64_t r = 0; r < rows_; ++r) {
       for (std::int64_t k = 0; k < Z; ++k) slopes_[r * Z + k] *= d_log_q[r];
@@ -67,7 +75,7 @@ class Prediction {
           each_state(r, length, [&](std::int64_t state, std::int64_t at) {
             if (state < 0) return;
             float* d = d_feature + (state * n_.states + i) * F_;
-            for (std::int64_t k = 0; k < F_; ++k) d[k] += dx[r * I_ + at + k];
+            for (std::int64_t k = 0; k < F_; ++k) d[k] += dx[r * I_ + at + k] / (deviations ? deviations[k] : 1.0f);
           });
         }
       }
@@ -108,8 +116,8 @@ void behavior(const LearnerKernels& kernels, const Behavior& model, const Behavi
   const auto room = [&](std::int64_t count) { return arena.floats(count); };
 
   // Forward.
-  float *stoch = room(rows * S), *deter = room(rows * D), *actions = room(rows * A), *feature = room(rows * F);
-  ImaginePass rollout(kernels, n, model.prior, model.actor, model.sample, graded);
+  float *stoch = room(rows * S), *deter = room(rows * D), *actions = room(rows * A), *feature = results.feature;
+  ImaginePass rollout(kernels, n, model.prior, model.actor, true, graded);
   rollout.forward(inputs.rollout, {stoch, deter, actions, results.mean, results.stddev}, threads);
   const Features features{rows, S, D, threads};
   features.join(stoch, deter, feature);
@@ -124,10 +132,11 @@ void behavior(const LearnerKernels& kernels, const Behavior& model, const Behavi
     first = room(N * F);
     Features{N, S, D, 1}.join(inputs.rollout.stoch, inputs.rollout.deter, first);
     told = std::make_unique<Prediction>(kernels, model, sizes, threads, graded);
-    told->forward(first, feature, length, inputs.rollout.skills, inputs.intrinsic_noise, results.log_q);
+    told->forward(inputs, first, feature, length, inputs.intrinsic_noise, results.log_q);
     for (std::int64_t t = 0; t < sizes.segments * length; ++t) {
       const float* log_q = results.log_q + t / length * N;
-      for (std::int64_t i = 0; i < N; ++i) reward[t * N + i] += model.shares[static_cast<std::size_t>(t)] * log_q[i];
+      const float share = model.shares[static_cast<std::size_t>(t)];
+      for (std::int64_t i = 0; i < N; ++i) reward[t * N + i] += inputs.beta[i] * share * (log_q[i] + model.offset);
     }
   }
   float* discount = room(counted);
@@ -156,6 +165,14 @@ void behavior(const LearnerKernels& kernels, const Behavior& model, const Behavi
         d_mean[k] *= slope;
         d_stddev[k] *= slope;
       }
+      for (std::int64_t k = i * A; model.saturation > 0.0f && k < (i + 1) * A; ++k) {
+        const float beyond = std::max(std::abs(results.mean[k]) - model.saturated, 0.0f);
+        wanted -= static_cast<double>(model.saturation) * beyond * beyond / static_cast<double>(A);
+        if (graded) {
+          d_mean[k] += static_cast<float>(2.0 * weight * model.saturation * share / static_cast<double>(A)) *
+                       std::copysign(beyond, results.mean[k]);
+        }
+      }
     }
     constexpr double kHalfLogTwoPi = 0.91893853320467274;
     objective += weight * wanted;
@@ -180,9 +197,10 @@ void behavior(const LearnerKernels& kernels, const Behavior& model, const Behavi
       std::fill_n(d_log_q, explained, 0.0f);
       for (std::int64_t t = 0; t < sizes.segments * length; ++t) {
         float* to = d_log_q + t / length * N;
-        for (std::int64_t i = 0; i < N; ++i) to[i] += model.shares[static_cast<std::size_t>(t)] * d_reward[t * N + i];
+        const float share = model.shares[static_cast<std::size_t>(t)];
+        for (std::int64_t i = 0; i < N; ++i) to[i] += inputs.beta[i] * share * d_reward[t * N + i];
       }
-      told->backward(d_log_q, length, d_feature, {});
+      told->backward(d_log_q, length, inputs.deviations, d_feature, {});
     }
     float *d_stoch = room(rows * S), *d_deter = room(rows * D);
     features.split(d_feature, d_other, d_stoch, d_deter);
@@ -191,13 +209,13 @@ void behavior(const LearnerKernels& kernels, const Behavior& model, const Behavi
   if (!informed) return;
   // The predictor learns of the same segments with other noise.
   float* log_q = room(explained);
-  told->forward(first, feature, length, inputs.rollout.skills, inputs.predictor_noise, log_q);
+  told->forward(inputs, first, feature, length, inputs.predictor_noise, log_q);
   double sum = 0.0;
   for (std::int64_t i = 0; i < explained; ++i) sum += log_q[i];
   results.predictor_loss = -sum / static_cast<double>(explained);
   if (!graded) return;
   std::fill_n(log_q, explained, static_cast<float>(-1.0 / static_cast<double>(explained)));
-  told->backward(log_q, length, nullptr, gradients.predictor);
+  told->backward(log_q, length, nullptr, nullptr, gradients.predictor);
 }
 
 }  // namespace lsp_fast

@@ -16,11 +16,12 @@ struct Behavior {
   std::vector<TorchLinear> reward, value;
   std::vector<TorchLinear> predictor;  // empty: there is none, nor an intrinsic reward
   float gamma, lam;
-  float entropy;                     // its weight
+  float entropy, saturation;         // their weights for the actor
+  float saturated;                   // the policy's |mean| from which it counts as that
   float predictor_noise, low, high;  // on its input; bounds of the log variance of what it says
   std::vector<std::int64_t> seen;    // which states of a segment the predictor sees, counted from 0
-  std::vector<float> shares;         // [T], what each step gets of its segment's log q; beta is in it
-  bool sample;                       // actions; else tanh(mean)
+  std::vector<float> shares;         // [T], what each step gets of its segment's log q
+  float offset;                      // added to log q
 };
 
 struct BehaviorSizes {
@@ -32,15 +33,19 @@ struct BehaviorSizes {
 };
 
 struct BehaviorInputs {
-  ImaginePass::Inputs rollout;
+  ImaginePass::Inputs rollout;                     // with skills as the policy sees them
+  const float* skills;                             // [P, N, Z], as they are
+  const float* beta;                               // [N], the weight of what a rollout tells
+  const float *means, *deviations;                 // [F], by which the predictor sees features, or null
   const float *intrinsic_noise, *predictor_noise;  // [J, N, I]
 };
 
 struct BehaviorResults {
   float *task_reward, *value, *entropy;  // [T, N]
   float *mean, *stddev;                  // [T, N, A]
-  float *target;                         // [T - 1, N]
-  float *log_q;                          // [J, N]
+  float* feature;                        // [T, N, F]
+  float* target;                         // [T - 1, N]
+  float* log_q;                          // [J, N]
   double actor_loss, value_loss, predictor_loss;
 };
 

@@ -16,22 +16,22 @@ from torch import Tensor, nn
 
 from lsp_fast import ops
 from lsp_fast.agents.base import Agent
+from lsp_fast.agents.behavior_update import update_behavior
 from lsp_fast.backends import REFERENCE, learning_backend
 from lsp_fast.backends.cudagraph import Graphed, on_a_gpu
 from lsp_fast.config import Config
 from lsp_fast.experience.replay import Batch, Replay
-from lsp_fast.learning.behavior import BehaviorModels, Parts, behavior_losses
+from lsp_fast.learning.balance import Balance
+from lsp_fast.learning.behavior import Parts
 from lsp_fast.learning.compiled import behavior_parts, compiled
 from lsp_fast.learning.optimizer import Optimizer
-from lsp_fast.learning.values import follow, value_weights, with_replayed_values
 from lsp_fast.learning.world_model import world_model_loss
 from lsp_fast.models.heads import Actor, Value
 from lsp_fast.models.skill_predictor import SkillPredictor
 from lsp_fast.models.world_model import SequenceBatch, WorldModel
 from lsp_fast.noise import AskedNoise, GivenNoise, Noise
 from lsp_fast.ops import densities, layers
-from lsp_fast.ops.types import Normal, PlanWeights, State, detach, features, map_state
-from lsp_fast.planning.health import planner_health
+from lsp_fast.ops.types import PlanWeights, State, detach, features, map_state
 from lsp_fast.planning.planner import Planner
 
 MODE_SAMPLES = 100  # the deterministic action is the densest of these [D]
@@ -117,7 +117,7 @@ class ImaginationAgent(Agent):
         self.actor = self.value = None
         if c.planner.over == "skills":
             modules["actor"] = self.actor = Actor(
-                feature_dim, c.skill_dim, action_dim, c.actor, initial.generator("init/actor")
+                feature_dim, c.skill_dim, action_dim, c.actor, initial.generator("init/actor"), c.skill.input_scale
             )
             modules["value"] = self.value = Value(feature_dim, c.value, initial.generator("init/value"), seen)
         rates = {
@@ -136,8 +136,13 @@ class ImaginationAgent(Agent):
             modules["predictor"] = self.predictor = SkillPredictor(
                 feature_dim, c.skill, c.predictor, c.model, initial.generator("init/predictor")
             )
+        self.balance = None
+        if c.skill.beta_kind == "gradient" and c.skill.intrinsic:
+            modules["balance"] = self.balance = Balance(c.skill)
         self.modules = nn.ModuleDict(modules).to(self.device)
-        self.optimizers = {k: Optimizer(m, rates[k], c, self.device, self.backend) for k, m in modules.items()}
+        self.optimizers = {
+            k: Optimizer(m, rates[k], c, self.device, self.backend) for k, m in modules.items() if k in rates
+        }
         self.planner = Planner(c, self.plan_weights, self.backend)
         # By themselves, so that compiled ones can take their place.
         self.learner = learning_backend(self.backend, c.train.precision)
@@ -151,13 +156,13 @@ class ImaginationAgent(Agent):
             self.model_loss, self.behavior_parts = compiled(self.model_loss), behavior_parts()
         self._learn = {
             kind: Graphed(
-                functools.partial(self._update, behavior=kind[0], diagnose=kind[1]),
+                functools.partial(self._update, behavior=kind[0], diagnose=kind[1], balance=kind[2]),
                 "learning",
                 self.noise.generators,
                 enabled=c.train.cuda_graph,
                 scalars=True,
             )
-            for kind in itertools.product((True, False), repeat=2)
+            for kind in itertools.product((True, False), repeat=3)
         }
         self._acting: dict[tuple, tuple[list, Graphed]] = {}
 
@@ -365,82 +370,28 @@ class ImaginationAgent(Agent):
             metrics: 0-d tensors on the device; reading them synchronises.
         """
         # Without a behaviour all updates are alike.
-        kind = (True, False) if self.actor is None else (behavior, behavior and diagnose)
+        learns = behavior and self.actor is not None
+        balance = learns and self.balance is not None and "actor" not in self.frozen and self.balance.due()
+        kind = behavior or self.actor is None, learns and diagnose, balance
         with self._alone():
             return self._learn[kind](*batch)
 
-    def _update(self, *tensors: Tensor, behavior: bool = True, diagnose: bool = False) -> dict[str, Tensor]:
+    def _update(
+        self, *tensors: Tensor, behavior: bool = True, diagnose: bool = False, balance: bool = False
+    ) -> dict[str, Tensor]:
         """`update` as a function of tensors."""
         c, batch = self.config, SequenceBatch(*tensors)
         sequences, length = batch.reward.shape
         latent = self.noise.normal("world_model/latent", length, sequences, c.model.stoch)
-        with self._autocast():
+        with self.autocast():
             model = self.model_loss(batch, latent)
         metrics = {f"world_model/{k}": v for k, v in model.metrics.items()}
         metrics["world_model/grad_norm"] = self.optimizers["world_model"].step(model.loss)
         if behavior and self.actor is not None:
             start = map_state(lambda x: x.flatten(0, 1), detach(model.states))  # [L B, ...]
             live = 1 - batch.terminal.T.flatten() if c.predicts_terminations else None  # [L B]
-            metrics |= self._update_behavior(start, live, diagnose, batch)
+            metrics |= update_behavior(self, start, live, batch, diagnose, balance)
         self.planner.pack()
-        return metrics
-
-    def _update_behavior(
-        self, start: State, live: Tensor | None, diagnose: bool, batch: SequenceBatch
-    ) -> dict[str, Tensor]:
-        c, total, states = self.config, len(start.stoch), start
-        if 0 < c.behavior.plan_states < total:
-            rows = self.noise.choice("behavior/starts", total, total)
-            if live is not None:
-                # States that nothing follows come last, and are taken only where there are no others.
-                rows = rows[(1 - live[rows]).argsort(stable=True)]
-                live = live[rows[: c.behavior.plan_states]]
-            rows = rows[: c.behavior.plan_states]
-            start = map_state(lambda x: x[rows], start)
-        assert self.value is not None
-        metrics: dict[str, Tensor] = {}
-        if diagnose and c.skill.source == "planned":
-            health = planner_health(self.planner, start, self.noise)
-            metrics |= {f"planner/{k}": v for k, v in health.items()}
-        skills, plan = None, None
-        if c.skill.source != "none":
-            plan = self.planner.distribution(start, self.noise, "behavior", explore=True)
-            if c.skill.source == "planned":
-                metrics["planner/std"] = plan.std.mean()
-            # Several skills of one plan are several rollouts from its state.
-            start = map_state(lambda x: x.repeat_interleave(c.skill.per_plan, 0), start)
-            live = None if live is None else live.repeat_interleave(c.skill.per_plan)
-            plan = Normal(*(x.repeat_interleave(c.skill.per_plan, 0).transpose(0, 1) for x in plan))  # [P, N, Z]
-            skills = plan.mean + plan.std * self.noise.normal("behavior/skills", *plan.mean.shape)
-        heads = value_weights(self.value, self.task_value)
-        models = BehaviorModels(self.plan_weights(), predictor=self.predictor, **heads)
-        with self._autocast():
-            # Diagnosis takes several gradients of one loss, which a compiled one does not give.
-            parts = Parts() if diagnose else self.behavior_parts
-            losses = behavior_losses(
-                start, skills, plan, models, self.noise, c, self.learner, live, diagnose=diagnose, parts=parts
-            )
-            losses = with_replayed_values(losses, states, batch, models, c, self.backend)
-        metrics |= {f"behavior/{k}": v for k, v in losses.metrics.items()}
-        if diagnose:
-            assert losses.task_return is not None
-            metrics["behavior/task_grad_norm"] = self.optimizers["actor"].norm(losses.task_return)
-            if losses.intrinsic_return is not None:
-                metrics["behavior/intrinsic_grad_norm"] = self.optimizers["actor"].norm(losses.intrinsic_return)
-        # Every gradient is taken before its own module changes; the others' losses do not run through that module.
-        by_module = {
-            "actor": losses.actor,
-            "value": losses.value,
-            "task_value": losses.task_value,
-            "predictor": losses.predictor,
-        }
-        for name, loss in by_module.items():
-            if loss is not None:
-                metrics[f"behavior/{name}_loss"] = loss.detach()
-                if name in self.frozen:
-                    continue
-                metrics[f"behavior/{name}_grad_norm"] = self.optimizers[name].step(loss)
-        follow(self.value, self.task_value)
         return metrics
 
     def _alone(self) -> AbstractContextManager:
@@ -448,5 +399,6 @@ class ImaginationAgent(Agent):
         # other: beside a busy process, a step that takes 0.2 ms on one thread took 8 on two.
         return nullcontext() if self.pixels else self.backend.alone()
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """Within it learning computes in bf16 where `train.autocast` asks for that."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.autocast)

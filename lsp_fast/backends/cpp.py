@@ -136,8 +136,8 @@ def imagine_heads(
     outputs = load().imagine_heads(
         *(_array(name, x) for name, x in zip(("stoch", "deter"), start, strict=True)),
         _arrays(prior),
-        _arrays(actor),
-        None if skills is None else _array("skills", skills),
+        _actor(actor),
+        None if skills is None else _array("skills", skills if actor is None else actor.scaled(skills)),
         skill_length,
         _array("noise.stoch", noise.stoch),
         None if noise.action is None or actor is None else _array("noise.action", noise.action),
@@ -184,19 +184,22 @@ def plan(
     else:
         action = None if noise.action is None else _array("noise.action", noise.action)
         drawn = (_array("noise.candidates", noise.candidates), _array("noise.stoch", noise.stoch), action)
+    # The native plan hands candidates to the actor as they are: it plans what the actor sees. That is the same plan in
+    # other units, in which the floor is a variance.
+    scale = 1.0 if weights.actor is None else weights.actor.skill_scale
     results = load().plan(
         *(_array(name, x) for name, x in zip(("stoch", "deter"), start, strict=True)),
         _arrays(weights.prior),
-        _arrays(weights.actor),
+        _actor(weights.actor),
         _arrays(weights.heads),
-        *(_array(name, x) for name, x in zip(("mean", "std"), prior, strict=True)),
+        *(_array(name, _times(x, scale)) for name, x in zip(("mean", "std"), prior, strict=True)),
         drawn,
         rules.num_elites,
         rules.skill_length,
         rules.gamma,
         rules.lam,
         rules.by_sum,
-        rules.floor,
+        rules.floor * scale**2,
         math.inf if rules.clip is None else rules.clip,
         weights.value is not None,
         rules.precision,
@@ -204,7 +207,7 @@ def plan(
         isa,
     )
     mean, std, values, elites = (torch.from_numpy(x) for x in results)
-    return mean, std, values, elites
+    return _times(mean, 1 / scale), _times(std, 1 / scale), values, elites
 
 
 def normals(
@@ -255,6 +258,15 @@ def _arrays(weights):
     if isinstance(weights, tuple):
         return tuple(_arrays(x) for x in weights)
     return _array("a weight", weights.detach()) if isinstance(weights, Tensor) else weights
+
+
+def _actor(weights: ActorWeights | None):
+    """What native code knows of them."""
+    return None if weights is None else _arrays(tuple(weights[:4]))
+
+
+def _times(x: Tensor, factor: float) -> Tensor:
+    return x if factor == 1 else factor * x
 
 
 def _array(name: str, tensor: Tensor):

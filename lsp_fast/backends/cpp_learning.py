@@ -170,8 +170,8 @@ class _Imagine(torch.autograd.Function):
         *outputs, ctx.kept = load().imagine_forward(
             *map(_array, start),
             _arrays(prior),
-            ((layers[:-1], layers[-1]), *actor[1:]),
-            None if skills is None else _array(skills),
+            ((layers[:-1], layers[-1]), *actor[1:4]),
+            None if skills is None else _array(actor.scaled(skills)),
             skill_length,
             _array(noise.stoch),
             None if noise.action is None else _array(noise.action),

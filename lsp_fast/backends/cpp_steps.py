@@ -107,6 +107,7 @@ class BehaviorParts(NamedTuple):
     task_reward: Tensor  # [T, N], as the next two
     value: Tensor
     entropy: Tensor
+    feature: Tensor  # [T, N, F]
     target: Tensor  # [T - 1, N]
     policy: Normal  # [T, N, A]
     log_q: Tensor | None  # [J, N]
@@ -124,7 +125,7 @@ def behavior(
     information: Information | None,
     gamma: float,
     lam: float,
-    entropy: float,
+    of_actor: tuple[float, float, float],
     isa: str = "auto",
 ) -> BehaviorParts | None:
     """`lsp_fast.learning.behavior.behavior_losses` for states that are all live, discounted by gamma alone, and judged
@@ -132,7 +133,8 @@ def behavior(
 
     Args:
         start, skills, skill_length, noise: as `ops.imagine` takes them, of T >= 2 steps, with noise of actions.
-        entropy: its weight in the actor's objective.
+        of_actor: weights of the entropy in the actor's objective and of saturation in its loss, and the mean from which
+            that counts.
         isa: one of `cpp.instruction_sets()`; auto takes the first.
     """
     groups = [_dense(actor.mlp), _dense(value), () if information is None else _dense(information.predictor)]
@@ -142,19 +144,20 @@ def behavior(
         return None
     told = None
     if information is not None:
-        low, high = (2 * math.log(bound) for bound in information.bounds)
-        numbers = _array(information.intrinsic), _array(information.fit)
-        seen, shares = tuple(information.seen), tuple(information.shares)
-        told = groups[2], seen, shares, information.noise, low, high, *numbers
-    weights = prior, actor, _dense(reward), groups[1]
-    given = (*start, skills, skill_length, *noise), weights, (gamma, lam, entropy), told, isa, torch.is_grad_enabled()
+        i = information
+        limits = (2 * math.log(bound) for bound in i.bounds)
+        means, deviations = i.scales or (None, None)
+        arrays = (None if x is None else _array(x) for x in (means, deviations, i.beta, i.intrinsic, i.fit))
+        told = groups[2], tuple(i.seen), i.noise, *limits, tuple(i.shares), i.offset, *arrays
+    weights = (tuple(actor[:4]), _dense(reward), groups[1])
+    seen = None if skills is None else actor.scaled(skills)
+    inputs = *start, skills, seen, skill_length, *noise
+    given = inputs, (prior, *weights), (gamma, lam, *of_actor), told, isa, torch.is_grad_enabled()
     sizes = [2 * len(group) for group in groups]
     out = _Behavior.apply(given, sizes, *flat)
-    actor_loss, value_loss, predictor_loss, task_reward, values, target, spread, mean, std, log_q = out  # pyright: ignore[reportGeneralTypeIssues]
-    if information is None:
-        predictor_loss = None
-    policy = Normal(mean, std)
-    return BehaviorParts(actor_loss, value_loss, predictor_loss, task_reward, values, spread, target, policy, log_q)
+    actor_loss, value_loss, predictor_loss, task_reward, values, target, spread, feature, mean, std, log_q = out  # pyright: ignore[reportGeneralTypeIssues]
+    losses = actor_loss, value_loss, None if information is None else predictor_loss
+    return BehaviorParts(*losses, task_reward, values, spread, feature, target, Normal(mean, std), log_q)
 
 
 class _Behavior(torch.autograd.Function):

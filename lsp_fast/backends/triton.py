@@ -55,7 +55,8 @@ def pack_heads(
             check_imagine_actions(start, prior, skills, noise.stoch)
         else:
             check_imagine(start, prior, actor, skills, skill_length, noise)
-        return packed(*start, skills, skill_length, noise.stoch, noise.action)
+        seen = skills if actor is None or skills is None else actor.scaled(skills)
+        return packed(*start, seen, skill_length, noise.stoch, noise.action)
 
     imagine_heads.pack = packed.pack  # pyright: ignore[reportFunctionMemberAccess]
     return imagine_heads

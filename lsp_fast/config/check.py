@@ -132,6 +132,21 @@ def check(config: Config) -> None:
         f"skill.length = {config.skill.length}: no segment fits into behavior.horizon = {b.horizon}, so that the "
         "intrinsic reward would never be paid; shorten it, set skill.mi to compose or skill.intrinsic to False",
     )
+    s = config.skill
+    need(
+        b.starts == 0 or b.starts >= b.plan_states,
+        f"behavior.starts = {b.starts}: there must be at least behavior.plan_states = {b.plan_states}, those that are "
+        "planned for; or 0, which draws no others",
+    )
+    need(s.random_share <= 1, f"skill.random_share = {s.random_share}: a share must not exceed 1")
+    need(
+        config.hiro.goals == "none" or s.beta_kind == "fixed",
+        f"skill.beta_kind = {s.beta_kind!r}: HIRO's policy has no gradient of r^i to go by; set it to fixed",
+    )
+    need(
+        config.hiro.goals == "none" or not config.predictor.normalise,
+        "predictor.normalise = True: HIRO's predictor imagines no states to take statistics of; leave it off",
+    )
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -142,4 +157,5 @@ _MAY_BE_ZERO = {
     "predictor.noise", "actor.min_std", "model.min_std", "max_minutes",
     "transfer.source_env_steps",
     "model.kl_balance", "value.slow", "value.replay",
+    "actor.saturation", "behavior.starts", "skill.random_share",
 }  # fmt: skip

@@ -68,6 +68,9 @@ def from_dict(data: Mapping[str, Any]) -> Config:
     if "noise" not in data.get("planner", {}):
         # `auto` came later than `tensors`, which was the only way once.
         config = replace(config, {"planner.noise": "tensors"})
+    if "offset" not in data.get("skill", {}) and config.predicts_terminations:
+        # There was none before.
+        config = replace(config, {"skill.offset": "off"})
     check(config)
     return config
 

@@ -131,6 +131,12 @@ class ActorConfig:
     min_std: float = 1e-4
     entropy: float = 0.0
     """Small-budget option: weight of the policy's entropy (nats, of the tanh-normal) in the actor's objective."""
+    entropy_kind: Literal["fixed", "range"] = "fixed"
+    """What `entropy` is a weight of: the entropy as it is, or times the spread of the imagined returns (their 95th
+    percentile less their 5th, in the update's own rollouts), so that it does not fade as returns grow [O]."""
+    saturation: float = 0.0
+    """Weight of mean max(0, |m| - 1.5)^2 in the actor's loss, m the policy's mean before the tanh: what keeps it where
+    tanh is not flat [O]."""
     eval_action: Literal["mode_of_samples", "tanh_mean"] = "mode_of_samples"
     """Deterministic action: the densest of 100 samples [D], or tanh(mean), which plans in evaluation always take."""
     learning_rate: float = 8e-5
@@ -167,6 +173,9 @@ class BehaviorConfig:
     lam: float = 0.95
     plan_states: int = 0
     """Start states drawn from a batch's B x L posterior states; 0 takes all [O]. Each has a plan of its own [O]."""
+    starts: int = 0
+    """Start states drawn where that is to be more than `plan_states`, of which then only so many are planned for: the
+    others' skills come from N(0, I), without CEM. 0: `plan_states` [O]."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +195,24 @@ class SkillConfig:
     compose_skills: int = 16
     """Skills whose actions `compose` compares, the own one among them: r^i is at most the logarithm of their number."""
     beta: float = 1.0
+    """Weight of r^i beside R; with `beta_kind` = gradient the share of its gradient, about 0.3."""
+    beta_kind: Literal["fixed", "gradient"] = "fixed"
+    """What `beta` is: the weight of r^i; or r^i's gradient of the actor, as a share of R's: then the weight follows
+    exponential means of both gradients' norms [O]. A policy that is frozen is not measured."""
+    beta_max: float = 0.5
+    """With `beta_kind` = gradient the weight's bound."""
+    beta_every: int = 10
+    """With `beta_kind` = gradient updates between two measures of both gradients, each of which costs two more passes
+    back through the rollouts."""
+    offset: Literal["auto", "on", "off"] = "auto"
+    """Add dim / 2 * log(2 pi e) nats to log q, 4.257 for 3 numbers, so that r^i is 0 where nothing is known of a skill
+    from N(0, I), and an early end does not pay. auto: where terminations are predicted [O]. `compose` has none, nor has
+    HIRO."""
+    random_share: float = 0.0
+    """Share of behaviour's start states whose skills come from N(0, I), without CEM. r^i is then paid on these alone;
+    R is on all, and the predictor learns from all [O]. Nothing where no skills are planned."""
+    input_scale: float = 1.0
+    """The policy sees so many times its skill, wherever it acts [O]."""
     intrinsic_form: Literal["spread", "end", "every"] = "spread"
     """Where a segment's log q goes [O]: an equal share on each of its K steps, all on the last, or all on each, which
     is as literal a reading of the paper as a share and pays K times as much.
@@ -244,6 +271,8 @@ class PredictorConfig:
     (log q is then the mean over the states); always beside the first state."""
     noise: float = 0.3
     """Standard deviation of the normal noise on its input [O], without which skills collapse (paper A.7)."""
+    normalise: bool = False
+    """See every feature by its running mean and standard deviation over imagined states, before the noise [O]."""
     learning_rate: float = 8e-5
 
 
@@ -350,6 +379,27 @@ class Config:
         """Whether the world model has a discount head."""
         head = self.model.discount_head
         return self.task.startswith("gym:") if head == "auto" else head == "on"
+
+    @property
+    def skill_offset(self) -> float:
+        """Nats added to log q: the entropy of N(0, I) over skills, or 0."""
+        on = self.predicts_terminations if self.skill.offset == "auto" else self.skill.offset == "on"
+        return self.skill.dim / 2 * math.log(2 * math.pi * math.e) if on else 0.0
+
+    @property
+    def start_states(self) -> int:
+        """Start states of behaviour learning; 0: all of the batch."""
+        return self.behavior.starts or self.behavior.plan_states
+
+    def planned_states(self, starts: int) -> int:
+        """How many of so many start states are planned for: none of `skill.random_share`, and of those that
+        `behavior.starts` draws at most `behavior.plan_states`."""
+        if self.skill.source != "planned":
+            return 0
+        planned = starts - round(self.skill.random_share * starts)
+        return (
+            min(planned, self.behavior.plan_states) if 0 < self.behavior.plan_states < self.behavior.starts else planned
+        )
 
     @property
     def method(self) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from lsp_fast.backends import REFERENCE, Backend
-from lsp_fast.config import Config
+from lsp_fast.config import ActorConfig, Config
 from lsp_fast.learning.intrinsic import (
     intrinsic_reward,
     segment_log_probs,
@@ -41,6 +41,8 @@ class BehaviorModels(NamedTuple):
     """With `value.slow`: a copy of `value`, by which its returns are bootstrapped."""
     slow_task_value: MLPWeights | None = None
     """The same of `task_value`."""
+    beta: Tensor | None = None
+    """The weight of the intrinsic reward where it is not `skill.beta`, 0-d."""
 
 
 class BehaviorNoise(NamedTuple):
@@ -54,8 +56,9 @@ class BehaviorNoise(NamedTuple):
 
 class BehaviorLosses(NamedTuple):
     """What each optimiser minimises; None where the module does not exist. `task_return` and `intrinsic_return` split
-    the actor's objective for diagnosis: each is the part of the mean weighted return that its reward brought; None
-    where there is no diagnosis."""
+    the actor's objective for diagnosis: each is the part of the mean weighted return that its reward brought (of r^i
+    before its weight, where that is `models.beta`); None where there is no diagnosis. `feature` [T, N, F] is what was
+    imagined."""
 
     actor: Tensor
     value: Tensor
@@ -63,6 +66,7 @@ class BehaviorLosses(NamedTuple):
     predictor: Tensor | None
     task_return: Tensor | None
     intrinsic_return: Tensor | None
+    feature: Tensor
     metrics: dict[str, Tensor]
 
 
@@ -109,41 +113,78 @@ def intrinsic_bonus(
     noise: BehaviorNoise,
     config: Config,
     backend: Backend,
+    paid: int | None,
 ) -> tuple[Tensor | None, dict[str, Tensor]]:
-    """The intrinsic reward as the configuration wants it: beta * r^i of every imagined state [T, N], and metrics.
+    """The intrinsic reward as the configuration wants it: r^i of every imagined state [T, N], and metrics.
 
     Args:
         start: [N, ...]
         states, feature: the imagined ones [T, N, ...], and their features [T, N, F]: the same tensor that all heads
             see, since gradients would add up in another order through a copy.
-        skills, skill_policy: as `behavior_losses` takes them.
+        skills, skill_policy, paid: as `behavior_losses` takes them.
     """
     c, steps = config.skill, len(feature)
     if noise.others is not None:
         assert skills is not None
         held = held_skills(skills, c.length, steps)  # [T, N, Z]
         information = step_information(start, states, held, models.plan, noise.others)
-        reward = c.beta * information
-        return reward, {"mutual_information": information.mean(), "intrinsic_reward_std": reward.std()}
+        return first_rollouts(information, paid), {"mutual_information": information.mean()}
     if models.predictor is None:
         return None, {}
     assert skills is not None and skill_policy is not None and noise.intrinsic is not None
     log_q = segment_log_probs(models.predictor, feature, features(start), skills, noise.intrinsic, backend)
-    return predicted_bonus(log_q, skills, skill_policy, steps, config)
+    return predicted_bonus(log_q, skills, skill_policy, steps, config, paid)
 
 
 def predicted_bonus(
-    log_q: Tensor, skills: Tensor, skill_policy: Normal, steps: int, config: Config
+    log_q: Tensor, skills: Tensor, skill_policy: Normal, steps: int, config: Config, paid: int | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """beta * r^i of the predictor's log q [J, N] on every step [T, N], and metrics."""
+    """r^i of the predictor's log q [J, N] on every step [T, N], and metrics."""
     c = config.skill
-    reward = c.beta * intrinsic_reward(log_q, c.length, steps, c.intrinsic_form)
+    # In nats above what a guess from N(0, I) would earn, where that is to pay nothing.
+    earned = log_q + config.skill_offset if config.skill_offset else log_q
+    reward = first_rollouts(intrinsic_reward(earned, c.length, steps, c.intrinsic_form), paid)
     log_p = densities.normal_log_prob(skills, *skill_policy).sum(-1)[: len(log_q)]  # [J, N]
     return reward, {
         "log_q": log_q.mean(),
         "log_q_minus_log_p": (log_q - log_p).mean(),
-        "intrinsic_reward_std": reward.std(),
     }
+
+
+def first_rollouts(reward: Tensor, paid: int | None) -> Tensor:
+    """Rewards [T, N] of the first rollouts, and none on the others; None pays all."""
+    return reward if paid is None else torch.cat([reward[:, :paid], torch.zeros_like(reward[:, paid:])], 1)
+
+
+def return_range(returns: Tensor) -> Tensor:
+    """The 95th percentile of imagined returns less the 5th, 0-d, without history (SPEC section 8)."""
+    flat = returns.detach().float().flatten()
+    return flat.quantile(0.95) - flat.quantile(0.05)
+
+
+SATURATED = 1.5
+"""The policy's mean before the tanh from which `actor.saturation` counts: tanh's slope is 0.18 there."""
+
+
+def actor_regularisers(
+    target: Tensor, entropy: Tensor, mean: Tensor, config: ActorConfig
+) -> tuple[Tensor, Tensor | None]:
+    """What the actor earns and what it pays beside its returns, in every imagined state.
+
+    Args:
+        target: lambda-returns [T - 1, N].
+        entropy: [T - 1, N].
+        mean: of the policy before its tanh, [T - 1, N, A].
+
+    Returns:
+        the weighted entropy [T - 1, N]; the penalty on saturation [T - 1, N], None without one.
+    """
+    earned = config.entropy * entropy
+    if config.entropy_kind == "range":
+        earned = return_range(target) * earned
+    if not config.saturation:
+        return earned, None
+    return earned, config.saturation * (mean.abs() - SATURATED).clamp(min=0).square().mean(-1)
 
 
 def imagined(
@@ -156,6 +197,7 @@ def imagined(
     backend: Backend,
     live: Tensor | None,
     diagnose: bool,
+    paid: int | None = None,
 ) -> Imagined:
     """Roll the policy out and judge it. Arguments are those of `behavior_losses`."""
     b, weights = config.behavior, models.plan
@@ -174,9 +216,13 @@ def imagined(
     weight = torch.cat([torch.ones_like(discount[:1]), discount[:-2]]).cumprod(0).detach()  # [T - 1, N]
     if live is not None:
         weight = weight * live
-    bonus, metrics = intrinsic_bonus(
-        start, rollout.states, feature, skills, skill_policy, models, noise, config, backend
+    told, metrics = intrinsic_bonus(
+        start, rollout.states, feature, skills, skill_policy, models, noise, config, backend, paid
     )
+    bonus = None
+    if told is not None:
+        bonus = (config.skill.beta if models.beta is None else models.beta) * told
+        metrics["intrinsic_reward_std"] = bonus.std()
     reward = task_reward if bonus is None else task_reward + bonus
 
     def returns(reward: Tensor, value: Tensor) -> Tensor:
@@ -185,13 +231,17 @@ def imagined(
     target = returns(reward, value)
     assert noise.rollout.action is not None
     entropy = backend.entropy(rollout.policy, noise.rollout.action)  # [T, N]
-    actor_loss = -(weight * (target + config.actor.entropy * entropy[:-1])).mean()
+    earned, penalty = actor_regularisers(target, entropy[:-1], rollout.policy.mean[:-1], config.actor)
+    actor_loss = -(weight * (target + earned)).mean()
+    if penalty is not None:
+        actor_loss = actor_loss + (weight * penalty).mean()
     metrics |= rollout_metrics(task_reward, reward, value, target, entropy, rollout.policy)
     task_return = intrinsic_return = None
     if diagnose:
         task_return = (weight * (target if bonus is None else returns(task_reward, value))).mean()
-        if bonus is not None:
-            intrinsic_return = (weight * returns(bonus, torch.zeros_like(value))).mean()
+        part = bonus if models.beta is None else told
+        if part is not None:
+            intrinsic_return = (weight * returns(part, torch.zeros_like(value))).mean()
     return Imagined(
         actor_loss,
         task_return,
@@ -263,6 +313,7 @@ def behavior_losses(
     live: Tensor | None = None,
     *,
     diagnose: bool = True,
+    paid: int | None = None,
     parts: Parts = Parts(),  # noqa: B008
 ) -> BehaviorLosses:
     """Imagine from detached posterior states and return every loss.
@@ -273,11 +324,12 @@ def behavior_losses(
         skill_policy: mean and std [P, N, Z] that `skills` were drawn from, for log p.
         live: [N], 0 at a terminal state, from which nothing is learned, and 1 at others; None: all are live.
         diagnose: split the actor's objective, too.
+        paid: rollouts that the intrinsic reward is paid on, the first ones; None: all.
         parts: what computes.
     """
     drawn = behavior_noise(noise, len(start.stoch), models, config, backend)
     if live is None and not diagnose and parts == Parts():
-        whole = whole_losses(start, skills, skill_policy, models, drawn, config, backend)
+        whole = whole_losses(start, skills, skill_policy, models, drawn, config, backend, paid)
         if whole is not None:
             return whole
     # The actor's loss trains the actor alone: what the others' gradients would be need not be computed.
@@ -285,7 +337,7 @@ def behavior_losses(
     fixed = _detached(models._replace(plan=plan._replace(actor=None), task_value=None, predictor=None))
     bootstrap = fixed.slow_value or fixed.value
     judges = fixed._replace(plan=fixed.plan._replace(actor=plan.actor), value=bootstrap, predictor=models.predictor)
-    found = parts.imagined(start, skills, skill_policy, judges, drawn, config, backend, live, diagnose)
+    found = parts.imagined(start, skills, skill_policy, judges, drawn, config, backend, live, diagnose, paid)
     task_value_loss = None
     if models.task_value is not None:
         with torch.no_grad():
@@ -305,6 +357,7 @@ def behavior_losses(
         fit,
         found.task_return,
         found.intrinsic_return,
+        found.feature,
         found.metrics,
     )
 
@@ -317,11 +370,14 @@ def whole_losses(
     noise: BehaviorNoise,
     config: Config,
     backend: Backend,
+    paid: int | None,
 ) -> BehaviorLosses | None:
     """`behavior_losses` in one call, where the backend has one that knows this configuration."""
-    c, b, plan, predictor = config.skill, config.behavior, models.plan, models.predictor
+    c, plan, predictor = config.skill, models.plan, models.predictor
     elsewhere = plan.discount, models.task_value, models.slow_value, noise.others
     if backend.behavior is None or config.value.skill or any(x is not None for x in elsewhere):
+        return None
+    if config.actor.entropy_kind != "fixed":
         return None
     information = None
     if predictor is not None:
@@ -329,9 +385,12 @@ def whole_losses(
             return None
         assert noise.intrinsic is not None and noise.predictor is not None
         each = shares(len(noise.intrinsic), c.length, config.imagined_steps, c.intrinsic_form)
-        each = tuple(c.beta * x for x in each)
-        of_input = predictor.mlp.weights(), predictor.steps, each, predictor.config.noise, predictor.bounds
-        information = Information(*of_input, noise.intrinsic, noise.predictor)
+        beta = start.stoch.new_full((len(start.stoch),), c.beta) if models.beta is None else models.beta
+        beta = first_rollouts(beta.expand(1, len(start.stoch)), paid)[0]  # [N]
+        of_input = predictor.mlp.weights(), predictor.steps, predictor.config.noise, predictor.bounds
+        seen_as = predictor.scales() if predictor.config.normalise else None
+        paying = each, beta, config.skill_offset
+        information = Information(*of_input, seen_as, *paying, noise.intrinsic, noise.predictor)
     found = backend.behavior(
         start,
         plan.prior,
@@ -342,19 +401,22 @@ def whole_losses(
         c.length,
         noise.rollout,
         information,
-        b.gamma,
-        b.lam,
-        config.actor.entropy,
+        config.behavior.gamma,
+        config.behavior.lam,
+        (config.actor.entropy, config.actor.saturation, SATURATED),
     )
     if found is None:
         return None
     reward, metrics = found.task_reward, {}
     if found.log_q is not None:
-        assert skills is not None and skill_policy is not None
-        bonus, metrics = predicted_bonus(found.log_q, skills, skill_policy, len(reward), config)
+        assert skills is not None and skill_policy is not None and information is not None
+        told, metrics = predicted_bonus(found.log_q, skills, skill_policy, len(reward), config, paid)
+        bonus = (c.beta if models.beta is None else models.beta) * told
+        metrics["intrinsic_reward_std"] = bonus.std()
         reward = reward + bonus
     metrics |= rollout_metrics(found.task_reward, reward, found.value, found.target, found.entropy, found.policy)
-    return BehaviorLosses(found.actor_loss, found.value_loss, None, found.predictor_loss, None, None, metrics)
+    losses = found.actor_loss, found.value_loss, None, found.predictor_loss
+    return BehaviorLosses(*losses, None, None, found.feature, metrics)
 
 
 def _detached(weights: Any) -> Any:

@@ -34,8 +34,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 def behavior_parts() -> Parts:
     """The behaviour's losses, compiled. The reference computes: native operations are opaque to a compiler."""
 
-    def whole(start, skills, skill_policy, models, noise, config, _, live, diagnose):
-        return imagined(start, skills, skill_policy, models, noise, config, REFERENCE, live, diagnose)
+    def whole(start, skills, skill_policy, models, noise, config, _, live, diagnose, paid):
+        return imagined(start, skills, skill_policy, models, noise, config, REFERENCE, live, diagnose, paid)
 
     def plain(function):
         return compiled(lambda *arguments: function(*arguments, REFERENCE))

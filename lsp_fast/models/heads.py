@@ -13,19 +13,25 @@ from lsp_fast.ops.types import ActorWeights, MLPWeights
 
 
 class Actor(nn.Module):
-    """Low-level policy q(a | features, skill), a tanh-normal."""
+    """Low-level policy q(a | features, skill), a tanh-normal; `skill_scale` is what it multiplies the skill by."""
 
     def __init__(
-        self, feature_dim: int, skill_dim: int, action_dim: int, config: ActorConfig, generator: torch.Generator
+        self,
+        feature_dim: int,
+        skill_dim: int,
+        action_dim: int,
+        config: ActorConfig,
+        generator: torch.Generator,
+        skill_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.skill_scale = config, skill_scale
         self.mlp = MLP(feature_dim + skill_dim, config.units, config.layers, 2 * action_dim, generator)
 
     def weights(self) -> ActorWeights:
         """The live parameters."""
         c = self.config
-        return ActorWeights(self.mlp.weights(), c.mean_scale, c.init_std, c.min_std)
+        return ActorWeights(self.mlp.weights(), c.mean_scale, c.init_std, c.min_std, self.skill_scale)
 
 
 class Value(nn.Module):

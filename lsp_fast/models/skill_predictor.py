@@ -11,6 +11,10 @@ from lsp_fast.backends import REFERENCE, Backend
 from lsp_fast.config import ModelConfig, PredictorConfig, SkillConfig
 from lsp_fast.models.networks import MLP
 
+RATE = 0.01
+"""Of the running statistics of features, an update, once that is more than the share of a plain mean [O]."""
+MIN_STD = 0.01
+"""By which a feature is divided at least: one that never moves tells nothing, and does not shout when it does."""
 MAX_STATES = 10  # states of a segment that the predictor sees (SPEC section 4)
 
 
@@ -27,6 +31,9 @@ def segment_states(length: int) -> list[int]:
 class SkillPredictor(nn.Module):
     """A diagonal normal over skills with softly clamped standard deviation.
 
+    With `config.normalise` it sees features by their running mean and deviation, which `follow` keeps up. They are
+    buffers, so that they go into the checkpoint, and to whoever takes the predictor over.
+
     Args:
         feature_dim: F.
         skill: their width and length.
@@ -34,6 +41,10 @@ class SkillPredictor(nn.Module):
         model: bounds of the standard deviation, shared with the decoder.
         generator: draws the initial weights.
     """
+
+    feature_mean: Tensor  # [F]
+    feature_var: Tensor  # [F]
+    updates: Tensor  # []
 
     def __init__(
         self,
@@ -50,16 +61,42 @@ class SkillPredictor(nn.Module):
         states = 2 if config.inputs == "per_step" else len(self.steps) + 1
         self.width = states * feature_dim
         self.mlp = MLP(self.width, config.units, config.layers, 2 * skill.dim, generator)
+        if config.normalise:
+            self.register_buffer("feature_mean", torch.zeros(feature_dim))
+            self.register_buffer("feature_var", torch.ones(feature_dim))
+            self.register_buffer("updates", torch.zeros(()))
 
     def inputs(self, segment: Tensor, first: Tensor) -> Tensor:
         """What the network reads: (segment [K, N, F], first [N, F]) -> [N, I], or [k, N, 2F] for `per_step`.
 
         `first` is s_0, the state in which the skill began; the segment's states come after it.
         """
+        if self.config.normalise:
+            segment, first = self.normalised(segment), self.normalised(first)
         seen = self._seen(segment)  # k of [N, F]
         if self.config.inputs == "per_step":
             return torch.stack([torch.cat([state, first], -1) for state in seen])
         return torch.cat([*seen, first], -1)
+
+    def normalised(self, feature: Tensor) -> Tensor:
+        """Features [..., F] less their mean, over their standard deviation."""
+        mean, std = self.scales()
+        return (feature - mean) / std
+
+    def scales(self) -> tuple[Tensor, Tensor]:
+        """The features' running mean and standard deviation, [F] each, where `config.normalise` is on."""
+        return self.feature_mean, self.feature_var.sqrt().clamp(min=MIN_STD)
+
+    @torch.no_grad()
+    def follow(self, feature: Tensor) -> None:
+        """Take the features of one update's imagined states [T, N, F] into the running statistics, in place."""
+        x = feature.flatten(0, -2).float()
+        self.updates += 1
+        rate = (1 / self.updates).clamp(min=RATE)  # a plain mean at first
+        ahead = x.mean(0) - self.feature_mean
+        # The variance of a mixture: those of its parts, and how far apart these lie.
+        self.feature_var += rate * (x.var(0, correction=0) - self.feature_var + (1 - rate) * ahead**2)
+        self.feature_mean += rate * ahead
 
     def _seen(self, segment: Tensor) -> Sequence[Tensor]:
         first, gap = self.steps[0], self.length // len(self.steps)

@@ -56,7 +56,7 @@ def posterior(deter: Tensor, embedding: Tensor, weights: PosteriorWeights) -> No
 
 def actor(feature: Tensor, skill: Tensor | None, weights: ActorWeights) -> Normal:
     """The policy before its tanh: ([..., F], [..., Z] or None) -> [..., A] (SPEC section 3)."""
-    x = feature if skill is None else torch.cat([feature, skill], -1)
+    x = feature if skill is None else torch.cat([feature, weights.scaled(skill)], -1)
     mean, std = mlp(x, weights.mlp).chunk(2, -1)
     mean = weights.mean_scale * torch.tanh(mean / weights.mean_scale)
     std = F.softplus(std + inverse_softplus(weights.init_std)) + weights.min_std

@@ -64,6 +64,13 @@ class ActorWeights(NamedTuple):
     mean_scale: float
     init_std: float
     min_std: float
+    skill_scale: float = 1.0
+    """What the skill is multiplied by before the network sees it (SPEC section 8, `skill.input_scale`). Native code
+    does not know it: who calls that hands it `scaled` skills."""
+
+    def scaled(self, skill: Tensor) -> Tensor:
+        """The skill [..., Z] as the network sees it."""
+        return skill if self.skill_scale == 1 else self.skill_scale * skill
 
 
 class WorldModelWeights(NamedTuple):
@@ -106,17 +113,23 @@ class Rollout(NamedTuple):
 
 
 class Information(NamedTuple):
-    """What the intrinsic reward is computed from."""
+    """What the intrinsic reward of rollouts is computed from."""
 
     predictor: MLPWeights
     seen: Sequence[int]
     """Which states of a segment it sees, beside the first."""
-    shares: Sequence[float]
-    """What each step gets of its segment's log q, beta included."""
     noise: float
     """Deviation of the noise on its input."""
     bounds: tuple[float, float]
     """Of its standard deviation."""
+    scales: tuple[Tensor, Tensor] | None
+    """Mean and deviation [F] that features are seen by, if not as they are."""
+    shares: Sequence[float]
+    """What each step gets of its segment's log q."""
+    beta: Tensor
+    """Weight of the reward, [N]."""
+    offset: float
+    """Added to log q."""
     intrinsic: Tensor
     fit: Tensor
     """Standard normal, [J, N, I], for the reward and for its own loss."""

@@ -126,13 +126,18 @@ def oracle_update(before, after_model, batch, config):
         weights["rssm"], oracle.mlp(weights["encoder"], obs), action, is_first, noise_post=latent
     )
     s, h = (posterior[k].swapaxes(0, 1).reshape(b * length, -1) for k in ("s", "h"))
-    rows = before.noise.choice("behavior/starts", b * length, c.behavior.plan_states).numpy()
+    count = c.behavior.starts or c.behavior.plan_states
+    rows = before.noise.choice("behavior/starts", b * length, count).numpy()
     s, h = s[rows], h[rows]
+    planned = count - round(c.skill.random_share * count)
+    if c.behavior.starts:
+        planned = min(planned, c.behavior.plan_states)
+    random = count - planned  # the first ones
 
     rssm, actor = rssm_of(after_model["world_model"]), oracle.arrays(after_model["actor"].weights().mlp)
     reward_head = oracle.arrays(after_model["world_model"].reward.weights())
     value_head = oracle.arrays(after_model["value"].weights())
-    n, g, p, z = len(s), c.planner.candidates, c.skills_per_rollout, c.skill.dim
+    n, g, p, z = planned, c.planner.candidates, c.skills_per_rollout, c.skill.dim
     horizon, k = c.behavior.horizon, c.skill.length
     iterations = c.planner.iterations
     candidates = before.draw("behavior/candidates", iterations, n, g, p, z)
@@ -143,19 +148,20 @@ def oracle_update(before, after_model, batch, config):
 
     def rollout(s, h, plans, latent, noise):
         held = oracle.hold_skills(plans, k, len(latent) + 1)  # in the start and in each state imagined
-        feats, _ = oracle.imagine(s, h, rssm, actor, held[:-1], latent, noise, *stds)
+        feats, _ = oracle.imagine(s, h, rssm, actor, c.skill.input_scale * held[:-1], latent, noise, *stds)
         judged = np.concatenate([feats, held[1:]], -1) if c.value.skill else feats
         return feats, oracle.mlp(reward_head, feats)[..., 0], oracle.mlp(value_head, judged)[..., 0]
 
     def score(state, plans, i):
         own = slice(state * g, (state + 1) * g)
-        start = (np.repeat(x[state][None], g, 0) for x in (s, h))
+        start = (np.repeat(x[random + state][None], g, 0) for x in (s, h))
         _, rewards, values = rollout(*start, plans, plan_latent[i][:, own], plan_action[i][:, own])
         return oracle.plan_values(rewards, values, c.behavior.gamma, c.behavior.lam, c.planner.objective)
 
     shape = (n, p, z)
     mean, std = oracle.cem(score, candidates, np.zeros(shape), np.ones(shape), c.planner.elites, c.planner.std_floor)
     mean = mean + c.skill.noise * before.draw("behavior/epsilon", *shape)
+    mean, std = (np.concatenate([np.full((random, p, z), of), x]) for of, x in ((0.0, mean), (1.0, std)))
     mean, std, s, h = (np.repeat(x, c.skill.per_plan, 0) for x in (mean, std, s, h))
     n = len(s)
     skills = mean + std * before.draw("behavior/skills", p, n, z).swapaxes(0, 1)  # [N, P, Z]
@@ -169,9 +175,14 @@ def oracle_update(before, after_model, batch, config):
     held = oracle.hold_skills(skills, k, steps)
 
     def log_q(stream):
-        predictor = oracle.arrays(after_model["predictor"].mlp.weights())
+        module = after_model["predictor"]
+        predictor = oracle.arrays(module.mlp.weights())
         drawn = c.predictor.noise * before.draw(stream, n, (k + 1) * feats.shape[-1])
-        return oracle.predictor_log_prob(predictor, feats[:k], first, skills[:, 0], drawn)[None]
+        seen, seen_first = feats[:k], first
+        if c.predictor.normalise:
+            center, spread = numpy64(module.feature_mean), np.maximum(numpy64(module.feature_var) ** 0.5, 0.01)
+            seen, seen_first = ((x - center) / spread for x in (seen, first))
+        return oracle.predictor_log_prob(predictor, seen, seen_first, skills[:, 0], drawn)[None]
 
     def information():
         others = before.draw("behavior/compose", c.skill.compose_skills - 1, steps, n, z)
@@ -179,25 +190,37 @@ def oracle_update(before, after_model, batch, config):
         for t in range(steps):
             seen, s_next = before_feats[t], feats[t][:, : c.model.stoch]
             state = seen[:, : c.model.stoch], seen[:, c.model.stoch :]
-            compared = np.concatenate([held[t][None], others[:, t]])
+            compared = c.skill.input_scale * np.concatenate([held[t][None], others[:, t]])
             rewards.append(oracle.composed_information(rssm, actor, *state, seen, s_next, compared, *stds))
         return np.stack(rewards)
 
     predicts = c.skill.mi == "predict"
     if predicts:
-        bonus = oracle.intrinsic_reward(log_q("behavior/intrinsic"), k, horizon, c.skill.intrinsic_form)
+        offset = z / 2 * np.log(2 * np.pi * np.e) if c.skill.offset == "on" else 0.0
+        told = log_q("behavior/intrinsic") + offset
+        bonus = oracle.intrinsic_reward(told, k, horizon, c.skill.intrinsic_form)
     else:
         bonus = information()
     discounts = np.full_like(rewards, c.behavior.gamma)
-    result = oracle.behavior_losses(rewards + c.skill.beta * bonus, values, discounts, c.behavior.lam)
+    if c.skill.random_share:
+        bonus[:, random * c.skill.per_plan :] = 0
+    beta = numpy64(before.agent["balance"].beta) if c.skill.beta_kind == "gradient" else c.skill.beta
+    result = oracle.behavior_losses(rewards + beta * bonus, values, discounts, c.behavior.lam)
     # The entropy bonus belongs to the presets that use it: -log density of each action, weighted like its return.
-    policy = [oracle.actor_dist(actor, before_feats[t], held[t], *stds) for t in range(steps)]
+    louder = c.skill.input_scale * held
+    policy = [oracle.actor_dist(actor, before_feats[t], louder[t], *stds) for t in range(steps)]
     entropy = np.stack(
         [-oracle.tanh_normal_log_prob(oracle.act(*policy[t], noise[t]), *policy[t]) for t in range(steps)]
     )
+    weight = c.actor.entropy
+    if c.actor.entropy_kind == "range":
+        low, high = np.percentile(result["returns"], [5, 95])
+        weight = weight * (high - low)
+    excess = np.maximum(0, np.abs(np.stack([mean for mean, _ in policy])[:-1]) - 1.5) ** 2
+    penalty = c.actor.saturation * np.mean(result["weights"][..., None] * excess)
     return {
         "world_model/loss": model["loss"],
-        "behavior/actor_loss": result["actor_loss"] - c.actor.entropy * np.mean(result["weights"] * entropy[:-1]),
+        "behavior/actor_loss": result["actor_loss"] - weight * np.mean(result["weights"] * entropy[:-1]) + penalty,
         "behavior/value_loss": result["value_loss"],
     } | ({"behavior/predictor_loss": -np.mean(log_q("behavior/predictor"))} if predicts else {})
 
@@ -208,8 +231,33 @@ def oracle_update(before, after_model, batch, config):
         ({}, 10),
         ({"value__skill": True}, 4),
         ({"skill__mi": "compose", "skill__compose_skills": 5, "value__skill": True, "skill__length": 4}, 4),
+        ({"skill__random_share": 0.5, "skill__offset": "on", "skill__input_scale": 3.0}, 4),
+        (
+            {
+                "behavior__starts": 6,
+                "skill__beta_kind": "gradient",
+                "skill__beta": 0.3,
+                "skill__beta_every": 2,
+                "predictor__normalise": True,
+                "actor__entropy_kind": "range",
+                "actor__saturation": 0.1,
+                "actor__learning_rate": 0.03,
+            },
+            6,
+        ),
+        (
+            {"skill__mi": "compose", "skill__compose_skills": 5, "skill__input_scale": 3.0, "skill__random_share": 1.0},
+            2,
+        ),
     ],
-    ids=["lsp", "value of skills", "compose, value of skills, three skills a plan"],
+    ids=[
+        "lsp",
+        "value of skills",
+        "compose, value of skills, three skills a plan",
+        "random starts",
+        "regularised",
+        "compose, random starts alone",
+    ],
 )
 def test_every_update_agrees_with_the_oracle(overrides, count):
     agent = build(**overrides)

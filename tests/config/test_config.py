@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -99,6 +100,15 @@ SPECIFICATION = {
     "train.pretrain_world_model_only": False,
     "actor.entropy": 0.0,
     "skill.per_plan": 1,
+    # So are those that go beyond the paper.
+    "actor.entropy_kind": "fixed",
+    "actor.saturation": 0.0,
+    "behavior.starts": 0,
+    "skill.beta_kind": "fixed",
+    "skill.random_share": 0.0,
+    "skill.input_scale": 1.0,
+    "skill.offset": "auto",
+    "predictor.normalise": False,
 }
 
 # docs/configuration.md gives the reason of each but the first two, which only say when.
@@ -216,11 +226,35 @@ def test_no_number_may_be_negative_or_nan(name):
         ("model.kl_balance", 1.1),
         ("model.normaliser_every", 0),
         ("behavior.lam", 1.1),
+        ("skill.random_share", 1.1),
     ],
 )
 def test_values_that_do_not_fit_are_named(name, bad):
     with pytest.raises(ConfigError, match=name.replace(".", r"\.")):
         make_config(**{name.replace(".", "__"): bad})
+
+
+def test_there_are_no_fewer_starts_than_are_planned_for():
+    with pytest.raises(ConfigError, match=r"behavior\.starts = 16: .*behavior\.plan_states = 32"):
+        make_config("cpu", behavior__starts=16)
+    assert make_config("cpu", behavior__starts=16, behavior__plan_states=16).planned_states(16) == 16
+
+
+@pytest.mark.parametrize("overrides", [{"skill__beta_kind": "gradient"}, {"predictor__normalise": True}])
+def test_hiro_has_neither_a_gradient_of_the_reward_nor_imagined_states(overrides):
+    with pytest.raises(ConfigError, match=f"{next(iter(overrides)).replace('__', '.')} = .*HIRO"):
+        make_config("smoke", "hiro_mi", **overrides)
+
+
+def test_the_offset_is_on_where_episodes_can_end():
+    entropy = 1.5 * math.log(2 * math.pi * math.e)
+    assert make_config().skill_offset == 0
+    assert make_config(skill__offset="on").skill_offset == pytest.approx(entropy) == pytest.approx(4.2568, abs=1e-4)
+    assert make_config(task="gym:Hopper-v5", skill__dim=6).skill_offset == pytest.approx(2 * entropy)
+    assert make_config(task="gym:Hopper-v5", skill__offset="off").skill_offset == 0
+    before = to_dict(make_config(task="gym:Hopper-v5"))
+    del before["skill"]["offset"]
+    assert from_dict(before).skill_offset == 0
 
 
 def test_a_skill_longer_than_the_horizon_needs_a_reward_that_does_not_wait_for_its_end():

@@ -29,6 +29,20 @@ VARIANTS = {
     "normaliser": ("lsp", {"model__normaliser": "replay", "model__normaliser_every": 7, "model__kl_balance": 0.8}),
     "values": ("lsp", {"value__slow": 0.02, "value__replay": 0.3, "planner__value": "task"}),
     "terminations": ("lsp", {"model__discount_head": "on"}),
+    "beta by gradients": (
+        "lsp",
+        {
+            "skill__beta_kind": "gradient",
+            "skill__beta_every": 3,
+            "skill__random_share": 0.5,
+            "behavior__starts": 6,
+            "skill__input_scale": 3.0,
+            "predictor__normalise": True,
+            "actor__entropy_kind": "range",
+            "actor__saturation": 0.1,
+            "model__discount_head": "on",
+        },
+    ),
 }
 ALLOWED = {
     # Once a run, or once a start of it.

@@ -5,7 +5,7 @@ import pytest
 import torch
 from agents.test_update import batches, build
 
-from lsp_fast.agents import imagination
+from lsp_fast.agents import behavior_update
 from lsp_fast.config import from_dict, make_config, to_dict
 from lsp_fast.envs import gym
 from lsp_fast.learning.behavior import BehaviorModels, behavior_losses
@@ -52,7 +52,7 @@ def test_no_imagination_starts_where_an_episode_ended(states, monkeypatch):
         seen["live"] = rest[-1]
         return behavior_losses(start, *rest, **named)
 
-    monkeypatch.setattr(imagination, "behavior_losses", spy)
+    monkeypatch.setattr(behavior_update, "behavior_losses", spy)
     metrics = agent.update(batch._replace(terminal=terminal), diagnose=True)
     assert all(value.isfinite() for value in metrics.values())
     each = agent.config.skill.per_plan

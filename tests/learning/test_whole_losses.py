@@ -138,10 +138,15 @@ VARIANTS = {
     "random_skills": {"algorithm": "random_skills"},
     "dreamer": {"algorithm": "dreamer"},
     "deep": {"actor__layers": 4, "value__layers": 3, "predictor__layers": 3},
+    "paid on a part": {"skill__length": 4, "skill__offset": "on", "options": {"paid": 7}},
+    "kept from saturation": {"actor__saturation": 2.0, "actor__init_std": 0.3},
+    "loud skills": {"skill__input_scale": 3.0},
+    "normalised": {"predictor__normalise": True, "skill__length": 4},
+    "a weight that is measured": {"skill__beta_kind": "gradient", "beta": 0.37},
 }
 
 
-def losses_of(agent, states, backend, noise=Noise, dtype=torch.float32, **options):
+def losses_of(agent, states, backend, noise=Noise, dtype=torch.float32, beta=None, **options):
     c, random = agent.config, draw(states)
     start = State(random(states, c.model.stoch).to(dtype), random(states, c.model.deter).tanh().to(dtype))
     policy = skills = None
@@ -150,7 +155,8 @@ def losses_of(agent, states, backend, noise=Noise, dtype=torch.float32, **option
         policy = Normal(random(plan, states, width).to(dtype), (0.1 + random(plan, states, width).abs()).to(dtype))
         skills = policy.mean + policy.std * random(plan, states, width).to(dtype)
     heads = value_weights(agent.value, agent.task_value)
-    models = BehaviorModels(agent.plan_weights(), predictor=agent.predictor, **heads)
+    beta = None if beta is None else torch.tensor(beta, dtype=dtype)
+    models = BehaviorModels(agent.plan_weights(), predictor=agent.predictor, beta=beta, **heads)
     options = {"diagnose": False, **options}
     return behavior_losses(start, skills, policy, models, noise(7), c, backend, **options)
 
@@ -176,17 +182,27 @@ EACH += [(variant, isa) for isa in cpp.instruction_sets()[1:] for variant in ("l
 @pytest.mark.parametrize("states", [1, 17, 40])
 @pytest.mark.parametrize(("variant", "isa"), EACH)
 def test_behaviours_losses_are_float64s(variant, isa, states):
-    agent = shaken(build(backend="cpp", **ODD, **VARIANTS[variant]))
+    overrides = dict(VARIANTS[variant])
+    options, beta = overrides.pop("options", {}), overrides.pop("beta", None)
+    if "paid" in options:
+        options["paid"] = min(options["paid"], states)
+    agent = shaken(build(backend="cpp", **ODD, **overrides))
+    if agent.config.predictor.normalise:
+        agent.predictor.follow(1 + 3 * draw(3)(4, 5, len(agent.predictor.feature_mean)))
+    if agent.config.actor.saturation:
+        with torch.no_grad():
+            agent.actor.mlp.out.weight.mul_(20)
     called = []
 
     def counted(*given):
         called.append(cpp_steps.behavior(*given, isa=isa))
         return called[-1]
 
-    got = gradients_of(agent, losses_of(agent, states, agent.backend._replace(behavior=counted)))
+    got = gradients_of(agent, losses_of(agent, states, agent.backend._replace(behavior=counted), beta=beta, **options))
     assert called[0] is not None
     agent.modules.double()
-    assert_close(got, gradients_of(agent, losses_of(agent, states, REFERENCE, Doubled, torch.float64)))
+    exact = losses_of(agent, states, REFERENCE, Doubled, torch.float64, beta, **options)
+    assert_close(got, gradients_of(agent, exact))
 
 
 @pytest.mark.parametrize(
@@ -197,6 +213,7 @@ def test_behaviours_losses_are_float64s(variant, isa, states):
         {"value__skill": True},
         {"planner__value": "task"},
         {"value__slow": 0.5},
+        {"actor__entropy_kind": "range"},
         {"model__discount_head": "on"},
     ],
 )
@@ -282,7 +299,7 @@ def test_shapes_that_do_not_fit_are_named():
     c = agent.config.model
     zeros = [torch.zeros(*shape).numpy() for shape in ((2, c.stoch), (2, c.deter), (1, 2, c.stoch), (1, 2, ACTION))]
     with pytest.raises(ValueError, match="two steps"):
-        cpp.load().behavior(*zeros[:2], None, 1, *zeros[2:], (), 0.9, 0.9, 0.0, None, False, 1)
+        cpp.load().behavior(*zeros[:2], None, None, 1, *zeros[2:], (), 0.9, 0.9, 0.0, 0.0, 1.5, None, False, 1)
 
 
 # In bf16.

@@ -89,6 +89,35 @@ def test_each_state_on_its_own_with_inputs_per_step():
     np.testing.assert_allclose(log_prob(predictor, arrays).detach(), np.mean(each, 0), rtol=1e-10)
 
 
+@pytest.mark.parametrize("inputs", ["segment", "ends", "per_step"])
+def test_normalised_features_are_those_of_a_predictor_that_is_told_them(inputs):
+    predictor, plain = build(normalise=True, inputs=inputs), build(inputs=inputs)
+    segment, first, skill, normal = data(predictor)
+    assert torch.equal(log_prob(predictor, [segment, first, skill, normal]), log_prob(plain, data(plain)))  # so far
+    rng = np.random.default_rng(1)
+    predictor.follow(torch.tensor(rng.normal(2.0, 3.0, (50, 40, 5)) * [1, 1, 1, 1, 0]).float())
+    center, spread = (x.double().numpy() for x in (predictor.feature_mean, predictor.feature_var.sqrt()))
+    assert spread[4] == 0
+    spread[4] = 0.01  # the least it is taken for
+    told = [(x - center) / spread for x in (segment, first)]
+    got, want = log_prob(predictor, [segment, first, skill, normal]), log_prob(plain, [*told, skill, normal])
+    np.testing.assert_allclose(got.detach(), want.detach(), rtol=1e-10)
+
+
+def test_running_statistics_are_a_plain_mean_at_first_and_forget_later():
+    predictor, rng = build(normalise=True), np.random.default_rng(0)
+    batches = [rng.normal(size=(3, 4, 5)) * (1 + i) + i for i in range(4)]
+    for x in batches:
+        predictor.follow(torch.tensor(x))
+    together = np.concatenate(batches).reshape(-1, 5)
+    np.testing.assert_allclose(predictor.feature_mean, together.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(predictor.feature_var, together.var(0), rtol=1e-5)
+    predictor.updates.fill_(1000)
+    before = predictor.feature_mean.clone()
+    predictor.follow(torch.full((3, 4, 5), 7.0))
+    np.testing.assert_allclose(predictor.feature_mean, 0.99 * before + 0.07, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("length", "inputs", "width"), [(10, "segment", 2530), (30, "segment", 2530), (10, "ends", 460)]
 )

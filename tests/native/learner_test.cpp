@@ -227,24 +227,29 @@ Run behavior(ImaginePass::Sizes n, int64_t hidden, bool informed) {
   model.predictor_noise = 0.3f;
   model.low = -4.6f;
   model.high = 0.8f;
-  model.sample = true;
+  model.saturation = 0.5f;
+  model.saturated = 0.2f;
+  model.offset = 1.0f;
   const auto stoch = numbers<float>(n.states * n.stoch), deter = numbers<float>(n.states * n.deter);
   const auto skills = numbers<float>((segments + 1) * n.states * n.skill);
   const auto noise = numbers<float>(rows * n.stoch), action_noise = numbers<float>(rows * n.action);
+  const auto seen = times(skills, 3.0f), beta = numbers<float>(n.states), means = numbers<float>(F);
+  const auto deviations = Floats(size(F), 0.7f);
   const auto told = numbers<float>(segments * n.states * 3 * F), fitted = numbers<float>(segments * n.states * 3 * F);
   return [=, owner = weights](const LearnerKernels& kernels, float poison, int64_t threads) {
     Weights grads;
     const auto given = times(stoch, poison);
     Floats reward(size(rows), -7.0f), value(reward), entropy(reward), target(size(rows - n.states), -7.0f);
-    Floats mean(size(rows * n.action), -7.0f), stddev(mean), log_q(size(segments * n.states), -7.0f);
-    BehaviorResults results{reward.data(), value.data(), entropy.data(), mean.data(), stddev.data(), target.data(),
-                            log_q.data(), 0.0, 0.0, 0.0};
+    Floats feature(size(rows * F), -7.0f), mean(size(rows * n.action), -7.0f), stddev(mean), log_q(size(segments * n.states), -7.0f);
+    BehaviorResults results{reward.data(), value.data(), entropy.data(), mean.data(), stddev.data(),
+                            feature.data(), target.data(), log_q.data(), 0.0, 0.0, 0.0};
     const BehaviorGradients wanted{gradients_of(grads, model.actor.layers), gradients_of(grads, model.value),
                                    gradients_of(grads, model.predictor)};
-    const BehaviorInputs inputs{{given.data(), deter.data(), skills.data(), segments + 1, 3, noise.data(),
-                                 action_noise.data()}, told.data(), fitted.data()};
+    const BehaviorInputs inputs{
+        {given.data(), deter.data(), seen.data(), segments + 1, 3, noise.data(), action_noise.data()},
+        skills.data(), beta.data(), means.data(), deviations.data(), told.data(), fitted.data()};
     lsp_fast::behavior(kernels, model, {n, segments}, inputs, results, wanted, threads);
-    for (const auto* more : {&value, &entropy, &target, &mean, &stddev, &log_q}) append(reward, *more);
+    for (const auto* more : {&value, &entropy, &target, &feature, &mean, &stddev, &log_q}) append(reward, *more);
     for (const double x : {results.actor_loss, results.value_loss, results.predictor_loss}) {
       reward.push_back(static_cast<float>(x));
     }

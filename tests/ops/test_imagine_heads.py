@@ -56,6 +56,14 @@ def test_native_equals_the_reference(isa, **sizes):
     np.testing.assert_allclose(call(*arguments, isa=isa), expected, rtol=2e-5, atol=2e-5)
 
 
+def test_a_louder_skill_is_one_that_was_multiplied():
+    start, prior, actor, skills, *rest = build()
+    expected = ops.imagine_heads(start, prior, actor, 3 * skills, *rest)
+    louder = start, prior, actor._replace(skill_scale=3.0), skills, *rest
+    np.testing.assert_allclose(ops.imagine_heads(*louder), expected, rtol=1e-12)
+    np.testing.assert_allclose(call(*louder), expected, rtol=2e-5, atol=2e-5)
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_the_error_is_that_of_float32_at_full_width(isa):
     arguments = build(rows=40, stoch=30, deter=200, action=6, units=(200, 200), steps=10)

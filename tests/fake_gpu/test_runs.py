@@ -31,7 +31,8 @@ VARIANTS = {
         "lsp",
         {
             "skill__beta_kind": "gradient",
-            "skill__beta_every": 3,
+            "skill__beta_every": 6,
+            "train__train_every": 2,
             "skill__random_share": 0.5,
             "behavior__starts": 6,
             "skill__input_scale": 3.0,

@@ -59,7 +59,7 @@ def update_operations(config: Config, observation: int, action: int) -> dict[str
 
     rows = c.train.batch_size * c.train.batch_length
     starts = min(c.start_states or rows, rows)
-    rollouts, segments = starts * c.skill.per_plan, c.behavior.horizon // c.skill.length
+    rollouts, segments = starts * (c.skill.per_plan if c.skill_dim else 1), c.behavior.horizon // c.skill.length
     parts = {
         "world_model": 2.0 * rows * world_model,
         "plan": 2.0

@@ -141,7 +141,7 @@ def test_graphs_change_nothing_but_the_time():
         graphed, eager = (agent.update(batch(seed, agent.config)) for agent in agents)
         for name in ("world_model/loss", "behavior/actor_loss"):
             torch.testing.assert_close(graphed[name], eager[name], rtol=1e-3, atol=1e-4)
-    assert agents[0]._learn[True, False]._replays
+    assert agents[0]._learn[True, False, False]._replays
     carries = [agent.initial_carry(2, explore=True) for agent in agents]
     for t in range(WARMUP + 3):
         carries = [dataclasses.replace(carry, step=torch.zeros_like(carry.step)) for carry in carries]
@@ -161,7 +161,7 @@ def test_an_update_from_frames_is_captured():
         shape = (*features.reward.shape, *SHAPE)
         frames = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).cuda()
         metrics = agent.update(features._replace(observation=frames))
-    assert agent._learn[True, False]._replays and all(x.isfinite() for x in metrics.values())
+    assert agent._learn[True, False, False]._replays and all(x.isfinite() for x in metrics.values())
 
 
 def test_five_hundred_updates_stay_finite_and_take_no_more_memory():

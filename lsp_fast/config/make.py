@@ -71,6 +71,9 @@ def from_dict(data: Mapping[str, Any]) -> Config:
     if "offset" not in data.get("skill", {}) and config.predicts_terminations:
         # There was none before.
         config = replace(config, {"skill.offset": "off"})
+    if "starts" not in data.get("behavior", {}) and config.algorithm == "dreamer":
+        # It told nothing then of rows without skills, which learned from fewer rollouts than the others.
+        config = replace(config, {"skill.per_plan": 1})
     check(config)
     return config
 

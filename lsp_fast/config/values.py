@@ -172,7 +172,8 @@ class BehaviorConfig:
     gamma: float = 0.99
     lam: float = 0.95
     plan_states: int = 0
-    """Start states drawn from a batch's B x L posterior states; 0 takes all [O]. Each has a plan of its own [O]."""
+    """Start states drawn from a batch's B x L posterior states; 0 takes all [O]. Each has a plan of its own [O]. Without
+    skills it is `skill.per_plan` times as many, so that every algorithm learns from as many rollouts."""
     starts: int = 0
     """Start states drawn where that is to be more than `plan_states`, of which then only so many are planned for: the
     others' skills come from N(0, I), without CEM. 0: `plan_states` [O]."""
@@ -388,8 +389,12 @@ class Config:
 
     @property
     def start_states(self) -> int:
-        """Start states of behaviour learning; 0: all of the batch."""
-        return self.behavior.starts or self.behavior.plan_states
+        """Start states of behaviour learning; 0: all of the batch.
+
+        With skills `skill.per_plan` rollouts begin in each of them; without, one, in as many more states.
+        """
+        states = self.behavior.starts or self.behavior.plan_states
+        return states * (self.skill.per_plan if self.skill.source == "none" else 1)
 
     def planned_states(self, starts: int) -> int:
         """How many of so many start states are planned for: none of `skill.random_share`, and of those that

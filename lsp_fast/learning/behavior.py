@@ -158,8 +158,14 @@ def first_rollouts(reward: Tensor, paid: int | None) -> Tensor:
 
 def return_range(returns: Tensor) -> Tensor:
     """The 95th percentile of imagined returns less the 5th, 0-d, without history (SPEC section 8)."""
-    flat = returns.detach().float().flatten()
-    return flat.quantile(0.95) - flat.quantile(0.05)
+    ranked = returns.detach().float().flatten().sort().values
+
+    def percentile(share: float) -> Tensor:
+        rank = share * (len(ranked) - 1)  # between two of them: where is known without the numbers
+        below = int(rank)
+        return ranked[below].lerp(ranked[min(below + 1, len(ranked) - 1)], rank - below)
+
+    return percentile(0.95) - percentile(0.05)
 
 
 SATURATED = 1.5

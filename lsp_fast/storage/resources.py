@@ -83,12 +83,15 @@ def estimate(
     if pixels:
         observing = ACTIVATIONS + 4 * observation_dim
     learning = FLOAT * batch * (observing + 2 * recurrent + heads)
-    starts = min(batch, config.start_states or batch)
+    starts, each = (
+        min(batch, config.start_states or batch),
+        1 if config.skill.source == "none" else config.skill.per_plan,
+    )
     imagining = 2 * config.actor.units * config.actor.layers + recurrent + heads
     if config.skill.intrinsic and config.skill.mi == "compose":
         # Every step is scored under each skill's action.
         imagining += config.skill.compose_skills * (2 * config.actor.units * config.actor.layers + recurrent)
-    behaving = FLOAT * starts * config.skill.per_plan * config.imagined_steps * imagining
+    behaving = FLOAT * starts * each * config.imagined_steps * imagining
     planned = config.planned_states(starts) * config.planner.candidates
     widest = max(config.actor.units, config.value.units, m.reward_units, 3 * m.deter)
     kept = 3 * widest if backend == "cpp" else b.horizon * (m.stoch + m.deter + 3 * widest)

@@ -246,6 +246,16 @@ def test_hiro_has_neither_a_gradient_of_the_reward_nor_imagined_states(overrides
         make_config("smoke", "hiro_mi", **overrides)
 
 
+def test_every_algorithm_learns_from_as_many_rollouts():
+    for algorithm in ("lsp", "no_mi", "random_skills", "rand_skills_init"):
+        config = make_config("cpu", algorithm)
+        assert config.start_states * config.skill.per_plan == 128
+    assert make_config("cpu", "dreamer").start_states == 128 and make_config("paper", "dreamer").start_states == 0
+    before = to_dict(make_config("cpu", "dreamer"))
+    del before["behavior"]["starts"]
+    assert from_dict(before).start_states == 32  # a run from before goes on as it began
+
+
 def test_the_offset_is_on_where_episodes_can_end():
     entropy = 1.5 * math.log(2 * math.pi * math.e)
     assert make_config().skill_offset == 0

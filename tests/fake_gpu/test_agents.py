@@ -13,6 +13,10 @@ from lsp_fast.experience.replay import Batch
 from lsp_fast.training.upload import Upload
 
 OBSERVATION, ACTION = 5, 2
+OPTIONS = {
+    "skill__beta_kind": "gradient", "skill__beta_every": 20, "skill__random_share": 0.5, "skill__input_scale": 3.0,
+    "skill__offset": "on", "predictor__normalise": True, "actor__entropy_kind": "range", "actor__saturation": 0.1,
+}  # fmt: skip
 
 
 def sequences(config, seed):
@@ -37,11 +41,13 @@ def test_a_step_waits_once_for_its_action(algorithm, gpu, small):
             assert [event.kind for event in gpu.events] == ["host read"], gpu.events
 
 
-@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if not name.startswith("hiro")])
-def test_a_graph_changes_nothing(algorithm, gpu, small):
+@pytest.mark.parametrize("variant", ["options", *(name for name in ALGORITHMS if not name.startswith("hiro"))])
+def test_a_graph_changes_nothing(variant, gpu, small):
     """Also after a checkpoint was loaded, and beside updates that diagnose, which are not captured."""
+    algorithm, overrides = ("lsp", OPTIONS) if variant == "options" else (variant, {})
     graphed, eager = (
-        agents.make(OBSERVATION, ACTION, small(algorithm, train__cuda_graph=graphs), None) for graphs in (True, False)
+        agents.make(OBSERVATION, ACTION, small(algorithm, train__cuda_graph=graphs, **overrides), None)
+        for graphs in (True, False)
     )
     upload, state = Upload(graphed.device), None
     gpu.events.clear()

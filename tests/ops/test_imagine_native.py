@@ -67,6 +67,14 @@ def test_outputs_and_gradients_are_those_of_float64(case, isa):
     assert_close(native, run(ops.imagine, case.arguments(torch.float64)))
 
 
+def test_a_louder_skill_has_the_references_gradients():
+    def louder(dtype):
+        start, prior, actor, *rest = Case(**CASES["17 rows"]).arguments(dtype)
+        return start, prior, actor._replace(skill_scale=3.0), *rest
+
+    assert_close(run(cpp_learning.imagine, louder(torch.float32)), run(ops.imagine, louder(torch.float64)))
+
+
 @pytest.mark.parametrize("only", ["stoch", "deter", "actions", "mean", "std"])
 def test_each_output_alone_has_its_gradient(only):
     case = Case(**CASES["17 rows"])

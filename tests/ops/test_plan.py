@@ -149,6 +149,20 @@ def test_a_plan_is_its_parts_whatever_the_sizes(data):
     assert_equal(plan_skills(*problem, CPP), plan_skills(*problem, PARTS))
 
 
+@pytest.mark.parametrize("scale", [4.0, 3.0])
+def test_a_plan_of_louder_skills_is_its_parts(scale):
+    """In C++ it is the plan of what the policy sees, in other units; a scale of a power of two rounds nothing else."""
+    start, weights, noise, config = build(8, skill__input_scale=scale, planner__std_floor=0.01)
+    whole, parts = (plan_skills(start, weights, noise, config, backend) for backend in (CPP, PARTS))
+    if scale == 4:
+        assert_equal(whole, parts)
+    else:
+        for x, y in zip(whole, parts, strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)
+    plain = plan_skills(start, weights._replace(actor=weights.actor._replace(skill_scale=1.0)), noise, config, CPP)
+    assert not torch.equal(plain.values, whole.values)
+
+
 def test_results_do_not_depend_on_threads():
     problem = build(states=7, planner__candidates=5)
     whole = plan_skills(*problem, CPP)

@@ -420,7 +420,7 @@ class ImaginationAgent(Agent):
             losses = behavior_losses(
                 start, skills, plan, models, self.noise, c, self.learner, live, diagnose=diagnose, parts=parts
             )
-            losses = with_replayed_values(losses, states, batch, models, c, self.backend)
+            losses = with_replayed_values(losses, states, batch, models, c, self.learner)
         metrics |= {f"behavior/{k}": v for k, v in losses.metrics.items()}
         if diagnose:
             assert losses.task_return is not None
@@ -428,12 +428,7 @@ class ImaginationAgent(Agent):
             if losses.intrinsic_return is not None:
                 metrics["behavior/intrinsic_grad_norm"] = self.optimizers["actor"].norm(losses.intrinsic_return)
         # Every gradient is taken before its own module changes; the others' losses do not run through that module.
-        by_module = {
-            "actor": losses.actor,
-            "value": losses.value,
-            "task_value": losses.task_value,
-            "predictor": losses.predictor,
-        }
+        by_module = {name: getattr(losses, name) for name in ("actor", "value", "task_value", "predictor")}
         for name, loss in by_module.items():
             if loss is not None:
                 metrics[f"behavior/{name}_loss"] = loss.detach()

@@ -320,7 +320,7 @@ def whole_losses(
 ) -> BehaviorLosses | None:
     """`behavior_losses` in one call, where the backend has one that knows this configuration."""
     c, b, plan, predictor = config.skill, config.behavior, models.plan, models.predictor
-    elsewhere = plan.discount, models.task_value, noise.others
+    elsewhere = plan.discount, models.task_value, models.slow_value, noise.others
     if backend.behavior is None or config.value.skill or any(x is not None for x in elsewhere):
         return None
     information = None

@@ -21,7 +21,9 @@ OPTIONS = {
     "several plans": {"skill__per_plan": 3, "planner__warm_start": True},
     "normalised": {"model__normalize_observations": True},
     "slow and replayed values": {"value__slow": 0.1, "value__replay": 0.3, "planner__value": "task"},
-    "symlog, balanced": {"model__normaliser": "symlog", "model__kl_balance": 0.8},
+    "slow value": {"value__slow": 0.01, "value__learning_rate": 1e-2},
+    "symlog": {"model__normaliser": "symlog"},
+    "balanced": {"model__kl_balance": 0.8, "model__free_nats": 0.0},
 }
 
 

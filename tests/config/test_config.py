@@ -94,6 +94,7 @@ SPECIFICATION = {
     # The options for small budgets are off.
     "model.normalize_observations": False,
     "model.normaliser": "prefill",
+    "model.norm": False,
     "model.kl_balance": 0.0,
     "value.slow": 0.0,
     "value.replay": 0.0,
@@ -270,6 +271,19 @@ def test_the_offset_is_on_where_episodes_can_end():
 def test_a_skill_longer_than_the_horizon_needs_a_reward_that_does_not_wait_for_its_end():
     config = make_config(skill__length=11, skill__mi="compose")
     assert config.imagined_steps == make_config(algorithm="no_mi", skill__length=11).imagined_steps
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"obs": "pixels", "model__norm": True},
+        {"algorithm": "hiro", "model__norm": True},
+        {"algorithm": "hiro", "model__normaliser": "replay"},
+    ],
+)
+def test_options_of_the_feature_model_need_one(options):
+    with pytest.raises(ConfigError, match=r"model\.norm"):
+        make_config("cpu", **options)
 
 
 def test_a_value_of_skills_needs_skills():

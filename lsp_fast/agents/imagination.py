@@ -23,15 +23,16 @@ from lsp_fast.experience.replay import Batch, Replay
 from lsp_fast.learning.behavior import BehaviorModels, Parts, behavior_losses
 from lsp_fast.learning.compiled import behavior_parts, compiled
 from lsp_fast.learning.optimizer import Optimizer
+from lsp_fast.learning.skill_health import skill_health
 from lsp_fast.learning.world_model import world_model_loss
 from lsp_fast.models.heads import Actor, Value
 from lsp_fast.models.skill_predictor import SkillPredictor
 from lsp_fast.models.world_model import SequenceBatch, WorldModel
 from lsp_fast.noise import AskedNoise, GivenNoise, Noise
 from lsp_fast.ops import densities, layers
-from lsp_fast.ops.types import Normal, PlanWeights, State, detach, features, map_state
+from lsp_fast.ops.types import PlanWeights, State, detach, features, map_state
 from lsp_fast.planning.health import planner_health
-from lsp_fast.planning.planner import Planner
+from lsp_fast.planning.planner import Planner, SkillPlan
 
 MODE_SAMPLES = 100  # the deterministic action is the densest of these [D]
 
@@ -385,6 +386,7 @@ class ImaginationAgent(Agent):
 
     def _update_behavior(self, start: State, live: Tensor | None, diagnose: bool) -> dict[str, Tensor]:
         c, total = self.config, len(start.stoch)
+        metrics = skill_health(self.planner, start, self.predictor, self.noise) if diagnose else {}
         if 0 < c.behavior.plan_states < total:
             rows = self.noise.choice("behavior/starts", total, total)
             if live is not None:
@@ -394,11 +396,9 @@ class ImaginationAgent(Agent):
             rows = rows[: c.behavior.plan_states]
             start = map_state(lambda x: x[rows], start)
         assert self.value is not None
-        metrics: dict[str, Tensor] = {}
         if diagnose and c.skill.source == "planned":
-            health = planner_health(self.planner, start, self.noise)
-            metrics |= {f"planner/{k}": v for k, v in health.items()}
-        skills, plan = None, None
+            metrics |= {f"planner/{k}": v for k, v in planner_health(self.planner, start, self.noise).items()}
+        skills, policy = None, None
         if c.skill.source != "none":
             plan = self.planner.distribution(start, self.noise, "behavior", explore=True)
             if c.skill.source == "planned":
@@ -406,8 +406,8 @@ class ImaginationAgent(Agent):
             # Several skills of one plan are several rollouts from its state.
             start = map_state(lambda x: x.repeat_interleave(c.skill.per_plan, 0), start)
             live = None if live is None else live.repeat_interleave(c.skill.per_plan)
-            plan = Normal(*(x.repeat_interleave(c.skill.per_plan, 0).transpose(0, 1) for x in plan))  # [P, N, Z]
-            skills = plan.mean + plan.std * self.noise.normal("behavior/skills", *plan.mean.shape)
+            plan = SkillPlan(*(x.repeat_interleave(c.skill.per_plan, 0).transpose(0, 1) for x in plan))  # [P, N, Z]
+            skills, policy = plan.mean + plan.std * self.noise.normal("behavior/skills", *plan.mean.shape), plan.policy
         models = BehaviorModels(
             self.plan_weights(),
             self.value.weights(),
@@ -418,7 +418,7 @@ class ImaginationAgent(Agent):
             # Diagnosis takes several gradients of one loss, which a compiled one does not give.
             parts = Parts() if diagnose else self.behavior_parts
             losses = behavior_losses(
-                start, skills, plan, models, self.noise, c, self.backend, live, diagnose=diagnose, parts=parts
+                start, skills, policy, models, self.noise, c, self.backend, live, diagnose=diagnose, parts=parts
             )
         metrics |= {f"behavior/{k}": v for k, v in losses.metrics.items()}
         if diagnose:

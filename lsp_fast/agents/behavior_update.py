@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from lsp_fast.learning.behavior import BehaviorModels, Parts, behavior_losses
+from lsp_fast.learning.skill_health import skill_health
 from lsp_fast.learning.starts import choose_starts, draw_skills
 from lsp_fast.learning.values import follow, value_weights, with_replayed_values
 from lsp_fast.models.world_model import SequenceBatch
@@ -34,7 +35,7 @@ def update_behavior(
     """
     c, noise = agent.config, agent.noise
     assert agent.value is not None
-    metrics: dict[str, Tensor] = {}
+    metrics = skill_health(agent.planner, state, agent.predictor, noise) if diagnose else {}
     starts = choose_starts(state, live, noise, c)
     if diagnose and c.skill.source == "planned":
         health = planner_health(agent.planner, starts.planned, noise)

@@ -327,7 +327,7 @@ def behavior_losses(
     Args:
         start: [N, ...], detached.
         skills: [P, N, Z], detached; None without skills.
-        skill_policy: mean and std [P, N, Z] that `skills` were drawn from, for log p.
+        skill_policy: p(z | s_0), mean and std [P, N, Z], for log p.
         live: [N], 0 at a terminal state, from which nothing is learned, and 1 at others; None: all are live.
         diagnose: split the actor's objective, too.
         paid: rollouts that the intrinsic reward is paid on, the first ones; None: all.

@@ -10,7 +10,7 @@ from torch import Tensor
 from lsp_fast.config import Config
 from lsp_fast.noise import Noise
 from lsp_fast.ops.types import Normal, State, map_state
-from lsp_fast.planning.planner import Planner
+from lsp_fast.planning.planner import Planner, SkillPlan
 
 
 class Starts(NamedTuple):
@@ -68,15 +68,16 @@ def draw_skills(starts: Starts, planner: Planner, noise: Noise) -> Rollouts:
     c, start, live = planner.config.skill, starts.state, starts.live
     if c.source == "none":
         return Rollouts(start, live)
-    plan, std = planner.prior(start), None
+    prior, std = planner.prior(start), None
+    plan = SkillPlan(*prior, *prior)
     if starts.random < len(start.stoch):
         found = planner.distribution(starts.planned, noise, "behavior", explore=True)
         std = found.std.mean() if c.source == "planned" else None
-        plan = Normal(*(torch.cat([x[: starts.random], y]) for x, y in zip(plan, found, strict=True)))
+        plan = SkillPlan(*(torch.cat([x[: starts.random], y]) for x, y in zip(plan, found, strict=True)))
     # Several skills of one plan are several rollouts from its state.
     start = map_state(lambda x: x.repeat_interleave(c.per_plan, 0), start)
     live = None if live is None else live.repeat_interleave(c.per_plan)
-    plan = Normal(*(x.repeat_interleave(c.per_plan, 0).transpose(0, 1) for x in plan))  # [P, N, Z]
+    plan = SkillPlan(*(x.repeat_interleave(c.per_plan, 0).transpose(0, 1) for x in plan))  # [P, N, Z]
     skills = plan.mean + plan.std * noise.normal("behavior/skills", *plan.mean.shape)
     paid = starts.random * c.per_plan if c.source == "planned" and c.random_share else None
-    return Rollouts(start, live, skills, plan, paid, std)
+    return Rollouts(start, live, skills, plan.policy, paid, std)

@@ -7,9 +7,23 @@ from torch import Tensor
 
 from lsp_fast.noise import Noise
 from lsp_fast.ops.philox import plan_noise
-from lsp_fast.ops.types import ImagineNoise, PlanKey, State
+from lsp_fast.ops.types import ImagineNoise, PlanKey, PlanNoise, State
 from lsp_fast.planning.plan import score_plans
 from lsp_fast.planning.planner import Planner
+
+
+def rollout_noise(planner: Planner, noise: Noise, stream: str, start: State) -> ImagineNoise:
+    """What the planner draws for the rollouts of one plan's first candidates, in training."""
+    drawn = numbers(planner, planner.draw(noise, stream, len(start.stoch), sample=True), start)
+    return ImagineNoise(drawn.stoch[0], None if drawn.action is None else drawn.action[0])
+
+
+def numbers(planner: Planner, drawn: PlanNoise | PlanKey, start: State) -> PlanNoise:
+    """A plan's noise itself, where `drawn` is only a key."""
+    if not isinstance(drawn, PlanKey):
+        return drawn
+    shape = start.stoch.shape[-1], planner.action_dim, *planner.config.plan_shape(planner.action_dim)
+    return plan_noise(drawn, len(start.stoch), *shape, normals=planner.backend.normals)
 
 
 @torch.no_grad()
@@ -32,15 +46,12 @@ def planner_health(planner: Planner, start: State, noise: Noise) -> dict[str, Te
     weights, prior = planner.weights(), planner.prior(start)
     values, elites, draws, plans = [], [], [], None
     for _ in range(2):
-        drawn = planner.draw(noise, "health", n, sample=True)
-        if isinstance(drawn, PlanKey):
-            dims = start.stoch.shape[-1], planner.action_dim, *prior.mean.shape[1:]
-            drawn = plan_noise(drawn, n, *dims, normals=backend.normals)
+        drawn = numbers(planner, planner.draw(noise, "health", n, sample=True), start)
         if plans is None:
             plans = prior.mean[:, None] + prior.std[:, None] * drawn.candidates[0]
         assert drawn.action is not None
-        numbers = ImagineNoise(drawn.stoch[0], drawn.action[0])
-        value = score_plans(start, plans, weights, numbers, planner.rules, backend, planner.imagine_heads())
+        rollouts = ImagineNoise(drawn.stoch[0], drawn.action[0])
+        value = score_plans(start, plans, weights, rollouts, planner.rules, backend, planner.imagine_heads())
         values.append(value)
         draws.append(drawn)
         elites.append(backend.select_elites(value, plans, m, *prior, p.std_floor)[2])

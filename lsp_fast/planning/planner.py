@@ -19,6 +19,21 @@ from lsp_fast.planning.cem import CEMResult
 from lsp_fast.planning.plan import bind_heads, plan
 
 
+class SkillPlan(NamedTuple):
+    """What skills are drawn from in each state, given epsilon; and p(z | s_0) = N(mu, Sigma + noise^2 I), which knows
+    its variance only (SPEC section 8). Without epsilon, and for random skills, the two are one."""
+
+    mean: Tensor  # [N, P, Z], epsilon included
+    std: Tensor  # [N, P, Z]
+    center: Tensor  # [N, P, Z], the plan's own mean mu
+    spread: Tensor  # [N, P, Z], epsilon's variance included
+
+    @property
+    def policy(self) -> Normal:
+        """p(z | s_0)."""
+        return Normal(self.center, self.spread)
+
+
 class Packed(NamedTuple):
     """Weights where a backend reads them."""
 
@@ -131,7 +146,7 @@ class Planner:
         explore: bool,
         last: Tensor | None = None,
         graphed: bool = False,
-    ) -> Normal:
+    ) -> SkillPlan:
         """The distribution that skills are drawn from in each start state.
 
         Args:
@@ -143,11 +158,11 @@ class Planner:
             graphed: plan by a graph of its own; False within what is captured as a whole.
 
         Returns:
-            mean and std, [N, P, Z]; of N(0, I) for random skills.
+            N(0, I) for random skills.
         """
         prior, c = self.prior(start, last), self.config
         if c.skill.source == "random":
-            return prior
+            return SkillPlan(*prior, *prior)
         drawn = self.draw(noise, stream, len(start.stoch), sample=explore)
         if graphed:
             found = self.plan(start, drawn, prior)
@@ -155,10 +170,10 @@ class Planner:
             result = self.search(start, drawn, prior)
             found = Normal(result.mean, result.std)
         if not explore:
-            return found
+            return SkillPlan(*found, *found)
         epsilon_std = c.skill.noise if c.skill.noise_kind == "std" else c.skill.noise**0.5
         epsilon = epsilon_std * noise.normal(f"{stream}/epsilon", *found.mean.shape)
-        return Normal(found.mean + epsilon, found.std)
+        return SkillPlan(found.mean + epsilon, found.std, found.mean, (found.std**2 + epsilon_std**2).sqrt())
 
     def _plan(self, sample: bool, stoch: Tensor, deter: Tensor, mean: Tensor, std: Tensor, *numbers: Tensor) -> Normal:
         """`plan` as a function of tensors alone."""

@@ -177,11 +177,12 @@ def _draw_panel(axis: Axes, panel: Panel, colors: Mapping[str, Any]) -> None:
         if xs[0] > edge:  # it says nothing about our steps: a level to look up to, and when it was reached
             axis.axhline(ys[0], label=f"{label}: {ys[0]:.0f} at {xs[0]:,.0f}", **style)
             continue
+        published = int((xs <= edge).sum())  # marked; what lies between was not measured
         if xs[-1] > edge:
             label += f": {ys[-1]:.0f} at {xs[-1]:,.0f}"
             inside = xs < edge
             xs, ys = np.append(xs[inside], edge), np.append(ys[inside], np.interp(edge, xs, ys))
-        axis.plot(xs, ys, label=label, **style)
+        axis.plot(xs, ys, label=label, marker="o", markersize=3, markevery=list(range(published)), **style)
     _limit(axis, edge)
 
 

@@ -145,13 +145,14 @@ def _final(task: str, method: str, rows: Sequence[Row]) -> Final:
 
 
 def _final_reference(task: str, method: str, rows: Sequence[Row], ours: float) -> Final:
-    """At our last evaluation, or as near to it as the reference comes."""
+    """The last point published at or before our last evaluation, else the first one: nothing between points was
+    measured."""
     xs, ys = reference_curve(rows)
     name = f"{method} (reference)"
     if not len(xs):
         return Final(task, name, len(rows), None, None, None)
-    at = float(np.clip(ours, xs[0], xs[-1]))
-    return Final(task, name, len(rows), at, float(np.interp(at, xs, ys)), None)
+    at = max(int(np.searchsorted(xs, ours, side="right")) - 1, 0)
+    return Final(task, name, len(rows), float(xs[at]), float(ys[at]), None)
 
 
 NO_MATTER = {

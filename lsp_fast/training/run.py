@@ -31,6 +31,8 @@ from lsp_fast.training.signals import Stop
 from lsp_fast.training.tracer import Tracer
 from lsp_fast.training.trainer import Trainer
 
+CHANCE_STEPS = 5000
+"""Environment steps of a planner that chooses by chance before it is said."""
 BAR = "{{l_bar}}{{bar}}| {{n_fmt}}/{{total_fmt}} [{{elapsed}}{left}{{postfix}}]"
 """Of the progress bar: tqdm's own estimate would be made of the prefill's steps."""
 
@@ -86,7 +88,8 @@ class Run:
         # Checkpoints from before they said so: a run's last evaluation stands at its end.
         self._told_finished = state is not None and state.get("finished", self.logger.xs[-1:] == [trainer.env_steps])
         self._started = time.perf_counter()
-        self._alarmed = False
+        self._alarmed = self._chance_said = False
+        self._chance_since: int | None = None  # environment steps of the first of all rows since that show chance
         self._bar = tqdm(
             total=config.env_steps,
             initial=trainer.env_steps,
@@ -176,6 +179,24 @@ class Run:
             announce(
                 "warning: a value estimate exceeds what the largest reward could ever return; "
                 "see docs/metrics.md, value alarm"
+            )
+        self._watch_gain(row)
+
+    def _watch_gain(self, row: dict[str, float]) -> None:
+        """Say once that planning gained nothing in all diagnoses of a while. A gain below 0 is chance, too: one skill
+        for all states would have been better."""
+        if "planner/gain" not in row:
+            return
+        if row["planner/gain"] > 2 * row["planner/gain_error"]:
+            self._chance_since = None
+            return
+        if self._chance_since is None:
+            self._chance_since = self.env_steps
+        if not self._chance_said and self.env_steps - self._chance_since >= CHANCE_STEPS:
+            self._chance_said = True
+            announce(
+                f"warning: for {CHANCE_STEPS} environment steps the planner chose by chance (planner/gain within "
+                "two standard errors of 0, or below); see docs/metrics.md, does the planner choose"
             )
 
     def _updated(self) -> None:

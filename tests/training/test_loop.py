@@ -17,6 +17,7 @@ from lsp_fast.storage.metrics import read_rows
 from lsp_fast.storage.run_folder import RunFolder
 from lsp_fast.training.learner import Learner, NotFinite
 from lsp_fast.training.loop import train
+from lsp_fast.training.run import Run
 from lsp_fast.training.schedule import Schedule
 from lsp_fast.training.trainer import Trainer
 
@@ -49,6 +50,10 @@ def test_the_metrics_tell_the_planners_health(run):
         "planner/elite_overlap",
         "planner/value_spread",
         "planner/rollout_noise",
+        "planner/gain",
+        "planner/gain_error",
+        "skill/information",
+        "skill/action_spread",
         "behavior/log_q_minus_log_p",
         "behavior/saturation",
         "train/return",
@@ -398,3 +403,18 @@ def test_the_policy_enters_a_running_episode_without_a_memory(smoke, tmp_path):
     assert not any(x.any() for x in (*carry.state, carry.action, carry.step))
     trainer.collect()
     assert trainer.collector.carry.step.tolist() == [1] and trainer.collector.carry.skill.any()
+
+
+def test_a_planner_that_chooses_by_chance_is_warned_of_once(monkeypatch):
+    said = []
+    monkeypatch.setattr("lsp_fast.training.run.announce", said.append)
+
+    class Watched:
+        _chance_said, _chance_since, env_steps = False, None, 0
+
+    watched = Watched()
+    gains = [(0, 1), (2000, 5), (3000, 2), (5500, -3), (6000, None), (7900, 0), (8000, 1), (20000, 0)]
+    for watched.env_steps, gain in gains:
+        row = {} if gain is None else {"planner/gain": float(gain), "planner/gain_error": 1.0}
+        Run._watch_gain(watched, row)
+        assert len(said) == (watched.env_steps >= 8000)  # 5 at 2000 was no chance

@@ -197,6 +197,7 @@ def plan(
         rules.lam,
         rules.by_sum,
         rules.floor,
+        rules.std_min,
         math.inf if rules.clip is None else rules.clip,
         weights.value is not None,
         rules.precision,

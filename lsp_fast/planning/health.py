@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lsp_fast.noise import Noise
 from lsp_fast.ops.philox import plan_noise
-from lsp_fast.ops.types import ImagineNoise, PlanKey, State
+from lsp_fast.ops.types import PlanKey, State
 from lsp_fast.planning.plan import score_plans
 from lsp_fast.planning.planner import Planner
 
@@ -38,18 +38,14 @@ def planner_health(planner: Planner, start: State, noise: Noise) -> dict[str, Te
             drawn = plan_noise(drawn, n, *dims, normals=backend.normals)
         if plans is None:
             plans = prior.mean[:, None] + prior.std[:, None] * drawn.candidates[0]
-        assert drawn.action is not None
-        numbers = ImagineNoise(drawn.stoch[0], drawn.action[0])
-        value = score_plans(start, plans, weights, numbers, planner.rules, backend, planner.imagine_heads())
+        value = score_plans(start, plans, weights, drawn.rollouts(0), planner.rules, backend, planner.imagine_heads())
         values.append(value)
         draws.append(drawn)
         elites.append(backend.select_elites(value, plans, m, *prior, p.std_floor)[2])
     # Planned with the noise of the first draw, valued with that of the second: elites are chosen for luck, too. Nothing
     # is drawn for it.
     planned = planner.search(start, draws[0], prior).mean[:, None].expand(-1, g, -1, -1)
-    assert draws[1].action is not None
-    rollouts = ImagineNoise(draws[1].stoch[0], draws[1].action[0])
-    plan_value = score_plans(start, planned, weights, rollouts, planner.rules, backend)
+    plan_value = score_plans(start, planned, weights, draws[1].rollouts(0), planner.rules, backend)
     chosen = [torch.zeros_like(values[0]).scatter_add_(1, e.clamp(min=0), (e >= 0).float()) for e in elites]  # [N, G]
     a, b = values
     # Half the squared difference of two draws estimates the noise's variance; it also inflates the spread of the mean.

@@ -26,6 +26,10 @@ VARIANTS = {
     "overlap": ("lsp", {"train__overlap": True}),
     "philox in bf16": ("lsp", {"planner__noise": "philox", "planner__precision": "bf16", "train__matmul": "tf32"}),
     "warm start": ("planet", {"planner__warm_start": True}),
+    "planning often": (
+        "lsp",
+        {"planner__replan": 2, "planner__rollouts": "mean", "collect__commit": 0.5, "collect__exploration_steps": 200},
+    ),
     "terminations": ("lsp", {"model__discount_head": "on"}),
 }
 ALLOWED = {
@@ -36,7 +40,7 @@ ALLOWED = {
     ("pageable copy", "agents/hiro:fit"),
     ("pageable copy", "models/world_model:fit_normalizer"),
     ("pageable copy", "agents/base:load_weights"),
-    ("pageable copy", "agents/imagination:loaded"),
+    ("pageable copy", "agents/acting:loaded"),
     ("pageable copy", "agents/hiro:loaded"),
     ("pageable copy", "learning/optimizer:load_state_dict"),
     ("pageable copy", "training/transfer:take_over"),

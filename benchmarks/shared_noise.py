@@ -50,7 +50,7 @@ def health(agent: ImaginationAgent, start: State) -> dict[str, dict[str, float]]
     """The planner's health with either noise, on the same states."""
     results = {}
     for way in WAYS:
-        config = replace(agent.config, {"planner.shared_noise": way == "shared"})
+        config = replace(agent.config, {"planner.rollouts": "shared" if way == "shared" else "sampled"})
         measured = planner_health(Planner(config, agent.plan_weights, agent.backend), start, Noise(1))
         results[way] = {name: value.item() for name, value in measured.items()}
     return results

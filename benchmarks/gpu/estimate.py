@@ -71,7 +71,9 @@ def plan_launches(tiles: str, starts: int = STARTS) -> list[Launch]:
     state = State(torch.empty(starts, c.model.stoch, **meta), torch.empty(starts, c.model.deter, **meta))
     key = torch.empty(2, dtype=torch.int64, **meta)
     p = c.planner
-    noise = PlanKey(key, p.iterations, p.candidates, c.behavior.horizon, True, p.shared_noise)
+    noise = PlanKey(
+        key, p.iterations, p.candidates, c.behavior.horizon, True, p.rollouts == "shared", p.rollouts == "mean"
+    )
     with recorded() as found, mock.patch.object(imagine_heads, "card", lambda device: tiles):
         plan(state, agent.plan_weights(), noise, agent.planner.prior(state), agent.planner.rules, triton)
     return found

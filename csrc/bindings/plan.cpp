@@ -48,12 +48,12 @@ bool runs_signal_handlers() {
   return py::cast<unsigned long>(ident) == PyThread_get_thread_ident();
 }
 
-// `noise` is (candidates, stoch, action or None), or (key, iterations, candidates, steps, sample, shared).
+// `noise` is (candidates, stoch, action or None), or (key, iterations, candidates, steps, sample, shared, means).
 py::tuple plan(const py::object& stoch_object, const py::object& deter_object, const py::tuple& prior,
                const py::object& actor, const py::tuple& heads, const py::object& mean_object,
                const py::object& std_object, const py::tuple& noise, std::int64_t num_elites,
-               std::int64_t skill_length, double gamma, double lam, bool sum, double floor, double clip, bool has_value,
-               const std::string& precision, std::int64_t threads, const std::string& isa) {
+               std::int64_t skill_length, double gamma, double lam, bool sum, double floor, double std_min, double clip,
+               bool has_value, const std::string& precision, std::int64_t threads, const std::string& isa) {
   const auto& kernels = kernels_of(isa);
   const auto stoch_array = as_array("stoch", stoch_object), deter_array = as_array("deter", deter_object);
   const auto mean_array = as_array("mean", mean_object);
@@ -75,7 +75,7 @@ py::tuple plan(const py::object& stoch_object, const py::object& deter_object, c
   lsp_fast::PlanCall call{};
   Dense<float> candidate_noise, stoch_noise, action_noise;
   lsp_fast::Philox philox{};
-  if (noise.size() == 6) {
+  if (noise.size() == 7) {
     philox = philox_of(as_tuple("noise.key", noise[0]));
     call.philox = &philox;
     call.iterations = py::cast<std::int64_t>(noise[1]);
@@ -84,6 +84,7 @@ py::tuple plan(const py::object& stoch_object, const py::object& deter_object, c
     require_steps(call.steps);
     call.sample = py::cast<bool>(noise[4]);
     call.shared_noise = py::cast<bool>(noise[5]);
+    call.means = py::cast<bool>(noise[6]);
     if (call.candidates < 1) throw py::value_error("noise.num_candidates must be at least 1");
     if (call.iterations < 1) throw py::value_error("noise.iterations must be at least 1");
     // Counters have 32 bits, and no array bounds these numbers.
@@ -131,6 +132,7 @@ py::tuple plan(const py::object& stoch_object, const py::object& deter_object, c
   if (skill_length < 1) throw py::value_error("skill_length must be at least 1");
   if (!(clip > 0)) throw py::value_error("clip must be positive");
   if (!(floor >= 0)) throw py::value_error("floor must not be negative");
+  if (!(std_min >= 0)) throw py::value_error("std_min must not be negative");
   if (std::isnan(gamma) || std::isnan(lam)) throw py::value_error("gamma and lam must be numbers");
   const std::size_t least = has_value ? 2 : 1;
   if (heads.size() < least || heads.size() > least + 1) {
@@ -159,6 +161,7 @@ py::tuple plan(const py::object& stoch_object, const py::object& deter_object, c
   call.gamma = gamma;
   call.lam = lam;
   call.floor = floor;
+  call.std_min = static_cast<float>(std_min);
   call.clip = static_cast<float>(clip);
   call.sum = sum;
   call.has_value = has_value;
@@ -185,10 +188,10 @@ py::tuple plan(const py::object& stoch_object, const py::object& deter_object, c
 void bind_plan(py::module_& module) {
   module.def("plan", &plan, py::arg("stoch"), py::arg("deter"), py::arg("prior"), py::arg("actor"), py::arg("heads"),
              py::arg("mean"), py::arg("std"), py::arg("noise"), py::arg("num_elites"), py::arg("skill_length"),
-             py::arg("gamma"), py::arg("lam"), py::arg("sum"), py::arg("floor"), py::arg("clip"), py::arg("has_value"),
-             py::arg("precision"), py::arg("threads"), py::arg("isa") = "auto",
-             "stoch[N,S], deter[N,D], weights, heads, mean, std [N,P,Z], noise, M, K, gamma, lam, sum, floor, clip, "
-             "has_value, precision, threads, isa -> mean, std, values[I,N,G], elites[I,N,M]");
+             py::arg("gamma"), py::arg("lam"), py::arg("sum"), py::arg("floor"), py::arg("std_min"), py::arg("clip"),
+             py::arg("has_value"), py::arg("precision"), py::arg("threads"), py::arg("isa") = "auto",
+             "stoch[N,S], deter[N,D], weights, heads, mean, std [N,P,Z], noise, M, K, gamma, lam, sum, floor, "
+             "std_min, clip, has_value, precision, threads, isa -> mean, std, values[I,N,G], elites[I,N,M]");
 }
 
 }  // namespace lsp_fast::bindings

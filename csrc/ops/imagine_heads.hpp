@@ -11,8 +11,8 @@ namespace lsp_fast {
 // One call: R rollouts of H steps, `group` of which start in the same state and `noise_group` of which share their noise.
 // Row-major and dense: stoch [R / group, S], deter [R / group, D], plans [P, R, W] of skills or actions (each held
 // `skill_length` steps, the last one to the end); outputs [heads, H, R]. The noise is stoch_noise [H, R / noise_group, S]
-// and action_noise [H, R / noise_group, A], or where `philox` is not null that generator's, from step `first_step` on. An
-// action is a sample, or tanh(mean).
+// and action_noise [H, R / noise_group, A], or where `philox` is not null that generator's, from step `first_step` on; with
+// neither, latents are the prior's means. An action is a sample, or tanh(mean).
 struct Rollouts {
   std::int64_t rows, steps, plan_length, skill_length, group, noise_group;
   bool sample;

@@ -26,6 +26,7 @@ bool run_tile(const Networks& net, const Rollouts& call, std::int64_t row, std::
   constexpr std::int64_t kTile = kVectors * LSP_WIDTH;
   const std::int64_t S = net.stoch, D = net.deter, A = net.action, Z = net.skill;
   const std::int64_t noise_rows = call.rows / call.noise_group;
+  const bool means = !call.philox && !call.stoch_noise;
   float* action = scratch;  // [a, s, h, z]
   float* stoch = action + A * kTile;
   float* deter = stoch + S * kTile;
@@ -100,10 +101,14 @@ bool run_tile(const Networks& net, const Rollouts& call, std::int64_t row, std::
     if (!hidden) return false;
     const float* prior = layer_of<P, kVectors, false>(net.prior_out, hidden, ring);
     if (!prior) return false;
-    draw_noise(call.stoch_noise, kStochStream, t, S);
+    if (!means) draw_noise(call.stoch_noise, kStochStream, t, S);
     for (std::int64_t i = 0; i < S * kTile; i += LSP_WIDTH) {
-      const V std = softplus(load(prior + S * kTile + i)) + net.prior_min_std;
-      store(stoch + i, load(prior + i) + std * load(noise + i));
+      V latent = load(prior + i);
+      if (!means) {
+        const V std = softplus(load(prior + S * kTile + i)) + net.prior_min_std;
+        latent = latent + std * load(noise + i);
+      }
+      store(stoch + i, latent);
     }
     convert(stoch, S, stoch_in);
     for (std::int64_t head = 0; head < net.head_count; ++head) {

@@ -124,13 +124,13 @@ class Plan {
     rollouts.skill_length = call_.skill_length;
     rollouts.group = call_.candidates;
     rollouts.noise_group = call_.shared_noise ? call_.candidates : 1;
-    rollouts.sample = call_.sample;
+    rollouts.sample = call_.sample && !call_.means;
     rollouts.stoch = call_.stoch;
     rollouts.deter = call_.deter;
     rollouts.plans = by_step_.data();
-    rollouts.philox = call_.philox;
+    rollouts.philox = call_.means ? nullptr : call_.philox;
     rollouts.first_step = iteration * H;
-    if (!call_.philox) {
+    if (!call_.philox && !call_.means) {
       const auto before = iteration * H * (rows_ / rollouts.noise_group);
       rollouts.stoch_noise = call_.stoch_noise + before * networks_.stoch;
       if (call_.sample) rollouts.action_noise = call_.action_noise + before * networks_.action;
@@ -150,6 +150,9 @@ class Plan {
     select_elites<float>({last - first, G, numbers, call_.elites}, values + first * G,
                          plans_.data() + first * G * numbers, mean, stddev, call_.floor, mean, stddev,
                          call_.chosen + (iteration * call_.states + first) * call_.elites);
+    for (float* at = stddev; at < stddev + (last - first) * numbers; ++at) {
+      if (*at < call_.std_min) *at = call_.std_min;
+    }
   }
 
  private:
@@ -247,7 +250,8 @@ class TeamPlan {
  private:
   // Of all iterations and steps, with noise of their own.
   std::int64_t rollouts() const {
-    return call_.philox ? 0 : call_.iterations * call_.steps * (call_.shared_noise ? 1 : call_.candidates);
+    if (call_.philox || call_.means) return 0;
+    return call_.iterations * call_.steps * (call_.shared_noise ? 1 : call_.candidates);
   }
 
   const Networks networks_;

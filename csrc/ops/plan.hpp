@@ -14,10 +14,12 @@ namespace lsp_fast {
 struct PlanCall {
   std::int64_t states, candidates, elites, plan_length, iterations, steps, skill_length;
   double gamma, lam, floor;
+  float std_min;                  // of a refit's standard deviation, 0 without one
   float clip;                     // bound of a candidate's numbers, infinite without one
   bool sum;                       // of discounted rewards and the last value; else the lambda-return at the first state
   bool has_value, has_discount;   // the heads are reward, value where there is one, discount where there is one
   bool sample;                    // actions; else tanh(mean)
+  bool means;                     // for latents and, instead of samples, actions: rollouts then have no noise
   const float *stoch, *deter;     // [N, S], [N, D]
   bool shared_noise;              // by a state's candidates: the rollouts' noise then has N rows instead of R
   const float* candidate_noise;   // [I, N, G, P, W]

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from lsp_fast.agents.acting import Carry
 from lsp_fast.agents.base import Agent
 from lsp_fast.agents.hiro import HiroAgent
-from lsp_fast.agents.imagination import Carry, ImaginationAgent
+from lsp_fast.agents.imagination import ImaginationAgent
 from lsp_fast.config import Config
 
 __all__ = ["Agent", "Carry", "HiroAgent", "ImaginationAgent", "make"]

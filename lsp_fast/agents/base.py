@@ -62,6 +62,16 @@ class Agent(ABC):
         self.env_steps.fill_(env_steps)
 
     @property
+    def exploration(self) -> float | Tensor:
+        """Standard deviation of the noise on actions while collecting: a number, or what it has fallen to by now, 0-d
+        on the device (SPEC section 8)."""
+        c = self.config.collect
+        if not c.exploration_steps:
+            return c.exploration_noise
+        passed = (self.env_steps / c.exploration_steps).clamp(max=1)
+        return c.exploration_noise + passed * (c.exploration_noise_final - c.exploration_noise)
+
+    @property
     def pixels(self) -> bool:
         """Whether observations are frames."""
         return len(self.observation_shape) > 1

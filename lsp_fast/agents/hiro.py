@@ -142,7 +142,7 @@ class HiroAgent(Agent):
         action = self.low.act(torch.cat([obs, self.goals.seen(aim, obs)], -1))
         if carry.explore:
             extra = carry.noise.normal("act/exploration", n, self.action_dim)
-            action = (action + self.config.collect.exploration_noise * extra).clamp(-1, 1)
+            action = (action + self.exploration * extra).clamp(-1, 1)
         return action, aim
 
     def extras(self, carry: HiroCarry) -> np.ndarray:

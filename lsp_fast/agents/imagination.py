@@ -7,14 +7,15 @@ import itertools
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lsp_fast import ops
+from lsp_fast.agents import acting
+from lsp_fast.agents.acting import Carry
 from lsp_fast.agents.base import Agent
 from lsp_fast.agents.behavior_update import update_behavior
 from lsp_fast.backends import REFERENCE, learning_backend
@@ -32,51 +33,9 @@ from lsp_fast.models.world_model import SequenceBatch, WorldModel
 from lsp_fast.noise import AskedNoise, GivenNoise, Noise
 from lsp_fast.ops import densities, layers
 from lsp_fast.ops.types import PlanWeights, State, detach, features, map_state
-from lsp_fast.planning.planner import Planner
+from lsp_fast.planning.planner import Planner, moved_on
 
 MODE_SAMPLES = 100  # the deterministic action is the densest of these [D]
-
-
-@dataclass(frozen=True)
-class Carry:
-    """What an episode's policy remembers from step to step, and the randomness it draws on.
-
-    Rows are environments. `explore` acts as while collecting: sampled skills and actions, exploration noise.
-    """
-
-    state: State  # [N, ...]
-    action: Tensor  # [N, A], the last one
-    skill: Tensor | None  # [N, Z], held; None without skills
-    step: Tensor  # [N] int64, agent steps since the episode began; on the CPU, it decides what is planned
-    noise: Noise
-    explore: bool
-    hold: bool = False
-    """Keep `skill` to the end, instead of planning another one every K steps."""
-    plan: Tensor | None = None  # [N, P, Z], mean of the last plan; None unless plans begin from it
-
-    def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {
-            "state": tuple(self.state),
-            "action": self.action,
-            "skill": self.skill,
-            "step": self.step,
-            "noise": self.noise.state_dict(),
-            "plan": self.plan,
-        }
-
-    def loaded(self, state: dict[str, Any], env_steps: int = 0) -> Carry:
-        """This one as `state_dict` found it, after so many environment steps."""
-        self.noise.load_state_dict(state["noise"], env_steps)
-        device = self.action.device
-        return replace(
-            self,
-            state=State(*(x.to(device) for x in state["state"])),
-            action=state["action"].to(device),
-            skill=None if state["skill"] is None else state["skill"].to(device),
-            step=state["step"],
-            plan=None if state.get("plan") is None else state["plan"].to(device),
-        )
 
 
 class ImaginationAgent(Agent):
@@ -194,7 +153,8 @@ class ImaginationAgent(Agent):
             torch.zeros(batch, dtype=torch.int64),
             noise if noise is not None else Noise(c.seed, device),
             explore,
-            plan=torch.zeros(batch, *c.plan_shape(self.action_dim), device=device) if c.planner.warm_start else None,
+            plan=torch.zeros(batch, *c.plan_shape(self.action_dim), device=device) if c.plans_from_last else None,
+            committed=torch.zeros(batch, dtype=torch.bool, device=device) if explore and c.collect.commit else None,
         )
 
     def reset(self, carry: Carry, is_first: np.ndarray | Tensor) -> Carry:
@@ -213,7 +173,7 @@ class ImaginationAgent(Agent):
 
     @torch.no_grad()
     def policy(self, observation: np.ndarray | Tensor, carry: Carry) -> tuple[np.ndarray, Carry]:
-        """Act: encode, step the posterior, plan where a skill has been held K steps, sample or take the mode. Without a
+        """Act: encode, step the posterior, plan where a plan is due, sample or take the mode. Without a
         policy: plan actions and take the first one's mean.
 
         Args:
@@ -227,38 +187,32 @@ class ImaginationAgent(Agent):
             ValueError: an observation of another shape. Numbers are not looked at: on a GPU that would wait for it.
         """
         obs = self.checked(observation, len(carry.step))
-        due = self._due(carry)
+        what = acting.now(self.config, carry)
         with self._alone():
-            if on_a_gpu(obs) and self.config.train.cuda_graph and (due.all() or not due.any()):
-                after = self._replayed_step(obs, carry, due)
+            if on_a_gpu(obs) and self.config.train.cuda_graph and len(what.unique()) == 1:
+                after = self._replayed_step(obs, carry, what)
             else:
-                after = self._step(obs, carry, due, graphed=True)
+                after = self._step(obs, carry, what, graphed=True)
         return after.action.cpu().numpy(), replace(after, step=carry.step + 1, noise=carry.noise)
 
-    def _due(self, carry: Carry) -> Tensor:
-        """[N] bool, on the CPU: which rows plan now."""
-        if self.actor is None:
-            return torch.ones_like(carry.step, dtype=torch.bool)
-        if carry.skill is None or carry.hold:
-            return torch.zeros_like(carry.step, dtype=torch.bool)
-        return carry.step % self.config.skill.length == 0
-
-    def _step(self, obs: Tensor, carry: Carry, due: Tensor, graphed: bool = False) -> Carry:
+    def _step(self, obs: Tensor, carry: Carry, what: Tensor, graphed: bool = False) -> Carry:
         """What `policy` does on the device; nothing is read there.
 
         Args:
-            due: [N] bool, on the CPU.
+            what: [N] on the CPU, from `acting.now`.
             graphed: a plan is a graph of its own; False within what is captured as a whole.
         """
-        n, noise = len(due), carry.noise
+        n, noise, chosen = len(what), carry.noise, carry.committed
         latent = noise.normal("act/latent", n, self.config.model.stoch)
         state = self.world_model.filter(carry.state, carry.action, obs, latent)
         skill, plan = carry.skill, carry.plan
         if self.actor is None:
             action, plan = self._plan_first_action(state, carry, graphed)
         else:
-            if due.any():
-                skill, plan = self._plan_skills(state, carry, due, graphed)
+            if (what != acting.HOLD).any():
+                skill, plan = self._plan_skills(state, carry, what, graphed)
+            if chosen is not None and skill is not None and not carry.hold:
+                skill, chosen = acting.committed(self.config.collect.commit, carry, skill, what, self.upload)
             policy = layers.actor(features(state), skill, self.actor.weights())
             if carry.explore:
                 action = layers.act(policy, noise.normal("act/action", n, self.action_dim))
@@ -268,37 +222,34 @@ class ImaginationAgent(Agent):
                 action = densities.densest_action(policy, noise.normal("act/mode", MODE_SAMPLES, n, self.action_dim))
         if carry.explore:
             extra = noise.normal("act/exploration", n, self.action_dim)
-            action = (action + self.config.collect.exploration_noise * extra).clamp(-1, 1)
-        return replace(carry, state=state, action=action, skill=skill, plan=plan)
+            action = (action + self.exploration * extra).clamp(-1, 1)
+        return replace(carry, state=state, action=action, skill=skill, plan=plan, committed=chosen)
 
-    def _replayed_step(self, obs: Tensor, carry: Carry, due: Tensor) -> Carry:
-        """`_step` as a graph, one where all rows plan and one where none does. Its numbers are drawn outside, so that
+    def _replayed_step(self, obs: Tensor, carry: Carry, what: Tensor) -> Carry:
+        """`_step` as a graph, one for each thing that all rows do. Its numbers are drawn outside, so that
         one graph serves every stream and episode."""
-        kind = bool(due.any()), carry.explore, len(due)
+        kind = int(what[0]), carry.explore, len(what), carry.hold
         if kind not in self._acting:
             # What it draws shows when it is done for the first time.
             asked = AskedNoise(carry.noise)
-            after = self._step(obs, replace(carry, noise=asked), due)
-            step = functools.partial(self._step_of_tensors, carry.explore, due)
+            after = self._step(obs, replace(carry, noise=asked), what)
+            step = functools.partial(self._step_of_tensors, carry, what)
             self._acting[kind] = asked.asked, Graphed(step, "acting")
             return after
         asked, step = self._acting[kind]
-        if kind[0]:
+        if kind[0] != acting.HOLD:
             self.planner.imagine_heads()  # a replay would not look whether weights have changed
         drawn = [getattr(carry.noise, how)(stream, *shape) for how, stream, shape in asked]
-        kept = [x for x in (carry.skill, carry.plan) if x is not None]
-        stoch, deter, action, *kept = step(obs, *carry.state, carry.action, *kept, *drawn)
-        skill = None if carry.skill is None else kept.pop(0)
-        return replace(carry, state=State(stoch, deter), action=action, skill=skill, plan=kept[0] if kept else None)
+        stoch, deter, action, *kept = step(obs, *carry.state, carry.action, *carry.kept().values(), *drawn)
+        return replace(carry, state=State(stoch, deter), action=action, **dict(zip(carry.kept(), kept, strict=True)))
 
-    def _step_of_tensors(self, explore: bool, due: Tensor, obs: Tensor, stoch: Tensor, deter: Tensor, *rest: Tensor):
+    def _step_of_tensors(self, like: Carry, what: Tensor, obs: Tensor, stoch: Tensor, deter: Tensor, *rest: Tensor):
         """`_step` as a function of tensors alone."""
-        action, *drawn = rest
-        skill = None if self.config.skill.source == "none" else drawn.pop(0)
-        plan = drawn.pop(0) if self.config.planner.warm_start else None
-        carry = Carry(State(stoch, deter), action, skill, due, GivenNoise(drawn), explore, plan=plan)
-        after = self._step(obs, carry, due)
-        return [x for x in (*after.state, after.action, after.skill, after.plan) if x is not None]
+        action, names = rest[0], list(like.kept())
+        kept, drawn = rest[1 : 1 + len(names)], rest[1 + len(names) :]
+        carry = replace(like, state=State(stoch, deter), action=action, noise=GivenNoise(drawn))
+        after = self._step(obs, replace(carry, **dict(zip(names, kept, strict=True))), what)
+        return [*after.state, after.action, *after.kept().values()]
 
     def hold(self, carry: Carry, skill: Sequence[float] | np.ndarray | Tensor) -> Carry:
         """Keep one skill to the end, instead of planning another one every K steps; episodes that follow keep it, too.
@@ -324,11 +275,12 @@ class ImaginationAgent(Agent):
         # A copy: an array that the caller goes on to change is not what is held.
         return replace(carry, skill=given.expand_as(carry.skill).clone(), hold=True)
 
-    def _plan_skills(self, state: State, carry: Carry, due: Tensor, graphed: bool) -> tuple[Tensor, Tensor | None]:
+    def _plan_skills(self, state: State, carry: Carry, what: Tensor, graphed: bool) -> tuple[Tensor, Tensor | None]:
         """The skill of every row, a new one where it is due, else the one that is held; and the plans' means."""
         assert carry.skill is not None
+        due = what != acting.HOLD
         rows = None if due.all() else self.upload(due.nonzero()[:, 0])
-        last = carry.plan
+        last = acting.at_hand(carry.plan, what, self.upload)
         if rows is not None:
             state, last = map_state(lambda x: x[rows], state), None if last is None else last[rows]
         plan = self.planner.distribution(
@@ -344,7 +296,8 @@ class ImaginationAgent(Agent):
 
     def _plan_first_action(self, state: State, carry: Carry, graphed: bool) -> tuple[Tensor, Tensor | None]:
         """The mean of the first action of a plan from each state (SPEC section 5, planet): [N, A], and the plan."""
-        plan = self.planner.distribution(state, carry.noise, "act", explore=False, last=carry.plan, graphed=graphed)
+        last = None if carry.plan is None else moved_on(carry.plan)
+        plan = self.planner.distribution(state, carry.noise, "act", explore=False, last=last, graphed=graphed)
         return plan.mean[:, 0], None if carry.plan is None else plan.mean
 
     # Batch -> gradient

@@ -200,6 +200,7 @@ def plan(
         rules.lam,
         rules.by_sum,
         rules.floor * scale**2,
+        rules.std_min * scale,
         math.inf if rules.clip is None else rules.clip,
         weights.value is not None,
         rules.precision,

@@ -78,6 +78,19 @@ def check(config: Config) -> None:
         not p.warm_start or p.over == "actions" or config.skill.source == "planned",
         "planner.warm_start = True: there are no plans; set skill.source to planned or planner.over to actions",
     )
+    planned = p.over == "skills" and config.skill.source == "planned"
+    need(
+        p.replan == 0 or (planned and p.replan <= config.skill.length),
+        f"planner.replan = {p.replan}: must not exceed skill.length = {config.skill.length}, and needs planned skills; "
+        "shorten it, or set it to 0",
+    )
+    need(p.std_min <= 1, f"planner.std_min = {p.std_min}: must not exceed 1, which plans begin with")
+    collect = config.collect
+    need(
+        collect.commit == 0 or (planned and collect.commit <= 1),
+        f"collect.commit = {collect.commit}: must be a share, 0 to 1, and needs planned skills; set it to 0, or "
+        "skill.source to planned",
+    )
     need(
         bool(config.transfer.source) or not (config.transfer.freeze_policy or config.transfer.relabel),
         "transfer.freeze_policy and transfer.relabel need a run to take over: use lsp-fast transfer",
@@ -156,7 +169,8 @@ def check(config: Config) -> None:
 
 
 _MAY_BE_ZERO = {
-    "threads", "collect.exploration_noise", "train.pretrain", "model.free_nats", "actor.entropy",
+    "threads", "collect.exploration_noise", "collect.exploration_noise_final", "collect.exploration_steps",
+    "collect.commit", "planner.std_min", "planner.replan", "train.pretrain", "model.free_nats", "actor.entropy",
     "behavior.plan_states", "behavior.lam", "behavior.gamma", "skill.beta", "skill.noise", "planner.std_floor",
     "predictor.noise", "actor.min_std", "model.min_std", "max_minutes",
     "transfer.source_env_steps",

@@ -60,6 +60,11 @@ def from_dict(data: Mapping[str, Any]) -> Config:
     """
     if isinstance(data, Mapping) and (missing := [name for name in ("task", "algorithm", "seed") if name not in data]):
         raise ConfigError(f"not a configuration of a run: {', '.join(missing)} missing")
+    planner = data.get("planner") if isinstance(data, Mapping) else None
+    if isinstance(planner, Mapping) and isinstance(shared := planner.get("shared_noise"), bool):
+        # Once a switch of its own.
+        rest = {k: v for k, v in planner.items() if k != "shared_noise"}
+        data = {**data, "planner": {"rollouts": "shared" if shared else "sampled", **rest}}
     config = _from_dict(Config, data, "")
     if isinstance(config.model.discount_head, bool):
         # Written before there was `auto`, which is off for every task but these.

@@ -29,6 +29,14 @@ class CollectConfig:
     """Environment steps of uniformly random actions before learning [D]; lasts until one episode is complete."""
     exploration_noise: float = 0.3
     """Standard deviation of the normal noise added to the sampled action while collecting, then clipped [D]."""
+    exploration_noise_final: float = 0.1
+    """What that falls to where `exploration_steps` is not 0 [O]."""
+    exploration_steps: int = 0
+    """Environment steps, from the run's beginning, over which the noise falls linearly to its final value, where it
+    stays; 0 leaves it as it is at first [O]."""
+    commit: float = 0.0
+    """Share of the segments of K steps that are collected under a skill from N(0, I), held to the segment's end,
+    instead of a planned one [O]."""
     replay_capacity: int = 1_000_000
     """Agent steps kept; the oldest whole episodes are dropped beyond that."""
 
@@ -175,8 +183,8 @@ class BehaviorConfig:
     gamma: float = 0.99
     lam: float = 0.95
     plan_states: int = 0
-    """Start states drawn from a batch's B x L posterior states; 0 takes all [O]. Each has a plan of its own [O]. Without
-    skills it is `skill.per_plan` times as many, so that every algorithm learns from as many rollouts."""
+    """Start states drawn from a batch's B x L posterior states; 0 takes all [O]. Each has a plan of its own [O].
+    Without skills it is `skill.per_plan` times as many, so that every algorithm learns from as many rollouts."""
     starts: int = 0
     """Start states drawn where that is to be more than `plan_states`, of which then only so many are planned for: the
     others' skills come from N(0, I), without CEM. 0: `plan_states` [O]."""
@@ -249,12 +257,19 @@ class PlannerConfig:
     """Bootstrap by the value that the actor learns with (on R + beta r^i), or by a second head on R alone [O]."""
     std_floor: float = 1e-6
     """Added to the elites' variance under the root [O]."""
+    std_min: float = 0.0
+    """Least standard deviation that an iteration ends with, at most the first one's 1; 0 sets none [O]."""
     warm_start: bool = False
-    """While acting, begin from the mean that the episode's last plan was acted on with, moved on by one entry, the last
-    one twice; the spread is 1 again. Plans in learning, and an episode's first, begin from N(0, I) [O]."""
-    shared_noise: bool = False
-    """A start state's candidates share the noise of their rollouts (common random numbers), so that what sets them
-    apart is the plan alone; the paper's are independent."""
+    """While acting, begin from the mean that the episode's last plan was acted on with, moved on by one entry when that
+    has passed, the last one twice; the spread is 1 again. Plans in learning, and an episode's first, begin from
+    N(0, I) [O]."""
+    replan: int = 0
+    """While acting, plan every so many agent steps, at most K, of each skill's time, warm-started as `warm_start` says;
+    0 plans once, every K. Plans in learning stay as they are [O]."""
+    rollouts: Literal["sampled", "mean", "shared"] = "sampled"
+    """How a candidate's rollout goes [O]: with latents sampled, and actions as well but in evaluation; without noise,
+    with the prior's means and tanh(mean), so that what sets candidates apart is the plan alone; or sampled with noise
+    that the candidates of one start state share (common random numbers)."""
     noise: Literal["auto", "tensors", "philox"] = "auto"
     """Where a plan's noise comes from: PyTorch's generator, as tensors; or a key of Philox4x32-10, whose numbers a
     native plan computes where it uses them (other numbers, and no memory for them). `auto`: a key where the backend
@@ -419,6 +434,11 @@ class Config:
         if self.planner.over == "actions":
             return self.behavior.horizon, action_dim
         return self.skills_per_rollout, self.skill.dim
+
+    @property
+    def plans_from_last(self) -> bool:
+        """Whether plans begin from the episode's last one while acting."""
+        return self.planner.warm_start or self.planner.replan > 0
 
     @property
     def skills_per_rollout(self) -> int:

@@ -107,6 +107,11 @@ def table(key: Tensor, rows: int, width: int, normals: Callable[..., Tensor] = n
     return numbers.transpose(1, 2).reshape(-1, width)[:rows]
 
 
+def no_noise(*shape: int, device: torch.device | str) -> Tensor:
+    """The noise of rollouts that take the prior's means: zeros of that shape, which need no memory."""
+    return torch.zeros((), device=device).expand(shape)
+
+
 def plan_noise(
     key: PlanKey,
     states: int,
@@ -122,7 +127,7 @@ def plan_noise(
         normals: the backend's.
     """
     i, g, h = key.iterations, key.candidates, key.steps
-    rows = states if key.shared else states * g
+    rows = states if key.shared or key.means else states * g
 
     def draw(stream: int, columns: int) -> Tensor:
         return normals(key.key, stream, 0, i * h, rows, columns).view(i, h, rows, columns)
@@ -130,6 +135,6 @@ def plan_noise(
     candidates = normals(key.key, CANDIDATES, 0, i, states * g, plan_length * width)
     return PlanNoise(
         candidates.view(i, states, g, plan_length, width),
-        draw(STOCH, stoch),
-        draw(ACTION, action) if key.sample else None,
+        no_noise(i, h, rows, stoch, device=key.key.device) if key.means else draw(STOCH, stoch),
+        draw(ACTION, action) if key.sample and not key.means else None,
     )

@@ -164,12 +164,17 @@ class PlanWeights(NamedTuple):
 class PlanNoise(NamedTuple):
     """Standard normal numbers of a whole plan of N states; `action` None rolls out tanh(mean).
 
-    R is N * G, a state's candidates side by side, or N where a state's candidates share what its rollouts draw.
+    R is N * G, a state's candidates side by side, or N where a state's candidates share what its rollouts draw. Of
+    rollouts of means `stoch` is zeros, without memory of their own, and `action` None.
     """
 
     candidates: Tensor  # [I, N, G, P, Z]
     stoch: Tensor  # [I, H, R, S]
     action: Tensor | None  # [I, H, R, A]
+
+    def rollouts(self, iteration: int) -> ImagineNoise:
+        """Of one iteration."""
+        return ImagineNoise(self.stoch[iteration], None if self.action is None else self.action[iteration])
 
 
 class PlanKey(NamedTuple):
@@ -184,6 +189,8 @@ class PlanKey(NamedTuple):
     """Actions too; else tanh(mean)."""
     shared: bool
     """By a state's candidates."""
+    means: bool = False
+    """Rollouts draw nothing: latents are the prior's means, actions tanh(mean)."""
 
 
 class PlanRules(NamedTuple):
@@ -203,6 +210,8 @@ class PlanRules(NamedTuple):
     """Bound of every number of a candidate."""
     precision: str = "fp32"
     """What matrix products multiply, `fp32` or `bf16`."""
+    std_min: float = 0.0
+    """Least standard deviation of a refit."""
 
 
 def feature_dim(prior: PriorWeights) -> int:

@@ -28,6 +28,7 @@ def cem(
     num_elites: int,
     *,
     floor: float = 1e-6,
+    std_min: float = 0.0,
     clip: float | None = None,
     select_elites: Callable[..., tuple[Tensor, Tensor, Tensor]] = reference_select_elites,
 ) -> CEMResult:
@@ -39,6 +40,7 @@ def cem(
         noise: [I, N, G, P, Z] standard normal; I iterations of G candidates.
         num_elites: M.
         floor: added to the elites' variance.
+        std_min: least standard deviation that an iteration ends with; 0 sets none.
         clip: bound of every coordinate of a candidate, applied before scoring and refitting; None leaves it open.
         select_elites: the backend's.
     """
@@ -49,6 +51,8 @@ def cem(
             plans = plans.clamp(-clip, clip)
         value = score(plans, iteration)
         mean, std, chosen = select_elites(value, plans, num_elites, mean, std, floor)
+        if std_min:
+            std = std.clamp(min=std_min)
         values.append(value)
         elites.append(chosen)
     return CEMResult(mean, std, torch.stack(values), torch.stack(elites))

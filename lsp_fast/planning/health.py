@@ -14,8 +14,7 @@ from lsp_fast.planning.planner import Planner
 
 def rollout_noise(planner: Planner, noise: Noise, stream: str, start: State) -> ImagineNoise:
     """What the planner draws for the rollouts of one plan's first candidates, in training."""
-    drawn = numbers(planner, planner.draw(noise, stream, len(start.stoch), sample=True), start)
-    return ImagineNoise(drawn.stoch[0], None if drawn.action is None else drawn.action[0])
+    return numbers(planner, planner.draw(noise, stream, len(start.stoch), sample=True), start).rollouts(0)
 
 
 def numbers(planner: Planner, drawn: PlanNoise | PlanKey, start: State) -> PlanNoise:
@@ -49,18 +48,14 @@ def planner_health(planner: Planner, start: State, noise: Noise) -> dict[str, Te
         drawn = numbers(planner, planner.draw(noise, "health", n, sample=True), start)
         if plans is None:
             plans = prior.mean[:, None] + prior.std[:, None] * drawn.candidates[0]
-        assert drawn.action is not None
-        rollouts = ImagineNoise(drawn.stoch[0], drawn.action[0])
-        value = score_plans(start, plans, weights, rollouts, planner.rules, backend, planner.imagine_heads())
+        value = score_plans(start, plans, weights, drawn.rollouts(0), planner.rules, backend, planner.imagine_heads())
         values.append(value)
         draws.append(drawn)
         elites.append(backend.select_elites(value, plans, m, *prior, p.std_floor)[2])
     # Planned with the noise of the first draw, valued with that of the second: elites are chosen for luck, too. Nothing
     # is drawn for it.
     planned = planner.search(start, draws[0], prior).mean[:, None].expand(-1, g, -1, -1)
-    assert draws[1].action is not None
-    rollouts = ImagineNoise(draws[1].stoch[0], draws[1].action[0])
-    plan_value = score_plans(start, planned, weights, rollouts, planner.rules, backend)
+    plan_value = score_plans(start, planned, weights, draws[1].rollouts(0), planner.rules, backend)
     chosen = [torch.zeros_like(values[0]).scatter_add_(1, e.clamp(min=0), (e >= 0).float()) for e in elites]  # [N, G]
     a, b = values
     # Half the squared difference of two draws estimates the noise's variance; it also inflates the spread of the mean.

@@ -113,8 +113,7 @@ def plan(
     imagine_heads = imagine_heads or bind_heads(weights, rules.precision, backend)
 
     def score(plans: Tensor, i: int) -> Tensor:
-        drawn = ImagineNoise(numbers.stoch[i], None if numbers.action is None else numbers.action[i])
-        return score_plans(start, plans, weights, drawn, rules, backend, imagine_heads)
+        return score_plans(start, plans, weights, numbers.rollouts(i), rules, backend, imagine_heads)
 
     return cem(
         score,
@@ -123,6 +122,7 @@ def plan(
         numbers.candidates,
         rules.num_elites,
         floor=rules.floor,
+        std_min=rules.std_min,
         clip=rules.clip,
         select_elites=backend.select_elites,
     )

@@ -14,6 +14,7 @@ from lsp_fast.backends import REFERENCE, Backend
 from lsp_fast.backends.cudagraph import Graphed
 from lsp_fast.config import Config
 from lsp_fast.noise import Noise
+from lsp_fast.ops.philox import no_noise
 from lsp_fast.ops.types import Normal, PlanKey, PlanNoise, PlanRules, PlanWeights, State
 from lsp_fast.planning.cem import CEMResult
 from lsp_fast.planning.plan import bind_heads, plan
@@ -67,29 +68,48 @@ class Planner:
         return self.weights().action_dim
 
     def prior(self, start: State, last: Tensor | None = None) -> Normal:
-        """What a plan begins from, mean and std [N, P, Z]: N(0, I) [O], or the mean of the last plan, moved on.
+        """What a plan begins from, mean and std [N, P, Z]: N(0, I) [O], or the mean of the last plan.
 
         Args:
             start: [N, ...]
-            last: means of the episodes' last plans [N, P, Z], zeros where there was none.
+            last: means of the episodes' last plans [N, P, Z], moved on to where they are now; zeros where there was
+                none.
         """
         n = start.stoch.shape[0]
         zeros = start.stoch.new_zeros(n, *self.config.plan_shape(self.action_dim))
-        return Normal(zeros if last is None else moved_on(last), torch.ones_like(zeros))
+        return Normal(zeros if last is None else last, torch.ones_like(zeros))
 
-    def draw(self, noise: Noise, stream: str, states: int, *, sample: bool) -> PlanNoise | PlanKey:
-        """Noise of one whole plan from that many start states; `sample` acts as in training, with sampled actions."""
+    def draw(
+        self, noise: Noise, stream: str, states: int, *, sample: bool, rollouts: str | None = None
+    ) -> PlanNoise | PlanKey:
+        """Noise of one whole plan from that many start states.
+
+        Args:
+            sample: act as in training, with sampled actions; rollouts of means never do.
+            rollouts: one of `planner.rollouts`, which it is by default.
+        """
         c, p, n = self.config, self.config.planner, states
-        sample = sample and p.over == "skills"  # planned actions are what they are
+        rollouts = rollouts or p.rollouts
+        means, shared = rollouts == "mean", rollouts == "shared"
+        sample = sample and p.over == "skills" and not means  # planned actions are what they are
         if self.backend.draws_by_key(p.noise):
             key = noise.words(f"{stream}/plan_key", 2)
-            return PlanKey(key, p.iterations, p.candidates, c.behavior.horizon, sample, p.shared_noise)
-        rollouts = (p.iterations, c.behavior.horizon, n if p.shared_noise else n * p.candidates)
+            return PlanKey(key, p.iterations, p.candidates, c.behavior.horizon, sample, shared, means)
+        rows = (p.iterations, c.behavior.horizon, n if shared else n * p.candidates)
+        candidates = noise.normal(f"{stream}/candidates", p.iterations, n, p.candidates, *c.plan_shape(self.action_dim))
+        if means:
+            return self._means(candidates)
         return PlanNoise(
-            noise.normal(f"{stream}/candidates", p.iterations, n, p.candidates, *c.plan_shape(self.action_dim)),
-            noise.normal(f"{stream}/plan_latent", *rollouts, c.model.stoch),
-            noise.normal(f"{stream}/plan_action", *rollouts, self.action_dim) if sample else None,
+            candidates,
+            noise.normal(f"{stream}/plan_latent", *rows, c.model.stoch),
+            noise.normal(f"{stream}/plan_action", *rows, self.action_dim) if sample else None,
         )
+
+    def _means(self, candidates: Tensor) -> PlanNoise:
+        """Of plans whose rollouts draw nothing; candidates [I, N, G, P, Z]."""
+        c, (iterations, n, *_) = self.config, candidates.shape
+        zeros = no_noise(iterations, c.behavior.horizon, n, c.model.stoch, device=candidates.device)
+        return PlanNoise(candidates, zeros, None)
 
     def search(self, start: State, noise: PlanNoise | PlanKey, prior: Normal | None = None) -> CEMResult:
         """One plan from every state, without gradients, and all that it found on the way.
@@ -135,6 +155,8 @@ class Planner:
         self.imagine_heads()  # a replay would not look whether weights have changed
         if isinstance(noise, PlanKey):
             return self._graphs[noise.sample](*start, *prior, noise.key)
+        if self.config.planner.rollouts == "mean":
+            return self._graphs[False](*start, *prior, noise.candidates)
         return self._graphs[noise.action is not None](*start, *prior, *(x for x in noise if x is not None))
 
     def distribution(
@@ -178,9 +200,12 @@ class Planner:
     def _plan(self, sample: bool, stoch: Tensor, deter: Tensor, mean: Tensor, std: Tensor, *numbers: Tensor) -> Normal:
         """`plan` as a function of tensors alone."""
         p = self.config.planner
-        if len(numbers) == 1:
+        means, shared = p.rollouts == "mean", p.rollouts == "shared"
+        if not numbers[0].is_floating_point():
             steps = self.config.behavior.horizon
-            noise = PlanKey(numbers[0], p.iterations, p.candidates, steps, sample, p.shared_noise)
+            noise = PlanKey(numbers[0], p.iterations, p.candidates, steps, sample, shared, means)
+        elif means:
+            noise = self._means(numbers[0])
         else:
             noise = PlanNoise(numbers[0], numbers[1], numbers[2] if sample else None)
         result = self.search(State(stoch, deter), noise, Normal(mean, std))
@@ -200,6 +225,7 @@ def plan_rules(config: Config, backend: Backend = REFERENCE) -> PlanRules:
         floor=p.std_floor,
         clip=None if p.over == "skills" else 1.0,
         precision=chosen if p.precision == "auto" else p.precision,
+        std_min=p.std_min,
     )
 
 

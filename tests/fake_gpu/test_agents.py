@@ -17,6 +17,15 @@ OPTIONS = {
     "skill__beta_kind": "gradient", "skill__beta_every": 20, "skill__random_share": 0.5, "skill__input_scale": 3.0,
     "skill__offset": "on", "predictor__normalise": True, "actor__entropy_kind": "range", "actor__saturation": 0.1,
 }  # fmt: skip
+ACTING = {
+    "warm start": ("planet", {"planner__warm_start": True}),
+    "planning often": ("lsp", {"planner__replan": 1, "planner__rollouts": "mean", "planner__noise": "philox"}),
+    "committed": (
+        "lsp",
+        {"planner__replan": 2, "planner__rollouts": "mean", "collect__commit": 0.5, "collect__exploration_steps": 50},
+    ),
+}
+"""Rows of options for acting, beside the algorithms'."""
 
 
 def sequences(config, seed):
@@ -68,10 +77,10 @@ def test_a_graph_changes_nothing(variant, gpu, small):
 
 
 @pytest.mark.parametrize("explore", [True, False])
-@pytest.mark.parametrize("variant", ["warm start", *(name for name in ALGORITHMS if not name.startswith("hiro"))])
+@pytest.mark.parametrize("variant", [*ACTING, *(name for name in ALGORITHMS if not name.startswith("hiro"))])
 def test_a_graph_acts_as_without(variant, explore, gpu, small):
     """Held steps and planning steps, of one episode, of two, and where they are out of step."""
-    algorithm, overrides = ("planet", {"planner__warm_start": True}) if variant == "warm start" else (variant, {})
+    algorithm, overrides = ACTING.get(variant, (variant, {}))
     graphed, eager = (
         agents.make(OBSERVATION, ACTION, small(algorithm, train__cuda_graph=graphs, **overrides), None)
         for graphs in (True, False)

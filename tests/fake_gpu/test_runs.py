@@ -29,6 +29,10 @@ VARIANTS = {
     "normaliser": ("lsp", {"model__normaliser": "replay", "model__normaliser_every": 7, "model__kl_balance": 0.8}),
     "values": ("lsp", {"value__slow": 0.02, "value__replay": 0.3, "planner__value": "task"}),
     "norm": ("lsp", {"model__norm": True}),
+    "planning often": (
+        "lsp",
+        {"planner__replan": 2, "planner__rollouts": "mean", "collect__commit": 0.5, "collect__exploration_steps": 200},
+    ),
     "terminations": ("lsp", {"model__discount_head": "on"}),
     "beta by gradients": (
         "lsp",
@@ -53,7 +57,7 @@ ALLOWED = {
     ("pageable copy", "agents/goals:__init__"),
     ("pageable copy", "agents/hiro:fit"),
     ("pageable copy", "agents/base:load_weights"),
-    ("pageable copy", "agents/imagination:loaded"),
+    ("pageable copy", "agents/acting:loaded"),
     ("pageable copy", "agents/hiro:loaded"),
     ("pageable copy", "learning/optimizer:load_state_dict"),
     ("pageable copy", "training/transfer:take_over"),

@@ -13,8 +13,11 @@ from rollouts import draw_plan_noise, plan_skills
 triton = backends.get("triton", "cpu")
 torch.manual_seed(0)  # of the states: with others a value in bf16 errs now and then by more than the tolerance
 for overrides in (
-    {"skill__length": 4}, {"planner__noise": "philox", "planner__shared_noise": True},
+    {"skill__length": 4}, {"planner__noise": "philox", "planner__rollouts": "shared"},
     {"planner__objective": "sum", "model__discount_head": "on"}, {"planner__precision": "bf16"}, {"value__skill": True},
+    {"planner__rollouts": "mean", "planner__std_min": 0.5, "skill__length": 5},
+    {"planner__rollouts": "mean", "planner__noise": "philox", "planner__candidates": 64, "planner__elites": 8,
+     "planner__iterations": 2},
 ):
     config = make_config("smoke", device="cpu", **overrides)
     agent = ImaginationAgent(5, 2, config)

@@ -175,10 +175,14 @@ const struct {
     {"shared noise", [](Setup& s) { s.call.shared_noise = true; }},
     {"Philox", [](Setup& s) { s.philox = true; }},
     {"Philox, shared noise", [](Setup& s) { s.philox = s.call.shared_noise = true, s.call.candidates = 13; }},
+    {"means", [](Setup& s) { s.call.means = true; }},
+    {"means, Philox", [](Setup& s) { s.call.means = s.philox = true, s.call.states = 17; }},
+    {"the least spread", [](Setup& s) { s.call.std_min = 0.3f; }},
     {"Philox, actions", [](Setup& s) { s.philox = true, s.actor = s.call.sample = false; }},
     {"many candidates", [](Setup& s) { s.call.states = 1, s.call.candidates = 100; }},
     {"many candidates twice, Philox", [](Setup& s) { s.call.states = 2, s.call.candidates = 101, s.philox = true; }},
     {"a team", team},
+    {"a team without noise", [](Setup& s) { team(s), s.call.means = true; }},
     {"a team's tile is full", [](Setup& s) { team(s), s.call.candidates = 48, s.philox = true; }},
 };
 

@@ -137,6 +137,9 @@ def test_a_plans_noise_has_the_contracts_shapes():
     assert shared.stoch.shape == (2, 4, 3, 6) and shared.action is None
     assert torch.equal(shared.candidates, noise.candidates)
     assert torch.equal(shared.stoch, noise.stoch[:, :, :3])
+    means = philox.plan_noise(PlanKey(KEY, 2, 5, 4, True, False, True), 3, 6, 2, 1, 3)
+    assert means.stoch.shape == (2, 4, 3, 6) and not means.stoch.any() and means.action is None
+    assert torch.equal(means.candidates, noise.candidates)
 
 
 @pytest.mark.skipif(not ISAS, reason="the extension is not there")

@@ -70,6 +70,8 @@ def assert_equal(a: CEMResult, b: CEMResult):
         assert torch.equal(x.nan_to_num(7.0), y.nan_to_num(7.0)), name
 
 
+MANY = {"planner__candidates": 64, "planner__elites": 8, "planner__iterations": 2}
+FIVE = {"behavior__horizon": 10, "skill__length": 5}
 CASES = {
     "one state": {"states": 1},
     "seventeen rows a state": {"planner__candidates": 17, "planner__elites": 5},
@@ -81,10 +83,23 @@ CASES = {
     "one candidate": {"planner__candidates": 1, "planner__elites": 1},
     "wide skill": {"skill__dim": 7},
     "no floor": {"planner__std_floor": 0.0},
-    "shared noise": {"planner__shared_noise": True},
-    "shared noise, one candidate": {"planner__shared_noise": True, "planner__candidates": 1, "planner__elites": 1},
+    "shared noise": {"planner__rollouts": "shared"},
+    "shared noise, one candidate": {"planner__rollouts": "shared", "planner__candidates": 1, "planner__elites": 1},
+    "means": {"planner__rollouts": "mean"},
+    "means, 64 candidates": {"planner__rollouts": "mean", **MANY, "states": 1},
+    "64 candidates": MANY,
+    "K = 5": {**FIVE, "states": 17},
+    "K = 5, philox, means, least spread": {
+        **FIVE,
+        "planner__noise": "philox",
+        "planner__rollouts": "mean",
+        "planner__std_min": 0.3,
+    },
+    "philox, means": {"planner__noise": "philox", "planner__rollouts": "mean", "states": 40},
+    "philox, means, bf16": {"planner__noise": "philox", "planner__rollouts": "mean", "planner__precision": "bf16"},
+    "least spread": {"planner__std_min": 0.7},
     "philox": {"planner__noise": "philox"},
-    "philox, shared noise": {"planner__noise": "philox", "planner__shared_noise": True, "states": 40},
+    "philox, shared noise": {"planner__noise": "philox", "planner__rollouts": "shared", "states": 40},
     "philox, tanh(mean)": {"planner__noise": "philox", "sample": False},
     "bf16": {"planner__precision": "bf16"},
     "bf16, odd widths": {"planner__precision": "bf16", "model__deter": 17, "model__stoch": 5, "actor__units": 13},
@@ -128,9 +143,10 @@ def test_a_plan_is_its_parts_whatever_the_sizes(data):
         draw(0, 6),
         seed=draw(0, 99),
         sample=data.draw(st.booleans()),
+        planner__std_min=data.draw(st.sampled_from([0.0, 0.4])),
         planner__precision=data.draw(st.sampled_from(["fp32", "bf16"])),
         planner__noise=data.draw(st.sampled_from(["tensors", "philox"])),
-        planner__shared_noise=data.draw(st.booleans()),
+        planner__rollouts=data.draw(st.sampled_from(["sampled", "mean", "shared"])),
         model__deter=draw(1, 19),
         model__stoch=draw(1, 9),
         model__hidden=draw(1, 19),
@@ -269,7 +285,15 @@ def test_numbers_out_of_range_are_named(num_elites, length, isa):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("floor", -1.0), ("floor", math.nan), ("gamma", math.nan), ("lam", math.nan)]
+    ("name", "value"),
+    [
+        ("floor", -1.0),
+        ("floor", math.nan),
+        ("std_min", -1.0),
+        ("std_min", math.nan),
+        ("gamma", math.nan),
+        ("lam", math.nan),
+    ],
 )
 def test_numbers_that_are_none_are_named(name, value):
     start, weights, noise, _ = build()
@@ -437,11 +461,32 @@ def test_actions_that_are_held():
 def test_equal_plans_are_worth_the_same_under_shared_noise(kind, backend):
     values = {}
     for shared in (True, False):
-        start, weights, noise, config = build(4, planner__shared_noise=shared, planner__noise=kind)
+        start, weights, noise, config = build(
+            4, planner__rollouts="shared" if shared else "sampled", planner__noise=kind
+        )
         still = Normal(torch.ones(4, 1, 3), torch.zeros(4, 1, 3))  # every candidate is the mean
         values[shared] = plan_with(start, weights, noise, still, plan_rules(config), backend).values[0]
     torch.testing.assert_close(values[True], values[True][:, :1].expand_as(values[True]), rtol=1e-5, atol=1e-6)
     assert values[False].std(1).min() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["tensors", "philox"])
+@pytest.mark.parametrize("backend", [CPP, PARTS, REFERENCE], ids=["plan", "parts", "reference"])
+def test_without_rollout_noise_plans_of_the_same_candidates_are_equal(kind, backend):
+    """Whatever else the key or the streams give, and whether it samples."""
+    start, weights, noise, config = build(4, planner__rollouts="mean", planner__noise=kind)
+    if kind == "philox":
+        assert noise.means and not noise.sample
+        other = noise._replace(sample=True, shared=True)  # which mean nothing then
+    else:
+        assert noise.action is None and not noise.stoch.any()
+        shape = *noise.stoch.shape[:2], 4 * config.planner.candidates, noise.stoch.shape[-1]
+        other = noise._replace(stoch=torch.zeros(shape))  # each candidate its own
+    a, b = (plan_skills(start, weights, drawn, config, backend) for drawn in (noise, other))
+    assert_equal(a, b)
+    still = Normal(torch.ones(4, 1, 3), torch.zeros(4, 1, 3))  # every candidate is the mean
+    values = plan_with(start, weights, noise, still, plan_rules(config), backend).values[0]
+    torch.testing.assert_close(values, values[:, :1].expand_as(values), rtol=1e-5, atol=1e-6)
 
 
 def test_a_lambda_return_needs_a_value():

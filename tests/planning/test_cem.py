@@ -133,6 +133,22 @@ def test_candidates_are_clipped_before_they_are_scored_and_refitted():
     assert got.mean.abs().max() <= 1.0
 
 
+def test_the_spread_falls_to_its_least_at_every_iteration():
+    mean, std, noise, target = problem(iterations=1)
+    free = run(mean, std, noise, target, 2)
+    least = float(free.std.median())
+    held = run(mean, std, noise, target, 2, std_min=least)
+    assert torch.equal(held.std, free.std.clamp(min=least)) and (held.std > free.std).any()
+    assert torch.equal(held.mean, free.mean) and torch.equal(held.elites, free.elites)
+    # The next iteration draws with it.
+    twice = np.concatenate([noise, noise[:, ::-1]])
+    again = run(
+        held.mean.numpy(), held.std.numpy(), twice[1:], target, 2, std_min=least, score=lambda p, t, i: bumpy(p, t, 1)
+    )
+    whole = run(mean, std, twice, target, 2, std_min=least)
+    assert torch.equal(whole.mean, again.mean) and torch.equal(whole.std, again.std)
+
+
 def quadratic_rms(candidates, elites, iterations, states, dtype=torch.float64, **kwargs):
     rng = np.random.default_rng(6)
     target = rng.normal(size=(states, 1, 3))

@@ -14,8 +14,11 @@ from peers.update_problem import agent_of, compare, expected, function_of_part
 
 from lsp_fast.config import make_config
 
-BF16 = {"C++ bf16": {"backend": "cpp", "planner__precision": "bf16"}}
-"""Of the whole update: plans in bf16."""
+BF16 = {
+    "C++ bf16": {"backend": "cpp", "planner__precision": "bf16"},
+    "C++ all bf16": {"backend": "cpp", "planner__precision": "bf16", "train__precision": "bf16"},
+}
+"""Of the whole update: plans in bf16; and learning, too, where the processor has an instruction for it."""
 VARIANTS = {"reference": {"backend": "reference"}, "C++": {"backend": "cpp", "planner__precision": "fp32"}}
 """Of every part."""
 
@@ -37,6 +40,9 @@ def work(name: str, preset: str, starts: int, part: str, peers: bool) -> Work:
     compare(native, function_of_part(native, part, starts), part, expected(preset, starts, part))
     variants, missing = {}, {}
     for variant, overrides in (VARIANTS | BF16 if part == "update" else VARIANTS).items():
+        if "train__precision" in overrides and native.backend.bf16_learner is None:
+            missing[variant] = "no instruction multiplies bf16"
+            continue
         variants[variant] = function_of_part(agent_of(preset, starts, **overrides), part, starts)
     kinds = UPDATE_PEERS | UPDATE_PEERS_BF16 if part == "update" else UPDATE_PEERS
     for variant, kind in (kinds if peers else {}).items():

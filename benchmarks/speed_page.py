@@ -80,6 +80,7 @@ def tables() -> str:
                 "torch.compile bf16": "torch.compile",
                 "JAX bf16": "JAX",
                 "C++ bf16": "**C++**",
+                "C++ all bf16": "**and learning, too**",
             },
         ),
         ratios(update_parts, "part of an update", fp32, peak="C++"),

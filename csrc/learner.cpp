@@ -14,6 +14,7 @@ extern const LearnerKernels learner_portable;
 #if defined(__x86_64__)
 extern const LearnerKernels learner_avx2;
 extern const LearnerKernels learner_avx512;
+extern const LearnerKernels learner_avx512bf16;
 #endif
 
 const LearnerKernels* find_learner_kernels(const char* name) {
@@ -21,7 +22,8 @@ const LearnerKernels* find_learner_kernels(const char* name) {
 #if defined(__x86_64__)
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-  // A name with bf16 is a plan's: what learning multiplies stays in fp32.
+  if (std::strcmp(name, "bf16") == 0) return avx512 && __builtin_cpu_supports("avx512bf16") ? &learner_avx512bf16 : nullptr;
+  // avx512bf16 is a plan's: what learning multiplies stays in fp32.
   if (avx512 && (any || std::strncmp(name, "avx512", 6) == 0)) return &learner_avx512;
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (avx2 && (any || std::strcmp(name, "avx2") == 0)) return &learner_avx2;
@@ -206,7 +208,13 @@ Linear::Linear(Arena& arena, const LearnerKernels& kernels, const float* weight,
       j += count;
     }
   }
-  forward = f;
+  const auto rounded = [&](float* panels, std::int64_t depth, std::int64_t columns) {
+    for (std::int64_t n = 0; kernels.round_panel && n < columns; n += kernels.panel) {
+      kernels.round_panel(depth, std::min(kernels.panel, columns - n), panels + n * depth);
+    }
+    return panels;
+  };
+  forward = rounded(f, inputs, outputs);
   if (!with_backward) return;
   float* g = room();
   for (const auto& i : ins) {
@@ -222,7 +230,7 @@ Linear::Linear(Arena& arena, const LearnerKernels& kernels, const float* weight,
       k += count;
     }
   }
-  backward = g;
+  backward = rounded(g, outputs, inputs);
 }
 
 void forward(const LearnerKernels& kernels, const Linear& layer, std::int64_t count, Rows x, Rows y, End end, Rows start) {

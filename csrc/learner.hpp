@@ -93,6 +93,10 @@ struct LearnerKernels {
   const char* name;
   std::int64_t panel;  // columns that are computed together
 
+  // Rounds a packed panel [depth, width] in place to what `product` multiplies, where that is not fp32; else null. It is as
+  // long as before, and its last half is not read.
+  void (*round_panel)(std::int64_t depth, std::int64_t width, float* panel);
+
   // c[count, columns] = end(start + a[count, depth] b), where columns [first, first + columns) of the packed b [panels of
   // `width` columns, depth from `depth_first` of `packed_depth`] are meant. `start` has a row for all where its stride is
   // 0, and is zero where it has no data; it may be c.
@@ -137,7 +141,8 @@ struct LearnerKernels {
                   float* out, float* d_mean, float* d_std);
 };
 
-// The best kernels that this processor runs, or those of that name; null where it has none.
+// The best kernels that this processor runs, or those of that name; null where it has none. `bf16`: those that multiply
+// numbers rounded to it, and sum in fp32.
 const LearnerKernels* find_learner_kernels(const char* name);
 
 // y[count] = end(x W^T + b), from what `start` has in place of the bias if it is given.

@@ -12,6 +12,8 @@ void bind_imagine(pybind11::module_& module);
 void bind_mlp(pybind11::module_& module);
 void bind_densities(pybind11::module_& module);
 void bind_observe(pybind11::module_& module);
+void bind_behavior(pybind11::module_& module);
+void bind_world_model(pybind11::module_& module);
 void bind_adam(pybind11::module_& module);
 void bind_plan(pybind11::module_& module);
 void bind_philox(pybind11::module_& module);

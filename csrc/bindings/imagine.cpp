@@ -1,6 +1,5 @@
 // Rollouts under a policy, with the gradient to the actor.
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -55,20 +54,7 @@ py::tuple forward(const py::object& stoch_object, const py::object& deter_object
   inputs.stoch_noise = given.add("noise.stoch", noise_array, {H, N, S});
   inputs.action_noise = given.add("noise.action", action_noise_object, {H, N, A});
 
-  if (actor.size() != 4) throw py::value_error("actor must be lsp_fast.ops.types.ActorWeights");
-  const auto mlp = as_tuple("actor", actor[0]);
-  if (mlp.size() != 2) throw py::value_error("actor must be its hidden layers and an output layer");
-  lsp_fast::TorchActor policy{};
-  auto in = S + D + Z;
-  for (const auto& layer : as_tuple("actor", mlp[0])) {
-    policy.layers.push_back(layers.add("actor", layer, in));
-    in = policy.layers.back().out;
-  }
-  policy.layers.push_back(layers.add("actor", mlp[1], in, 2 * A));
-  policy.mean_scale = static_cast<float>(as_number("actor.mean_scale", actor[1]));
-  const auto init_std = as_number("actor.init_std", actor[2]);
-  policy.std_shift = static_cast<float>(init_std + std::log(-std::expm1(-init_std)));  // log(e^s - 1)
-  policy.min_std = static_cast<float>(as_number("actor.min_std", actor[3]));
+  const auto policy = torch_actor(layers, actor, S + D + Z, A);
 
   auto pass = std::make_shared<lsp_fast::ImaginePass>(kernels, lsp_fast::ImaginePass::Sizes{H, N, S, D, A, Z}, transition,
                                                       policy, inputs.action_noise != nullptr, with_backward);
@@ -90,8 +76,7 @@ py::list backward(const Pass& pass, const py::object& d_stoch, const py::object&
                                                given.add("d_mean", d_mean, {n.steps, n.states, n.action}),
                                                given.add("d_std", d_stddev, {n.steps, n.states, n.action})};
   py::list arrays;
-  std::vector<lsp_fast::TorchGradient> wanted;
-  for (const auto& layer : pass->layers()) wanted.push_back(new_gradient(arrays, layer));
+  const auto wanted = new_gradients(arrays, pass->layers());
   without_gil([&](ReleasedGil&) { pass->backward(gradients, wanted, std::max<std::int64_t>(threads, 1)); });
   return arrays;
 }

@@ -1,12 +1,14 @@
 // Linear layers of lsp_fast.ops.types as the learner takes them, and room for their gradients.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "bindings/checks.hpp"
 #include "learner.hpp"
+#include "ops/imagine.hpp"
 #include "ops/mlp.hpp"
 #include "ops/observe.hpp"
 
@@ -51,6 +53,48 @@ inline lsp_fast::TorchTransition torch_transition(TorchLayers& layers, const py:
   return found;
 }
 
+// lsp_fast.ops.types.PosteriorWeights.
+inline lsp_fast::TorchFilter torch_filter(TorchLayers& layers, const py::tuple& posterior, std::int64_t stoch,
+                                          std::int64_t deter, std::int64_t embedding) {
+  if (posterior.size() != 3) throw py::value_error("posterior must be lsp_fast.ops.types.PosteriorWeights");
+  lsp_fast::TorchFilter found{layers.add("posterior.hidden", posterior[0], deter + embedding), {},
+                              static_cast<float>(as_number("posterior.min_std", posterior[2]))};
+  found.out = layers.add("posterior.out", posterior[1], found.hidden.out, 2 * stoch);
+  return found;
+}
+
+// Layers one after the other: ((weight, bias), ...), the last one of `out` outputs where that is given.
+inline std::vector<lsp_fast::TorchLinear> torch_mlp(TorchLayers& layers, const char* name, const py::handle& given,
+                                                    std::int64_t in, std::int64_t out = -1) {
+  const auto each = as_tuple(name, given);
+  if (each.empty()) throw py::value_error(std::string(name) + " needs at least one layer");
+  std::vector<lsp_fast::TorchLinear> found;
+  for (std::size_t i = 0; i < each.size(); ++i) {
+    found.push_back(layers.add(name, each[i], in, i + 1 == each.size() ? out : -1));
+    in = found.back().out;
+  }
+  return found;
+}
+
+// lsp_fast.ops.types.ActorWeights of `in` inputs.
+inline lsp_fast::TorchActor torch_actor(TorchLayers& layers, const py::tuple& actor, std::int64_t in,
+                                        std::int64_t action) {
+  if (actor.size() != 4) throw py::value_error("actor must be lsp_fast.ops.types.ActorWeights");
+  const auto mlp = as_tuple("actor", actor[0]);
+  if (mlp.size() != 2) throw py::value_error("actor must be its hidden layers and an output layer");
+  lsp_fast::TorchActor found{};
+  for (const auto& layer : as_tuple("actor", mlp[0])) {
+    found.layers.push_back(layers.add("actor", layer, in));
+    in = found.layers.back().out;
+  }
+  found.layers.push_back(layers.add("actor", mlp[1], in, 2 * action));
+  found.mean_scale = static_cast<float>(as_number("actor.mean_scale", actor[1]));
+  const auto init_std = as_number("actor.init_std", actor[2]);
+  found.std_shift = static_cast<float>(init_std + std::log(-std::expm1(-init_std)));  // log(e^s - 1)
+  found.min_std = static_cast<float>(as_number("actor.min_std", actor[3]));
+  return found;
+}
+
 // Arrays of given shapes, or None.
 class OptionalArrays {
  public:
@@ -79,6 +123,13 @@ inline lsp_fast::TorchGradient new_gradient(py::list& arrays, const lsp_fast::To
   arrays.append(weight);
   arrays.append(bias);
   return {weight.mutable_data(), bias.mutable_data()};
+}
+
+inline std::vector<lsp_fast::TorchGradient> new_gradients(py::list& arrays,
+                                                         const std::vector<lsp_fast::TorchLinear>& layers) {
+  std::vector<lsp_fast::TorchGradient> found;
+  for (const auto& layer : layers) found.push_back(new_gradient(arrays, layer));
+  return found;
 }
 
 }  // namespace lsp_fast::bindings

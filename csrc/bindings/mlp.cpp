@@ -24,14 +24,8 @@ py::tuple forward(const py::object& x_object, const py::tuple& layers, bool line
   require_dims("x", x_array, 2, "[rows, in]");
   const auto rows = x_array.shape(0);
   const auto x = dense<float>("x", x_array);
-  if (layers.empty()) throw py::value_error("an mlp needs at least one layer");
   TorchLayers given;
-  std::vector<lsp_fast::TorchLinear> sizes;
-  auto in = x_array.shape(1);
-  for (const auto& layer : layers) {
-    sizes.push_back(given.add("mlp", layer, in));
-    in = sizes.back().out;
-  }
+  const auto sizes = torch_mlp(given, "mlp", layers, x_array.shape(1));
   auto pass = std::make_shared<lsp_fast::MlpPass>(kernels, sizes, linear_out, rows, with_backward);
   py::array_t<float> y(std::vector<py::ssize_t>{rows, pass->out()});
   float* to = y.mutable_data();
@@ -52,11 +46,9 @@ py::tuple backward(const Pass& pass, const py::object& dy_object, bool want_x, b
     to = array.mutable_data();
     dx = array;
   }
-  std::vector<lsp_fast::TorchGradient> gradients;
   py::list arrays;
-  if (want_weights) {
-    for (const auto& layer : pass->layers()) gradients.push_back(new_gradient(arrays, layer));
-  }
+  std::vector<lsp_fast::TorchGradient> gradients;
+  if (want_weights) gradients = new_gradients(arrays, pass->layers());
   without_gil([&](ReleasedGil&) { pass->backward(dy.data(), to, gradients, std::max<std::int64_t>(threads, 1)); });
   return py::make_tuple(dx, arrays);
 }

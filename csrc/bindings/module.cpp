@@ -12,6 +12,8 @@ PYBIND11_MODULE(_native, module) {
   bind_mlp(module);
   bind_densities(module);
   bind_observe(module);
+  bind_behavior(module);
+  bind_world_model(module);
   bind_adam(module);
   bind_plan(module);
   bind_philox(module);

@@ -37,10 +37,8 @@ py::tuple forward(const py::object& embeddings_object, const py::object& actions
 
   TorchLayers layers;
   auto transition = torch_transition(layers, prior, noise_array.shape(2), actions_array.shape(2));
-  if (posterior.size() != 3) throw py::value_error("posterior must be lsp_fast.ops.types.PosteriorWeights");
   const auto S = noise_array.shape(2), D = transition.gru_hidden.in, E = embeddings_array.shape(2);
-  lsp_fast::TorchFilter filter{layers.add("posterior.hidden", posterior[0], D + E), {}, static_cast<float>(as_number("posterior.min_std", posterior[2]))};
-  filter.out = layers.add("posterior.out", posterior[1], filter.hidden.out, 2 * S);
+  const auto filter = torch_filter(layers, posterior, S, D, E);
 
   auto pass = std::make_shared<lsp_fast::ObservePass>(
       kernels, lsp_fast::ObservePass::Sizes{L, B, E, actions_array.shape(2), S, D}, transition, filter, with_backward);

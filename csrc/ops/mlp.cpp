@@ -41,44 +41,72 @@ std::int64_t MlpPass::rows_at_a_time(std::int64_t threads) const {
   return std::clamp((share + kTile - 1) / kTile * kTile, kTile, kMost);
 }
 
-void MlpPass::forward(const float* x, float* y, std::int64_t threads) {
+template <typename Work>
+void MlpPass::each_piece(std::int64_t threads, const Work& work) const {
   const auto piece = rows_at_a_time(threads), pieces = (rows_ + piece - 1) / piece;
   one_by_one(threads, pieces, [&](bool, const auto& next) {
-    for (std::int64_t p; (p = next()) < pieces;) {
-      const auto first = p * piece, count = std::min(piece, rows_ - first);
-      copy_in(x + first * in_, in_, values_[0].at(first), count);
-      for (std::size_t i = 0; i < layers_.size(); ++i) {
-        const bool elu = !linear_out_ || i + 1 < layers_.size();
-        lsp_fast::forward(kernels_, layers_[i], count, values_[i].at(first), values_[i + 1].at(first),
-                          elu ? End::kElu : End::kLinear);
-      }
-      copy_out(values_.back().at(first), y + first * out_, out_, count);
+    for (std::int64_t p; (p = next()) < pieces;) work(p * piece, std::min(piece, rows_ - p * piece));
+  });
+}
+
+void MlpPass::forward(const float* x, float* y, std::int64_t threads) {
+  each_piece(threads, [&](std::int64_t first, std::int64_t count) {
+    copy_in(x + first * in_, in_, values_[0].at(first), count);
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
+      const bool elu = !linear_out_ || i + 1 < layers_.size();
+      lsp_fast::forward(kernels_, layers_[i], count, values_[i].at(first), values_[i + 1].at(first),
+                        elu ? End::kElu : End::kLinear);
     }
+    copy_out(values_.back().at(first), y + first * out_, out_, count);
   });
 }
 
 void MlpPass::backward(const float* dy, float* dx, const std::vector<TorchGradient>& gradients, std::int64_t threads) {
-  const auto piece = rows_at_a_time(threads), pieces = (rows_ + piece - 1) / piece;
-  one_by_one(threads, pieces, [&](bool, const auto& next) {
-    for (std::int64_t p; (p = next()) < pieces;) {
-      const auto first = p * piece, count = std::min(piece, rows_ - first);
-      copy_in(dy + first * out_, out_, gradients_.back().at(first), count);
-      if (!linear_out_) {
-        for (std::int64_t r = first; r < first + count; ++r) {
-          float* d = gradients_.back().row(r);
-          const float* value = values_.back().row(r);
-          for (std::int64_t k = 0; k < out_; ++k) d[k] *= value[k] > 0.0f ? 1.0f : 1.0f + value[k];
-        }
+  each_piece(threads, [&](std::int64_t first, std::int64_t count) {
+    copy_in(dy + first * out_, out_, gradients_.back().at(first), count);
+    if (!linear_out_) {
+      for (std::int64_t r = first; r < first + count; ++r) {
+        float* d = gradients_.back().row(r);
+        const float* value = values_.back().row(r);
+        for (std::int64_t k = 0; k < out_; ++k) d[k] *= value[k] > 0.0f ? 1.0f : 1.0f + value[k];
       }
-      for (std::size_t i = layers_.size() - 1; i > 0; --i) {
-        lsp_fast::backward(kernels_, layers_[i], count, gradients_[i].at(first), gradients_[i - 1].at(first),
-                           values_[i].at(first));
+    }
+    chain(first, count);
+    if (!dx) return;
+    lsp_fast::backward(kernels_, layers_[0], count, gradients_[0].at(first), dx_.at(first));
+    copy_out(dx_.at(first), dx + first * in_, in_, count);
+  });
+  weight_gradients(gradients, threads);
+}
+
+void MlpPass::backward_twice(const float* dx_slopes, float* dx, const float* weight_slopes,
+                             const std::vector<TorchGradient>& gradients, std::int64_t threads) {
+  each_piece(threads, [&](std::int64_t first, std::int64_t count) {
+    for (std::int64_t r = first; r < first + count; ++r) {
+      std::fill_n(gradients_.back().row(r), padded(1), 0.0f);
+      gradients_.back().row(r)[0] = 1.0f;
+    }
+    chain(first, count);
+    lsp_fast::backward(kernels_, layers_[0], count, gradients_[0].at(first), dx_.at(first));
+    for (std::int64_t r = first; r < first + count; ++r) {
+      for (std::int64_t k = 0; k < in_; ++k) dx[r * in_ + k] = dx_.row(r)[k] * dx_slopes[r];
+      for (std::size_t i = 0; i < layers_.size(); ++i) {
+        float* d = gradients_[i].row(r);
+        for (std::int64_t k = 0; k < layers_[i].outputs; ++k) d[k] *= weight_slopes[r];
       }
-      if (!dx) continue;
-      lsp_fast::backward(kernels_, layers_[0], count, gradients_[0].at(first), dx_.at(first));
-      copy_out(dx_.at(first), dx + first * in_, in_, count);
     }
   });
+  weight_gradients(gradients, threads);
+}
+
+void MlpPass::chain(std::int64_t first, std::int64_t count) {
+  for (std::size_t i = layers_.size() - 1; i > 0; --i) {
+    lsp_fast::backward(kernels_, layers_[i], count, gradients_[i].at(first), gradients_[i - 1].at(first),
+                       values_[i].at(first));
+  }
+}
+
+void MlpPass::weight_gradients(const std::vector<TorchGradient>& gradients, std::int64_t threads) const {
   if (gradients.empty()) return;
   WeightGradients sums(kernels_);
   for (std::size_t i = 0; i < layers_.size(); ++i) {

@@ -1,5 +1,5 @@
 // The learner's kernels of one instruction set. A translation unit defines LSP_WIDTH (floats in a vector register),
-// LSP_NAME and LSP_LEARNER (the name of what it exports), and includes this file. Nothing here may instantiate a library
+// LSP_NAME and LSP_LEARNER (the name of what it exports), LSP_BF16 where products are to be rounded, and includes this file. Nothing here may instantiate a library
 // template: the linker could pick that copy for processors that lack the instructions.
 #include "learner.hpp"
 
@@ -9,6 +9,9 @@
 
 #include "simd/vectors.inl"
 #include "simd/product.inl"
+#ifdef LSP_BF16
+#include "simd/product_bf16.inl"
+#endif
 #include "simd/densities.inl"
 
 namespace lsp_fast {
@@ -111,8 +114,13 @@ void policy_backward(std::int64_t count, std::int64_t width, Rows out, float sca
 
 }  // namespace
 
+#ifdef LSP_BF16
+#define LSP_PRODUCTS round_panel, product_bf16, outer_bf16
+#else
+#define LSP_PRODUCTS nullptr, product, outer
+#endif
 extern const LearnerKernels LSP_LEARNER;
-const LearnerKernels LSP_LEARNER{LSP_NAME,           2 * LSP_WIDTH,   product, outer,
+const LearnerKernels LSP_LEARNER{LSP_NAME,           2 * LSP_WIDTH,   LSP_PRODUCTS,
                                  gru,                gru_backward,    deviation, deviation_backward,
                                  sample,             sample_backward, policy,  policy_backward,
                                  log_prob,           kl_divergence,   entropy};

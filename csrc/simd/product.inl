@@ -97,9 +97,9 @@ typedef void (*OuterTile)(const float*, std::int64_t, const float*, std::int64_t
 const ProductTile product_tiles[2][kTileRows + 1] = {LSP_TILES(product_tile, 1), LSP_TILES(product_tile, 2)};
 const OuterTile outer_tiles[2][kTileRows + 1] = {LSP_TILES(outer_tile, 1), LSP_TILES(outer_tile, 2)};
 
-void product(std::int64_t count, Rows a, const float* packed, std::int64_t packed_depth, std::int64_t width,
-             std::int64_t depth_first, std::int64_t depth, std::int64_t first, std::int64_t columns, Rows start, Rows c,
-             End end, Rows value) {
+[[maybe_unused]] void product(std::int64_t count, Rows a, const float* packed, std::int64_t packed_depth, std::int64_t width,
+                              std::int64_t depth_first, std::int64_t depth, std::int64_t first, std::int64_t columns,
+                              Rows start, Rows c, End end, Rows value) {
   constexpr std::int64_t kPanelColumns = 2 * LSP_WIDTH;
   const std::int64_t spans = (depth + kDepth - 1) / kDepth;
   for (std::int64_t chunk = 0; chunk < count; chunk += kChunk) {
@@ -123,7 +123,7 @@ void product(std::int64_t count, Rows a, const float* packed, std::int64_t packe
   }
 }
 
-void outer(std::int64_t rows, Rows dy, std::int64_t outputs, Rows x, std::int64_t columns, float* c) {
+[[maybe_unused]] void outer(std::int64_t rows, Rows dy, std::int64_t outputs, Rows x, std::int64_t columns, float* c) {
   const int vectors = columns > LSP_WIDTH ? 2 : 1;
   for (std::int64_t i = 0; i < outputs * 2 * LSP_WIDTH; i += LSP_WIDTH) store(c + i, V{});
   const std::int64_t tiles = (outputs + kTileRows - 1) / kTileRows, spans = (rows + kSpan - 1) / kSpan;

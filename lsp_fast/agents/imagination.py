@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lsp_fast import ops
 from lsp_fast.agents.base import Agent
-from lsp_fast.backends import REFERENCE
+from lsp_fast.backends import REFERENCE, learning_backend
 from lsp_fast.backends.cudagraph import Graphed, on_a_gpu
 from lsp_fast.config import Config
 from lsp_fast.experience.replay import Batch, Replay
@@ -140,9 +140,11 @@ class ImaginationAgent(Agent):
         self.optimizers = {k: Optimizer(m, rates[k], c, self.device, self.backend) for k, m in modules.items()}
         self.planner = Planner(c, self.plan_weights, self.backend)
         # By themselves, so that compiled ones can take their place.
-        learner = REFERENCE if c.train.compile else self.backend
+        self.learner = learning_backend(self.backend, c.train.precision)
+        learner = REFERENCE if c.train.compile else self.learner
         if c.train.observe != "auto":
-            learner = learner._replace(observe=ops.observe_scan if c.train.observe == "scan" else ops.observe)
+            observe = ops.observe_scan if c.train.observe == "scan" else ops.observe
+            learner = learner._replace(observe=observe, world_model=None)
         self.model_loss = functools.partial(world_model_loss, self.world_model, backend=learner)
         self.behavior_parts = Parts()
         if c.train.compile:
@@ -416,9 +418,9 @@ class ImaginationAgent(Agent):
             # Diagnosis takes several gradients of one loss, which a compiled one does not give.
             parts = Parts() if diagnose else self.behavior_parts
             losses = behavior_losses(
-                start, skills, plan, models, self.noise, c, self.backend, live, diagnose=diagnose, parts=parts
+                start, skills, plan, models, self.noise, c, self.learner, live, diagnose=diagnose, parts=parts
             )
-            losses = with_replayed_values(losses, states, batch, models, c, self.backend)
+            losses = with_replayed_values(losses, states, batch, models, c, self.learner)
         metrics |= {f"behavior/{k}": v for k, v in losses.metrics.items()}
         if diagnose:
             assert losses.task_return is not None
@@ -426,12 +428,7 @@ class ImaginationAgent(Agent):
             if losses.intrinsic_return is not None:
                 metrics["behavior/intrinsic_grad_norm"] = self.optimizers["actor"].norm(losses.intrinsic_return)
         # Every gradient is taken before its own module changes; the others' losses do not run through that module.
-        by_module = {
-            "actor": losses.actor,
-            "value": losses.value,
-            "task_value": losses.task_value,
-            "predictor": losses.predictor,
-        }
+        by_module = {name: getattr(losses, name) for name in ("actor", "value", "task_value", "predictor")}
         for name, loss in by_module.items():
             if loss is not None:
                 metrics[f"behavior/{name}_loss"] = loss.detach()

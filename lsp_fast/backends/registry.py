@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lsp_fast import ops
-from lsp_fast.backends import cpp, cpp_adam, cpp_densities, cpp_learning
+from lsp_fast.backends import cpp, cpp_adam, cpp_densities, cpp_learning, cpp_steps
 from lsp_fast.errors import BackendUnavailable, ConfigError, first_line
 from lsp_fast.ops import densities
 from lsp_fast.ops.adam import Step
@@ -44,12 +44,22 @@ class Backend(NamedTuple):
     adam: Callable[[torch.optim.Adam, float], Step]
     plan: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
     """A whole plan at once, as `lsp_fast.backends.cpp.plan`; None composes it of the others."""
+    world_model: Callable[..., Any] | None = None
+    """A whole loss with its gradients, as `lsp_fast.backends.cpp_steps.world_model`; None composes it of the others."""
+    behavior: Callable[..., Any] | None = None
+    """The same of behaviour's losses, as `lsp_fast.backends.cpp_steps.behavior`."""
+    bf16_learner: Backend | None = None
+    """What learns with products in bf16 (`train.precision`); None: there is no instruction for it."""
     alone: Callable[[], AbstractContextManager] = nullcontext
     """Within it nothing of PyTorch's takes the processors that the backend computes on."""
     multiplies_bf16: bool = False
     """There is an instruction for products in bf16, which `planner.precision` auto then takes."""
     pack_heads: Callable[..., Callable[..., Tensor]] | None = None
     """`imagine_heads` of packed weights for many calls, as `lsp_fast.backends.triton.pack_heads`; None: nothing."""
+
+    def draws_by_key(self, how: str) -> bool:
+        """Whether `planner.noise` = how means a key of Philox, whose numbers `normals` gives."""
+        return how == "philox" or (how == "auto" and self.normals is not normals)
 
 
 REFERENCE = Backend(
@@ -72,23 +82,33 @@ def _cpp(device: torch.device) -> Backend:
     if device.type != "cpu":
         raise BackendUnavailable(f"backend 'cpp' runs on the processor, not on {device}; use --device cpu")
     cpp.load()
-    return REFERENCE._replace(
+    sets = cpp.instruction_sets()
+    learner = {
+        "mlp": cpp_learning.mlp,
+        "imagine": cpp_learning.imagine,
+        "observe": cpp_learning.observe,
+        "world_model": cpp_steps.world_model,
+        "behavior": cpp_steps.behavior,
+    }
+    backend = REFERENCE._replace(
         name="cpp",
         lambda_return=cpp.lambda_return,
         select_elites=cpp.select_elites,
         imagine_heads=cpp.imagine_heads,
         normals=cpp.normals,
-        mlp=cpp_learning.mlp,
-        imagine=cpp_learning.imagine,
-        observe=cpp_learning.observe,
         log_prob=cpp_densities.log_prob,
         kl_divergence=cpp_densities.kl_divergence,
         entropy=cpp_densities.entropy,
         adam=cpp_adam.adam,
         alone=cpp.alone,
         plan=cpp.plan,
-        multiplies_bf16="avx512bf16" in cpp.instruction_sets(),
+        multiplies_bf16="avx512bf16" in sets,
+        **learner,
     )
+    if "avx512bf16" not in sets:
+        return backend
+    rounded = {name: functools.partial(function, isa="bf16") for name, function in learner.items()}
+    return backend._replace(bf16_learner=backend._replace(**rounded))
 
 
 def _triton(device: torch.device) -> Backend:
@@ -145,6 +165,22 @@ _BUILDERS: dict[str, Callable[[torch.device], Backend]] = {
     "cpp": _cpp,
     "triton": _triton,
 }
+
+
+def learning_backend(backend: Backend, precision: str) -> Backend:
+    """What computes losses and their gradients in that precision (`train.precision`).
+
+    Raises:
+        ConfigError: bf16, where the backend or the processor has no instruction for it.
+    """
+    if precision == "fp32":
+        return backend
+    if backend.bf16_learner is None:
+        raise ConfigError(
+            f"train.precision = {precision!r} needs --backend cpp and a processor with AVX512-BF16, and this is "
+            f"backend {backend.name!r}; use fp32, or --train.autocast"
+        )
+    return backend.bf16_learner
 
 
 def get(name: str, device: torch.device | str = "cpu") -> Backend:

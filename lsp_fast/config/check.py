@@ -88,6 +88,12 @@ def check(config: Config) -> None:
         not (hiro and config.train.compile),
         "train.compile = True: HIRO has no world model whose losses could be compiled; start with --train.no-compile",
     )
+    t = config.train
+    need(
+        t.precision == "fp32" or not (hiro or t.compile or t.autocast or t.observe != "auto"),
+        f"train.precision = {t.precision!r}: it is for the losses that C++ computes; HIRO, train.compile, "
+        "train.autocast and train.observe leave them to PyTorch: set it to fp32",
+    )
     need(
         not (hiro and config.train.observe == "scan"),
         f"train.observe = {config.train.observe!r}: HIRO has no world model that observes; set it to auto",

@@ -64,6 +64,9 @@ class TrainConfig:
     """On a GPU, replay plans and updates as CUDA graphs; where that fails, say why once and go on without."""
     matmul: Literal["fp32", "tf32"] = "fp32"
     """What matrix products in fp32 multiply on a GPU: fp32, or its upper 19 bits (tf32)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """What matrix products of learning multiply in C++ on a processor that has an instruction for it; sums, weights and
+    Adam stay in fp32. Plans have a precision of their own."""
     autocast: bool = False
     """Small-budget option: learn under PyTorch's bf16 autocast (weights, gradients' sums and Adam stay in fp32)."""
     observe: Literal["auto", "steps", "scan"] = "auto"
@@ -224,10 +227,10 @@ class PlannerConfig:
     noise: Literal["auto", "tensors", "philox"] = "auto"
     """Where a plan's noise comes from: PyTorch's generator, as tensors; or a key of Philox4x32-10, whose numbers a
     native plan computes where it uses them (other numbers, and no memory for them). `auto`: a key where the backend
-    computes them natively."""
+    computes them natively. The noise on the predictor's input, which is as long, goes the same way."""
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
-    """What a plan's matrix products multiply; learning stays in fp32. `auto`: bf16 where backend and processor have an
-    instruction for it."""
+    """What a plan's matrix products multiply; learning's: `train.precision`. `auto`: bf16 where backend and processor
+    have an instruction for it."""
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,21 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from lsp_fast.backends import Backend
+from lsp_fast.backends import REFERENCE, Backend
 from lsp_fast.config import Config
-from lsp_fast.learning.intrinsic import intrinsic_reward, segment_log_probs, segment_noise, step_information
+from lsp_fast.learning.intrinsic import (
+    intrinsic_reward,
+    segment_log_probs,
+    segment_noise,
+    shares,
+    step_information,
+)
 from lsp_fast.models.skill_predictor import SkillPredictor
 from lsp_fast.models.world_model import discounts
 from lsp_fast.noise import Noise
 from lsp_fast.ops import densities, layers
 from lsp_fast.ops.imagine import held_skills
-from lsp_fast.ops.types import ImagineNoise, MLPWeights, Normal, PlanWeights, State, features
+from lsp_fast.ops.types import ImagineNoise, Information, MLPWeights, Normal, PlanWeights, State, features
 
 
 class BehaviorModels(NamedTuple):
@@ -41,8 +47,8 @@ class BehaviorNoise(NamedTuple):
     """Standard normal numbers of one update of the behaviour; None where nothing asks for them."""
 
     rollout: ImagineNoise  # [T, N, ...]
-    intrinsic: tuple[Tensor, ...] | None  # for each segment, on the predictor's input
-    predictor: tuple[Tensor, ...] | None  # the same, for its own loss
+    intrinsic: Tensor | None  # [J, ...], for each segment, on the predictor's input
+    predictor: Tensor | None  # the same, for its own loss
     others: Tensor | None  # [J - 1, T, N, Z], skills that `compose` compares with
 
 
@@ -75,7 +81,9 @@ class Imagined(NamedTuple):
     metrics: dict[str, Tensor]
 
 
-def behavior_noise(noise: Noise, n: int, models: BehaviorModels, config: Config) -> BehaviorNoise:
+def behavior_noise(
+    noise: Noise, n: int, models: BehaviorModels, config: Config, backend: Backend = REFERENCE
+) -> BehaviorNoise:
     """Draw what N rollouts and their rewards need, each purpose from a stream of its own."""
     c, weights, steps = config.skill, models.plan, config.imagined_steps
     latent = noise.normal("behavior/latent", steps, n, weights.prior.out.weight.shape[0] // 2)
@@ -86,7 +94,8 @@ def behavior_noise(noise: Noise, n: int, models: BehaviorModels, config: Config)
         )
     if models.predictor is None:
         return BehaviorNoise(rollout, None, None, None)
-    fed, fit = (segment_noise(models.predictor, n, config, noise, f"behavior/{x}") for x in ("intrinsic", "predictor"))
+    streams = "behavior/intrinsic", "behavior/predictor"
+    fed, fit = (segment_noise(models.predictor, n, config, noise, stream, backend) for stream in streams)
     return BehaviorNoise(rollout, fed, fit, None)
 
 
@@ -120,14 +129,21 @@ def intrinsic_bonus(
         return None, {}
     assert skills is not None and skill_policy is not None and noise.intrinsic is not None
     log_q = segment_log_probs(models.predictor, feature, features(start), skills, noise.intrinsic, backend)
+    return predicted_bonus(log_q, skills, skill_policy, steps, config)
+
+
+def predicted_bonus(
+    log_q: Tensor, skills: Tensor, skill_policy: Normal, steps: int, config: Config
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """beta * r^i of the predictor's log q [J, N] on every step [T, N], and metrics."""
+    c = config.skill
     reward = c.beta * intrinsic_reward(log_q, c.length, steps, c.intrinsic_form)
     log_p = densities.normal_log_prob(skills, *skill_policy).sum(-1)[: len(log_q)]  # [J, N]
-    metrics = {
+    return reward, {
         "log_q": log_q.mean(),
         "log_q_minus_log_p": (log_q - log_p).mean(),
         "intrinsic_reward_std": reward.std(),
     }
-    return reward, metrics
 
 
 def imagined(
@@ -170,18 +186,7 @@ def imagined(
     assert noise.rollout.action is not None
     entropy = backend.entropy(rollout.policy, noise.rollout.action)  # [T, N]
     actor_loss = -(weight * (target + config.actor.entropy * entropy[:-1])).mean()
-    mean = rollout.policy.mean.detach()
-    metrics |= {
-        "task_reward": task_reward.mean(),
-        "task_reward_std": task_reward.std(),
-        "return": target.mean(),
-        "value": value.mean(),
-        "value_abs_max": value.abs().amax(),
-        "reward_abs_max": reward.abs().amax(),
-        "entropy": entropy.mean(),
-        "action_std": rollout.policy.std.mean(),
-        "saturation": (mean.abs() > 2).float().mean(),
-    }
+    metrics |= rollout_metrics(task_reward, reward, value, target, entropy, rollout.policy)
     task_return = intrinsic_return = None
     if diagnose:
         task_return = (weight * (target if bonus is None else returns(task_reward, value))).mean()
@@ -201,6 +206,23 @@ def imagined(
     )
 
 
+def rollout_metrics(
+    task_reward: Tensor, reward: Tensor, value: Tensor, target: Tensor, entropy: Tensor, policy: Normal
+) -> dict[str, Tensor]:
+    """What imagined states are like: rewards, value and entropy [T, N], returns [T - 1, N], and the policy."""
+    return {
+        "task_reward": task_reward.mean(),
+        "task_reward_std": task_reward.std(),
+        "return": target.mean(),
+        "value": value.mean(),
+        "value_abs_max": value.abs().amax(),
+        "reward_abs_max": reward.abs().amax(),
+        "entropy": entropy.mean(),
+        "action_std": policy.std.mean(),
+        "saturation": (policy.mean.detach().abs() > 2).float().mean(),
+    }
+
+
 def value_loss(judged: Tensor, weight: Tensor, target: Tensor, head: MLPWeights, backend: Backend) -> Tensor:
     """-mean log p(target) of the states before the last, weighted: [T, N, F], [T - 1, N], [T - 1, N] -> []."""
     predicted = layers.scalar_head(judged[:-1], head, backend.mlp)
@@ -212,7 +234,7 @@ def predictor_loss(
     feature: Tensor,
     first: Tensor,
     skills: Tensor,
-    noise: tuple[Tensor, ...],
+    noise: Tensor,
     live: Tensor | None,
     backend: Backend,
 ) -> Tensor:
@@ -253,7 +275,11 @@ def behavior_losses(
         diagnose: split the actor's objective, too.
         parts: what computes.
     """
-    drawn = behavior_noise(noise, len(start.stoch), models, config)
+    drawn = behavior_noise(noise, len(start.stoch), models, config, backend)
+    if live is None and not diagnose and parts == Parts():
+        whole = whole_losses(start, skills, skill_policy, models, drawn, config, backend)
+        if whole is not None:
+            return whole
     # The actor's loss trains the actor alone: what the others' gradients would be need not be computed.
     plan = models.plan
     fixed = _detached(models._replace(plan=plan._replace(actor=None), task_value=None, predictor=None))
@@ -281,6 +307,54 @@ def behavior_losses(
         found.intrinsic_return,
         found.metrics,
     )
+
+
+def whole_losses(
+    start: State,
+    skills: Tensor | None,
+    skill_policy: Normal | None,
+    models: BehaviorModels,
+    noise: BehaviorNoise,
+    config: Config,
+    backend: Backend,
+) -> BehaviorLosses | None:
+    """`behavior_losses` in one call, where the backend has one that knows this configuration."""
+    c, b, plan, predictor = config.skill, config.behavior, models.plan, models.predictor
+    elsewhere = plan.discount, models.task_value, models.slow_value, noise.others
+    if backend.behavior is None or config.value.skill or any(x is not None for x in elsewhere):
+        return None
+    information = None
+    if predictor is not None:
+        if predictor.config.inputs == "per_step":
+            return None
+        assert noise.intrinsic is not None and noise.predictor is not None
+        each = shares(len(noise.intrinsic), c.length, config.imagined_steps, c.intrinsic_form)
+        each = tuple(c.beta * x for x in each)
+        of_input = predictor.mlp.weights(), predictor.steps, each, predictor.config.noise, predictor.bounds
+        information = Information(*of_input, noise.intrinsic, noise.predictor)
+    found = backend.behavior(
+        start,
+        plan.prior,
+        plan.actor,
+        plan.reward,
+        models.value,
+        skills,
+        c.length,
+        noise.rollout,
+        information,
+        b.gamma,
+        b.lam,
+        config.actor.entropy,
+    )
+    if found is None:
+        return None
+    reward, metrics = found.task_reward, {}
+    if found.log_q is not None:
+        assert skills is not None and skill_policy is not None
+        bonus, metrics = predicted_bonus(found.log_q, skills, skill_policy, len(reward), config)
+        reward = reward + bonus
+    metrics |= rollout_metrics(found.task_reward, reward, found.value, found.target, found.entropy, found.policy)
+    return BehaviorLosses(found.actor_loss, found.value_loss, None, found.predictor_loss, None, None, metrics)
 
 
 def _detached(weights: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -11,7 +12,7 @@ from lsp_fast.backends import REFERENCE, Backend
 from lsp_fast.config import Config
 from lsp_fast.models.skill_predictor import SkillPredictor
 from lsp_fast.noise import Noise
-from lsp_fast.ops import densities, layers
+from lsp_fast.ops import densities, layers, philox
 from lsp_fast.ops.types import ActorWeights, PlanWeights, PriorWeights, State, features, map_state
 
 
@@ -36,14 +37,22 @@ def intrinsic_reward(log_q: Tensor, length: int, steps: int, form: str) -> Tenso
     return torch.cat([per_step, per_step.new_zeros(steps - len(per_step), log_q.shape[1])])
 
 
+@functools.cache
+def shares(segments: int, length: int, steps: int, form: str) -> tuple[float, ...]:
+    """What each of `steps` imagined steps gets of its segment's log q."""
+    return tuple(intrinsic_reward(torch.ones(segments, 1), length, steps, form)[:, 0].tolist())
+
+
 def segment_noise(
-    predictor: SkillPredictor, batch: int, config: Config, noise: Noise, stream: str
-) -> tuple[Tensor, ...]:
-    """Numbers on the predictor's input for each of the J complete segments of N rollouts."""
-    return tuple(
-        noise.normal(stream, *predictor.noise_shape(batch))
-        for _ in range(config.behavior.horizon // config.skill.length)
-    )
+    predictor: SkillPredictor, batch: int, config: Config, noise: Noise, stream: str, backend: Backend = REFERENCE
+) -> Tensor:
+    """Numbers on the predictor's input for each of the J complete segments of N rollouts, [J, ...]. They are many, so
+    that they come from a key where a plan's do."""
+    segments, shape = config.behavior.horizon // config.skill.length, predictor.noise_shape(batch)
+    if backend.draws_by_key(config.planner.noise):
+        rows = segments * math.prod(shape[:-1])
+        return philox.table(noise.words(f"{stream}_key", 2), rows, shape[-1], backend.normals).view(segments, *shape)
+    return torch.stack([noise.normal(stream, *shape) for _ in range(segments)])
 
 
 def segment_log_probs(
@@ -51,10 +60,10 @@ def segment_log_probs(
     feature: Tensor,
     first: Tensor,
     skills: Tensor,
-    noise: tuple[Tensor, ...],
+    noise: Tensor,
     backend: Backend = REFERENCE,
 ) -> Tensor:
-    """log q of every complete segment: features [T, N, F], first [N, F], skills [P, N, Z], J numbers ->
+    """log q of every complete segment: features [T, N, F], first [N, F], skills [P, N, Z], noise [J, ...] ->
     [J, N]."""
     k = predictor.length
     log_probs = []

@@ -47,8 +47,16 @@ def world_model_loss(
     """
     c = model.config
     target = model.normalize(batch.observation).transpose(0, 1)  # [L, B, O]
-    embeddings = model.encode(target, backend)
     actions, is_first = batch.action.transpose(0, 1), batch.is_first.transpose(0, 1)
+    # A whole loss knows one KL for both its sides.
+    if backend.world_model is not None and not c.kl_balance and (weights := model.weights()) is not None:
+        bounds = c.decoder_min_std, c.decoder_max_std
+        whole = backend.world_model(target, actions, is_first, batch.reward.T, noise, weights, c.free_nats, bounds)
+        if whole is not None:
+            loss, states, *parts = whole
+            names = "kl", "observation_nll", "reward_nll", "reward_error"
+            return WorldModelLoss(loss, states, dict(zip(names, parts, strict=True)) | {"loss": loss.detach()})
+    embeddings = model.encode(target, backend)
     observed = model.rssm.observe(embeddings, actions, is_first, noise, backend.observe)
     feature = features(observed.states)  # [L, B, F]
 

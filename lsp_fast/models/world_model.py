@@ -17,7 +17,7 @@ from lsp_fast.models.networks import MLP
 from lsp_fast.models.rssm import RSSM
 from lsp_fast.ops import densities, layers
 from lsp_fast.ops.imagine import imagine_actions
-from lsp_fast.ops.types import MLPWeights, State, features, map_state
+from lsp_fast.ops.types import MLPWeights, State, WorldModelWeights, features, map_state
 
 
 class SequenceBatch(NamedTuple):
@@ -146,6 +146,18 @@ class WorldModel(nn.Module):
     def filter(self, state: State, action: Tensor, observation: Tensor, noise: Tensor) -> State:
         """The posterior state after one more observation: ([N, ...], [N, A], [N, O], [N, S]) -> [N, ...]."""
         return self.rssm.filter(state, action, self.embed(observation), noise)
+
+    def weights(self) -> WorldModelWeights | None:
+        """The live parameters; None where there are more than these: convolutions or a discount head."""
+        if isinstance(self.encoder, ConvEncoder) or isinstance(self.decoder, ConvDecoder) or self.discount is not None:
+            return None
+        return WorldModelWeights(
+            self.encoder.weights(),
+            self.rssm.prior_weights(),
+            self.rssm.posterior_weights(),
+            self.decoder.weights(),
+            self.reward.weights(),
+        )
 
     def discount_weights(self) -> MLPWeights | None:
         """The live parameters of the discount head, None where it is off."""

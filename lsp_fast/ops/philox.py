@@ -101,6 +101,12 @@ def normals(key: Tensor, stream: int, first_step: int, steps: int, rows: int, co
     return numbers.flatten(2)[..., :columns].contiguous()
 
 
+def table(key: Tensor, rows: int, width: int, normals: Callable[..., Tensor] = normals) -> Tensor:
+    """[rows, width] numbers of a key that serves nothing else; four rows are a step. `normals` is the backend's."""
+    numbers = normals(key, 0, 0, -(-rows // 4), width, 4)  # [steps, width, 4]
+    return numbers.transpose(1, 2).reshape(-1, width)[:rows]
+
+
 def plan_noise(
     key: PlanKey,
     states: int,

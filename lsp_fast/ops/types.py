@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -65,6 +66,16 @@ class ActorWeights(NamedTuple):
     min_std: float
 
 
+class WorldModelWeights(NamedTuple):
+    """All that a world model of vectors is trained by, without a discount head."""
+
+    encoder: MLPWeights  # ends with a hidden layer
+    prior: PriorWeights
+    posterior: PosteriorWeights
+    decoder: MLPWeights
+    reward: MLPWeights
+
+
 class State(NamedTuple):
     """Latent state of the RSSM."""
 
@@ -92,6 +103,23 @@ class Rollout(NamedTuple):
     states: State  # [H, N, ...]
     actions: Tensor  # [H, N, A], actions[t] led to states[t]
     policy: Normal  # [H, N, A], what actions[t] was drawn from, before the tanh
+
+
+class Information(NamedTuple):
+    """What the intrinsic reward is computed from."""
+
+    predictor: MLPWeights
+    seen: Sequence[int]
+    """Which states of a segment it sees, beside the first."""
+    shares: Sequence[float]
+    """What each step gets of its segment's log q, beta included."""
+    noise: float
+    """Deviation of the noise on its input."""
+    bounds: tuple[float, float]
+    """Of its standard deviation."""
+    intrinsic: Tensor
+    fit: Tensor
+    """Standard normal, [J, N, I], for the reward and for its own loss."""
 
 
 class PlanWeights(NamedTuple):

@@ -66,7 +66,7 @@ class Planner:
         """Noise of one whole plan from that many start states; `sample` acts as in training, with sampled actions."""
         c, p, n = self.config, self.config.planner, states
         sample = sample and p.over == "skills"  # planned actions are what they are
-        if p.noise == "philox" or (p.noise == "auto" and self.backend.normals is not REFERENCE.normals):
+        if self.backend.draws_by_key(p.noise):
             key = noise.words(f"{stream}/plan_key", 2)
             return PlanKey(key, p.iterations, p.candidates, c.behavior.horizon, sample, p.shared_noise)
         rollouts = (p.iterations, c.behavior.horizon, n if p.shared_noise else n * p.candidates)

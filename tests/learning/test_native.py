@@ -21,7 +21,9 @@ OPTIONS = {
     "several plans": {"skill__per_plan": 3, "planner__warm_start": True},
     "normalised": {"model__normalize_observations": True},
     "slow and replayed values": {"value__slow": 0.1, "value__replay": 0.3, "planner__value": "task"},
-    "symlog, balanced": {"model__normaliser": "symlog", "model__kl_balance": 0.8},
+    "slow value": {"value__slow": 0.01, "value__learning_rate": 1e-2},
+    "symlog": {"model__normaliser": "symlog"},
+    "balanced": {"model__kl_balance": 0.8, "model__free_nats": 0.0},
 }
 
 
@@ -40,10 +42,12 @@ def test_every_option_learns_alike(option):
     assert_learns_alike(**OPTIONS[option])
 
 
+@pytest.mark.parametrize("composed", [False, True])
 @pytest.mark.parametrize("algorithm", ["lsp", "dreamer", "planet"])
-def test_the_native_operations_are_what_an_update_calls(algorithm, monkeypatch):
+def test_the_native_operations_are_what_an_update_calls(algorithm, composed, monkeypatch):
     called = set()
-    for name in ("mlp_forward", "observe_forward", "imagine_forward", "log_prob", "kl_divergence", "entropy"):
+    parts = "mlp_forward", "observe_forward", "imagine_forward", "log_prob", "kl_divergence", "entropy"
+    for name in (*parts, "world_model", "behavior"):
         function = getattr(cpp.load(), name)
         monkeypatch.setattr(cpp.load(), name, lambda *x, name=name, function=function: called.add(name) or function(*x))
     for place, name in (
@@ -51,10 +55,15 @@ def test_the_native_operations_are_what_an_update_calls(algorithm, monkeypatch):
         (densities, "log_prob"), (densities, "kl_divergence"), (densities, "entropy"),
     ):  # fmt: skip
         monkeypatch.setattr(place, name, lambda *x, name=name: pytest.fail(f"the reference's {name} was called"))
-    agent = build(algorithm, "cpp")
+    # A discount head is what whole losses do not know.
+    agent = build(algorithm, "cpp", model__discount_head="on" if composed else "off")
     agent.update(next(batches(agent.config)))
-    imagined = set() if algorithm == "planet" else {"imagine_forward", "entropy"}
-    assert called == {"mlp_forward", "observe_forward", "log_prob", "kl_divergence"} | imagined
+    imagines = algorithm != "planet"
+    if composed:
+        imagined = {"imagine_forward", "entropy"} if imagines else set()
+        assert called == {"mlp_forward", "observe_forward", "log_prob", "kl_divergence"} | imagined
+    else:
+        assert called == {"world_model"} | ({"behavior"} if imagines else set())
 
 
 def test_an_updates_bits_do_not_depend_on_the_number_of_threads():

@@ -8,10 +8,12 @@
 
 #include "check.hpp"
 #include "learner.hpp"
+#include "ops/behavior.hpp"
 #include "ops/densities.hpp"
 #include "ops/imagine.hpp"
 #include "ops/mlp.hpp"
 #include "ops/observe.hpp"
+#include "ops/world_model.hpp"
 
 namespace lsp_fast::tests {
 
@@ -160,10 +162,99 @@ Run densities(int64_t rows, int64_t width) {
   };
 }
 
+std::vector<TorchGradient> gradients_of(Weights& grads, const std::vector<TorchLinear>& layers) {
+  std::vector<TorchGradient> found;
+  for (const auto& layer : layers) found.push_back(grads.gradient(layer));
+  return found;
+}
+
+Run world_model(WorldModelSizes n, int64_t hidden) {
+  auto weights = std::make_shared<Weights>();
+  const auto F = n.stoch + n.deter, rows = n.rows();
+  WorldModel model{};
+  model.encoder = {weights->layer(n.observation, hidden), weights->layer(hidden, 7)};
+  model.prior = transition(*weights, n.stoch, n.deter, n.action, hidden);
+  model.posterior = {weights->layer(n.deter + 7, hidden), weights->layer(hidden, 2 * n.stoch), 0.1f};
+  model.decoder = {weights->layer(F, hidden), weights->layer(hidden, 2 * n.observation)};
+  model.reward = {weights->layer(F, hidden), weights->layer(hidden, 1)};
+  model.low = -4.6f;
+  model.high = 0.8f;
+  const auto observations = numbers<float>(rows * n.observation), actions = numbers<float>(rows * n.action);
+  const auto rewards = numbers<float>(rows), noise = numbers<float>(rows * n.stoch);
+  auto first = std::shared_ptr<bool[]>(new bool[size(rows)]);
+  for (int64_t i = 0; i < rows; ++i) first[i] = i % 7 == 3;
+  return [=, owner = weights](const LearnerKernels& kernels, float poison, int64_t threads) {
+    Weights grads;
+    const auto given = times(observations, poison);
+    Floats stoch(noise.size(), -7.0f), deter(size(rows * n.deter), -7.0f);
+    WorldModelResults results{};
+    results.stoch = stoch.data();
+    results.deter = deter.data();
+    const auto &p = model.prior;
+    const auto &q = model.posterior;
+    const WorldModelGradients wanted{gradients_of(grads, model.encoder),
+                                     gradients_of(grads, {p.inp, p.gru_input, p.gru_hidden, p.hidden, p.out}),
+                                     gradients_of(grads, {q.hidden, q.out}), gradients_of(grads, model.decoder),
+                                     gradients_of(grads, model.reward)};
+    const WorldModelInputs inputs{given.data(), actions.data(), first.get(), rewards.data(), noise.data()};
+    lsp_fast::world_model(kernels, model, n, inputs, results, wanted, threads);
+    append(stoch, deter);
+    for (const double x : {results.kl, results.observation_nll, results.reward_nll, results.reward_error}) {
+      stoch.push_back(static_cast<float>(x));
+    }
+    for (const auto* g : grads.gradients) append(stoch, *g);
+    return stoch;
+  };
+}
+
+// Skills are held three steps; the predictor sees the first and the last one, where it is `informed`.
+Run behavior(ImaginePass::Sizes n, int64_t hidden, bool informed) {
+  auto weights = std::make_shared<Weights>();
+  const auto F = n.stoch + n.deter, rows = n.steps * n.states, segments = informed ? n.steps / 3 : 0;
+  Behavior model{};
+  model.prior = transition(*weights, n.stoch, n.deter, n.action, hidden);
+  model.actor = {{weights->layer(F + n.skill, hidden), weights->layer(hidden, 2 * n.action)}, 5.0f, 0.5f, 1e-4f};
+  model.reward = {weights->layer(F, hidden), weights->layer(hidden, 1)};
+  model.value = {weights->layer(F, hidden), weights->layer(hidden, hidden), weights->layer(hidden, 1)};
+  if (informed) model.predictor = {weights->layer(3 * F, hidden), weights->layer(hidden, 2 * n.skill)};
+  model.seen = {0, 2};
+  model.shares.assign(size(segments * 3), 0.3f);
+  model.gamma = 0.9f;
+  model.lam = 0.8f;
+  model.entropy = 0.1f;
+  model.predictor_noise = 0.3f;
+  model.low = -4.6f;
+  model.high = 0.8f;
+  model.sample = true;
+  const auto stoch = numbers<float>(n.states * n.stoch), deter = numbers<float>(n.states * n.deter);
+  const auto skills = numbers<float>((segments + 1) * n.states * n.skill);
+  const auto noise = numbers<float>(rows * n.stoch), action_noise = numbers<float>(rows * n.action);
+  const auto told = numbers<float>(segments * n.states * 3 * F), fitted = numbers<float>(segments * n.states * 3 * F);
+  return [=, owner = weights](const LearnerKernels& kernels, float poison, int64_t threads) {
+    Weights grads;
+    const auto given = times(stoch, poison);
+    Floats reward(size(rows), -7.0f), value(reward), entropy(reward), target(size(rows - n.states), -7.0f);
+    Floats mean(size(rows * n.action), -7.0f), stddev(mean), log_q(size(segments * n.states), -7.0f);
+    BehaviorResults results{reward.data(), value.data(), entropy.data(), mean.data(), stddev.data(), target.data(),
+                            log_q.data(), 0.0, 0.0, 0.0};
+    const BehaviorGradients wanted{gradients_of(grads, model.actor.layers), gradients_of(grads, model.value),
+                                   gradients_of(grads, model.predictor)};
+    const BehaviorInputs inputs{{given.data(), deter.data(), skills.data(), segments + 1, 3, noise.data(),
+                                 action_noise.data()}, told.data(), fitted.data()};
+    lsp_fast::behavior(kernels, model, {n, segments}, inputs, results, wanted, threads);
+    for (const auto* more : {&value, &entropy, &target, &mean, &stddev, &log_q}) append(reward, *more);
+    for (const double x : {results.actor_loss, results.value_loss, results.predictor_loss}) {
+      reward.push_back(static_cast<float>(x));
+    }
+    for (const auto* g : grads.gradients) append(reward, *g);
+    return reward;
+  };
+}
+
 }  // namespace
 
 void learner() {
-  for (const char* name : {"avx512", "avx2", "portable"}) {
+  for (const char* name : {"bf16", "avx512", "avx2", "portable"}) {
     const auto* kernels = find_learner_kernels(name);
     if (!kernels) continue;
     const auto of = std::string(kernels->name) + ": ";
@@ -183,6 +274,14 @@ void learner() {
     group(of + "imagine", [&] {
       compare(*kernels, imagine({1, 1, 1, 1, 1, 0}, 1, false));
       compare(*kernels, imagine({7, 37, 6, 17, 3, 2}, 33, true));
+    });
+    group(of + "world model", [&] {
+      compare(*kernels, world_model({1, 1, 1, 1, 1, 1}, 1));
+      compare(*kernels, world_model({5, 19, 11, 3, 6, 17}, 33));
+    });
+    group(of + "behaviour", [&] {
+      compare(*kernels, behavior({2, 1, 1, 1, 1, 0}, 1, false));
+      compare(*kernels, behavior({7, 37, 6, 17, 3, 2}, 33, true));
     });
   }
 }

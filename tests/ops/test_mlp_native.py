@@ -154,3 +154,31 @@ def test_elu_near_zero_is_as_near_as_anywhere(isa):
     want = ops.mlp(x, weights)
     # Each number, not the largest: the products' own rounding is what is left.
     assert ((got.double() - want).abs() <= 1e-6 * want.abs() + 1e-12).all()
+
+
+needs_bf16 = pytest.mark.skipif("avx512bf16" not in cpp.instruction_sets(), reason="no instruction multiplies bf16")
+
+
+@needs_bf16
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (3, 5, 2), (17, 33, 40), (97, 300, 150), (200, 16, 530)])
+def test_bf16_products_are_those_of_rounded_numbers(sizes):
+    rows, inputs, outputs = sizes
+    generator = torch.Generator().manual_seed(rows)
+    x, weight, dy = (torch.randn(*s, generator=generator) for s in ((rows, inputs), (outputs, inputs), (rows, outputs)))
+    bias = torch.randn(outputs, generator=generator)
+    given = [x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_()]
+    y = cpp_learning.mlp(x, MLPWeights((), Dense(weight, bias)), isa="bf16")
+    dx, d_weight, d_bias = torch.autograd.grad(y, given, dy)
+    rounded = [t.detach().bfloat16().double() for t in (x, weight, dy)]
+    want = {"y": (y, rounded[0] @ rounded[1].T + bias.double()), "dx": (dx, rounded[2] @ rounded[1])}
+    want |= {"d_weight": (d_weight, rounded[2].T @ rounded[0]), "d_bias": (d_bias, dy.double().sum(0))}
+    for name, (got, exact) in want.items():
+        assert (got - exact).abs().max() <= 2e-6 * exact.abs().max().clamp(min=1) * max(rows, inputs) ** 0.5, name
+
+
+@needs_bf16
+def test_bf16_keeps_nan_where_it_is():
+    x = torch.randn(5, 40)
+    x[3, 7] = torch.nan
+    y = cpp_learning.mlp(x, MLPWeights((), Dense(torch.randn(20, 40), torch.zeros(20))), isa="bf16")
+    assert y[3].isnan().all() and y[[0, 1, 2, 4]].isfinite().all()

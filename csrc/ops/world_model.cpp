@@ -70,11 +70,12 @@ void world_model(const LearnerKernels& kernels, const WorldModel& model, const W
   rewards.backward(d_reward, d_other, gradients.reward, threads);
   float *d_stoch = room(S), *d_deter = room(D);
   features.split(d_feature, d_other, d_stoch, d_deter);
+  const float to_prior = gate * model.prior_share, to_posterior = gate * model.posterior_share;
   for (std::int64_t i = 0; i < S * rows; ++i) {
-    d_mean[i] *= gate;
-    d_prior_mean[i] = -d_mean[i];
-    d_posterior_std[i] *= gate;
-    d_prior_std[i] *= gate;
+    d_prior_mean[i] = -d_mean[i] * to_prior;
+    d_prior_std[i] *= to_prior;
+    d_mean[i] *= to_posterior;
+    d_posterior_std[i] *= to_posterior;
   }
   observe.backward({d_stoch, d_deter, d_mean, d_posterior_std, d_prior_mean, d_prior_std},
                    {d_embedding, nullptr, gradients.transition, gradients.filter}, threads);

@@ -16,6 +16,7 @@ struct WorldModel {
   TorchFilter posterior;
   std::vector<TorchLinear> decoder, reward;  // end with a linear one
   float free_nats, low, high;                // bounds of the log variance of what is decoded
+  float prior_share, posterior_share;        // of the divergence's gradient
 };
 
 struct WorldModelSizes {

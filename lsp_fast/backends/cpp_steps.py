@@ -48,6 +48,7 @@ def world_model(
     weights: WorldModelWeights,
     free_nats: float,
     bounds: tuple[float, float],
+    balance: float,
     isa: str = "auto",
 ) -> WorldModelParts | None:
     """`lsp_fast.learning.world_model.world_model_loss` of vectors, without a discount head (SPEC section 2).
@@ -58,6 +59,7 @@ def world_model(
         rewards: [L, B].
         free_nats: below them the mean KL has no gradient.
         bounds: of the decoder's standard deviation.
+        balance: `model.kl_balance`.
         isa: one of `cpp.instruction_sets()`; auto takes the first.
     """
     encoder, prior, posterior, decoder, reward = weights
@@ -69,7 +71,8 @@ def world_model(
     if not fits("world_model", *inputs, *flat) or noise.numel() == 0 or any(x.requires_grad for x in inputs):
         return None
     layers = of_encoder, prior, posterior, of_decoder, of_reward
-    given = (observations, actions, is_first, rewards, noise), layers, free_nats, bounds, isa, torch.is_grad_enabled()
+    rules = free_nats, *(2 * math.log(bound) for bound in bounds), balance or 1, 1 - balance  # of the log variance
+    given = (observations, actions, is_first, rewards, noise), layers, rules, isa, torch.is_grad_enabled()
     loss, stoch, deter, *parts = _WorldModel.apply(given, *flat)  # pyright: ignore[reportGeneralTypeIssues]
     return WorldModelParts(loss, State(stoch, deter), *parts)
 
@@ -77,15 +80,14 @@ def world_model(
 class _WorldModel(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, given: tuple, *flat: Tensor) -> tuple[Tensor, ...]:
-        inputs, layers, free_nats, bounds, isa, graded = given
-        limits = (2 * math.log(bound) for bound in bounds)  # of the log variance
+        inputs, layers, rules, isa, graded = given
         wanted = graded and any(ctx.needs_input_grad)
         stoch, deter, parts, arrays = load().world_model(
-            *map(_array, inputs), _arrays(layers), free_nats, *limits, wanted, _threads(), isa
+            *map(_array, inputs), _arrays(layers), *rules, wanted, _threads(), isa
         )
         ctx.arrays = [arrays]
         each = torch.tensor(parts)
-        loss = each[0].clamp(min=free_nats) + each[1] + each[2]
+        loss = each[0].clamp(min=rules[0]) + each[1] + each[2]
         found = torch.from_numpy(stoch), torch.from_numpy(deter), *each.unbind()
         ctx.mark_non_differentiable(*found)
         return loss, *found

@@ -60,6 +60,10 @@ def check(config: Config) -> None:
         m.normaliser == "prefill" or m.normalize_observations,
         f"model.normaliser = {m.normaliser!r}: nothing is standardised; set model.normalize_observations to True",
     )
+    need(
+        not (m.norm and (config.obs == "pixels" or config.hiro.goals != "none")),
+        "model.norm = True: it is of the encoder and decoder of features; with pixels or HIRO set it to False",
+    )
     need(m.kl_balance <= 1, f"model.kl_balance = {m.kl_balance}: a share, which must not exceed 1")
     need(
         not (config.skill.intrinsic and config.skill.source == "none"),

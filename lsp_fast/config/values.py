@@ -113,6 +113,9 @@ class ModelConfig:
     the whole replay, fitted anew as it grows. What was learned then sees its inputs shift, less each time."""
     normaliser_every: int = 1000
     """Environment steps between two fits of `normaliser` = replay. Each goes through the whole replay once."""
+    norm: bool = False
+    """LayerNorm before the ELU in the hidden layers of feature encoder and decoder [O]; RSSM and heads, which plans are
+    made of, have none. PyTorch then computes these two, whatever the backend."""
     kl_balance: float = 0.0
     """Share a of the KL's gradient that goes to the prior: a KL(sg(q) || p) + (1 - a) KL(q || sg(p)), whose value is
     the KL's [O]. 0 is off: both get the whole gradient. DreamerV2 takes 0.8: the prior learns to predict rather than

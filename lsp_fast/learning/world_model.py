@@ -48,10 +48,10 @@ def world_model_loss(
     c = model.config
     target = model.normalize(batch.observation).transpose(0, 1)  # [L, B, O]
     actions, is_first = batch.action.transpose(0, 1), batch.is_first.transpose(0, 1)
-    # A whole loss knows one KL for both its sides.
-    if backend.world_model is not None and not c.kl_balance and (weights := model.weights()) is not None:
+    if backend.world_model is not None and (weights := model.weights()) is not None:
         bounds = c.decoder_min_std, c.decoder_max_std
-        whole = backend.world_model(target, actions, is_first, batch.reward.T, noise, weights, c.free_nats, bounds)
+        rules = c.free_nats, bounds, c.kl_balance
+        whole = backend.world_model(target, actions, is_first, batch.reward.T, noise, weights, *rules)
         if whole is not None:
             loss, states, *parts = whole
             names = "kl", "observation_nll", "reward_nll", "reward_error"

@@ -44,6 +44,23 @@ class MLP(nn.Module):
         return MLPWeights(hidden, None if self.out is None else self.out.weights())
 
 
+class NormedMLP(MLP):
+    """An MLP whose hidden layers are normalised before their ELU, with a learned scale and shift (`model.norm`).
+
+    PyTorch computes it whatever the backend: weight tuples, and so the operations, know no LayerNorm.
+    """
+
+    def __init__(self, inputs: int, units: int, layers: int, outputs: int, generator: torch.Generator) -> None:
+        super().__init__(inputs, units, layers, outputs, generator)
+        self.norms = nn.ModuleList([nn.LayerNorm(units, eps=1e-3) for _ in range(layers)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] -> [..., outputs], or the last hidden layer's activation."""
+        for layer, norm in zip(self.hidden, self.norms, strict=True):
+            x = F.elu(norm(layer(x)))
+        return x if self.out is None else self.out(x)
+
+
 class GRU(nn.Module):
     """torch.nn.GRUCell's function; Glorot uniform input weights, orthogonal recurrent ones, zero biases [D]."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,7 +15,7 @@ from lsp_fast.config import ModelConfig
 from lsp_fast.errors import ConfigError
 from lsp_fast.models import conv
 from lsp_fast.models.conv import ConvDecoder, ConvEncoder
-from lsp_fast.models.networks import MLP
+from lsp_fast.models.networks import MLP, NormedMLP
 from lsp_fast.models.rssm import RSSM
 from lsp_fast.ops import densities, layers
 from lsp_fast.ops.imagine import imagine_actions
@@ -40,6 +42,13 @@ def discounts(feature: Tensor, gamma: float, head: MLPWeights | None, backend: B
     if head is None:
         return torch.full_like(feature[..., 0], gamma)
     return torch.sigmoid(layers.scalar_head(feature, head, backend.mlp))
+
+
+@functools.cache
+def _say_once(backend: str) -> None:
+    warnings.warn(
+        f"model.norm: PyTorch computes encoder and decoder, since backend {backend!r} knows no LayerNorm", stacklevel=4
+    )
 
 
 class WorldModel(nn.Module):
@@ -80,9 +89,10 @@ class WorldModel(nn.Module):
             self.rssm = RSSM(action_dim, conv.EMBEDDING, c, generator)
             self.decoder = ConvDecoder(feature_dim, generator)
         else:
-            self.encoder = MLP(observation_dim, c.encoder_units, c.encoder_layers, 0, generator)
+            mlp = NormedMLP if c.norm else MLP
+            self.encoder = mlp(observation_dim, c.encoder_units, c.encoder_layers, 0, generator)
             self.rssm = RSSM(action_dim, c.encoder_units, c, generator)
-            self.decoder = MLP(feature_dim, c.decoder_units, c.decoder_layers, 2 * observation_dim, generator)
+            self.decoder = mlp(feature_dim, c.decoder_units, c.decoder_layers, 2 * observation_dim, generator)
         self.reward = MLP(feature_dim, c.reward_units, c.reward_layers, 1, generator)
         self.discount = MLP(feature_dim, c.reward_units, c.reward_layers, 1, generator) if discount_head else None
         # Ones and zeros change nothing, so that there is one path with normalisation and without.
@@ -110,14 +120,21 @@ class WorldModel(nn.Module):
         """Normalised observations [..., O] -> [..., E]."""
         if isinstance(self.encoder, ConvEncoder):
             return self.encoder(target.flatten(0, -4)).unflatten(0, target.shape[:-3])
-        return backend.mlp(target, self.encoder.weights())
+        return self._layers(self.encoder, target, backend)
 
     def observation_nll(self, feature: Tensor, target: Tensor, backend: Backend = REFERENCE) -> Tensor:
         """-log p(observation): ([..., F], normalised [..., O]) -> [...]; of frames with unit deviation."""
         if isinstance(self.decoder, ConvDecoder):
             return -densities.normal_log_prob(target, self.frames(feature)).sum((-3, -2, -1))
-        raw, c = backend.mlp(feature, self.decoder.weights()), self.config
+        raw, c = self._layers(self.decoder, feature, backend), self.config
         return -backend.log_prob(raw, target, c.decoder_min_std, c.decoder_max_std)
+
+    def _layers(self, mlp: MLP, x: Tensor, backend: Backend) -> Tensor:
+        if not isinstance(mlp, NormedMLP):
+            return backend.mlp(x, mlp.weights())
+        if backend.name != "reference":
+            _say_once(backend.name)
+        return mlp(x)
 
     def frames(self, feature: Tensor) -> Tensor:
         """Means of frames in [-0.5, 0.5]: [..., F] -> [..., 64, 64, 3]."""
@@ -148,8 +165,10 @@ class WorldModel(nn.Module):
         return self.rssm.filter(state, action, self.embed(observation), noise)
 
     def weights(self) -> WorldModelWeights | None:
-        """The live parameters; None where there are more than these: convolutions or a discount head."""
+        """The live parameters; None where there are more than these: convolutions, a discount head, or norms."""
         if isinstance(self.encoder, ConvEncoder) or isinstance(self.decoder, ConvDecoder) or self.discount is not None:
+            return None
+        if self.config.norm:
             return None
         return WorldModelWeights(
             self.encoder.weights(),

@@ -140,6 +140,7 @@ def test_beta_zero_equals_no_mi_to_the_bit(mi, form, overrides):
         {"value__skill": True},
         {"value__skill": True, "planner__value": "task", "skill__length": 4, "planner__noise": "philox"},
         {"value__slow": 0.02},
+        {"model__norm": True, "train__autocast": True},
         {"value__slow": 0.02, "value__replay": 0.3, "planner__value": "task", "train__autocast": True},
     ],
 )

@@ -93,6 +93,7 @@ SPECIFICATION = {
     # The options for small budgets are off.
     "model.normalize_observations": False,
     "model.normaliser": "prefill",
+    "model.norm": False,
     "model.kl_balance": 0.0,
     "value.slow": 0.0,
     "value.replay": 0.0,
@@ -226,6 +227,19 @@ def test_values_that_do_not_fit_are_named(name, bad):
 def test_a_skill_longer_than_the_horizon_needs_a_reward_that_does_not_wait_for_its_end():
     config = make_config(skill__length=11, skill__mi="compose")
     assert config.imagined_steps == make_config(algorithm="no_mi", skill__length=11).imagined_steps
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"obs": "pixels", "model__norm": True},
+        {"algorithm": "hiro", "model__norm": True},
+        {"algorithm": "hiro", "model__normaliser": "replay"},
+    ],
+)
+def test_options_of_the_feature_model_need_one(options):
+    with pytest.raises(ConfigError, match=r"model\.norm"):
+        make_config("cpu", **options)
 
 
 def test_a_value_of_skills_needs_skills():

@@ -37,8 +37,9 @@ def leaves(cls=Config, prefix=""):
 
 
 LEAVES = dict(leaves())
-# What says where and how long, not what: an agent is built on the CPU whatever these are.
-ELSEWHERE = {"device", "backend", "threads", "preset", "algorithm", "task"}
+# What says where and how long, not what: an agent is built on the CPU whatever these are. `train.precision` asks for
+# a backend's instruction, which the reference here has not.
+ELSEWHERE = {"device", "backend", "threads", "preset", "algorithm", "task", "train.precision"}
 SIZED = sorted(set(LEAVES) - ELSEWHERE)
 
 

@@ -28,6 +28,7 @@ VARIANTS = {
     "warm start": ("planet", {"planner__warm_start": True}),
     "normaliser": ("lsp", {"model__normaliser": "replay", "model__normaliser_every": 7, "model__kl_balance": 0.8}),
     "values": ("lsp", {"value__slow": 0.02, "value__replay": 0.3, "planner__value": "task"}),
+    "norm": ("lsp", {"model__norm": True}),
     "terminations": ("lsp", {"model__discount_head": "on"}),
 }
 ALLOWED = {

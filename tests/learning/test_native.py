@@ -9,6 +9,7 @@ from agents.test_update import OBS, batches, build
 
 from lsp_fast import ops
 from lsp_fast.backends import cpp, cpp_learning
+from lsp_fast.models import world_model
 from lsp_fast.ops import densities
 
 OPTIONS = {
@@ -23,6 +24,7 @@ OPTIONS = {
     "slow and replayed values": {"value__slow": 0.1, "value__replay": 0.3, "planner__value": "task"},
     "slow value": {"value__slow": 0.01, "value__learning_rate": 1e-2},
     "symlog": {"model__normaliser": "symlog"},
+    "normed": {"model__norm": True},
     "balanced": {"model__kl_balance": 0.8, "model__free_nats": 0.0},
 }
 
@@ -40,6 +42,15 @@ def assert_learns_alike(updates=3, diagnose=(1,), **overrides):
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_learns_alike(option):
     assert_learns_alike(**OPTIONS[option])
+
+
+def test_layers_that_are_normed_are_said_to_be_pytorchs_once():
+    world_model._say_once.cache_clear()
+    agent = build(backend="cpp", model__norm=True)
+    with pytest.warns(UserWarning, match=r"model\.norm: PyTorch computes encoder and decoder") as told:
+        for batch in batches(agent.config, 2):
+            agent.update(batch)
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize("composed", [False, True])

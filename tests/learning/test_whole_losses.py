@@ -9,6 +9,7 @@ from agents.test_update import ACTION, OBS, batches, build
 from lsp_fast.backends import REFERENCE, cpp, cpp_learning, cpp_steps
 from lsp_fast.errors import ConfigError
 from lsp_fast.learning.behavior import BehaviorModels, behavior_losses
+from lsp_fast.learning.values import value_weights
 from lsp_fast.learning.world_model import world_model_loss
 from lsp_fast.models.world_model import SequenceBatch
 from lsp_fast.noise import Noise
@@ -101,9 +102,16 @@ def test_free_nats_open_and_shut_and_resets_everywhere_or_nowhere(free_nats, res
     assert bool(got["rssm.prior_out.weight"].abs().max() > 0) == (free_nats == 0)
 
 
-def test_every_layer_of_another_depth():
-    depths = {"model__encoder_layers": 3, "model__decoder_layers": 1, "model__reward_layers": 4}
-    agent, batch = shaken(build(backend="cpp", **depths)), sequences(4, 3)
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"model__encoder_layers": 3, "model__decoder_layers": 1, "model__reward_layers": 4},
+        {"model__kl_balance": 0.8, "model__free_nats": 0.0},
+        {"model__kl_balance": 1.0, "model__free_nats": 0.0},
+    ],
+)
+def test_other_depths_and_a_balanced_divergence(overrides):
+    agent, batch = shaken(build(backend="cpp", **overrides)), sequences(4, 3)
     got = model_of(agent, batch, agent.backend)
     agent.modules.double()
     assert_close(got, model_of(agent, doubled(batch), REFERENCE))
@@ -141,8 +149,8 @@ def losses_of(agent, states, backend, noise=Noise, dtype=torch.float32, **option
         plan, width = c.plan_shape(ACTION)
         policy = Normal(random(plan, states, width).to(dtype), (0.1 + random(plan, states, width).abs()).to(dtype))
         skills = policy.mean + policy.std * random(plan, states, width).to(dtype)
-    task_value = None if agent.task_value is None else agent.task_value.weights()
-    models = BehaviorModels(agent.plan_weights(), agent.value.weights(), task_value, agent.predictor)
+    heads = value_weights(agent.value, agent.task_value)
+    models = BehaviorModels(agent.plan_weights(), predictor=agent.predictor, **heads)
     options = {"diagnose": False, **options}
     return behavior_losses(start, skills, policy, models, noise(7), c, backend, **options)
 
@@ -188,6 +196,7 @@ def test_behaviours_losses_are_float64s(variant, isa, states):
         {"skill__mi": "compose"},
         {"value__skill": True},
         {"planner__value": "task"},
+        {"value__slow": 0.5},
         {"model__discount_head": "on"},
     ],
 )

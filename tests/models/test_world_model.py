@@ -362,6 +362,32 @@ def test_symlog_comes_after_standardising():
     assert got.item() == pytest.approx(want, rel=1e-10)
 
 
+def test_normed_layers_by_hand():
+    model = build(dataclasses.replace(SMALL, norm=True))
+    with torch.no_grad():
+        for norm in (*model.encoder.norms, *model.decoder.norms):
+            norm.weight.copy_(torch.linspace(0.5, 2, len(norm.weight)))
+
+    def by_hand(mlp, x):
+        layers, out = oracle.arrays(mlp.weights())
+        for layer, norm in zip(layers, mlp.norms, strict=True):
+            y = oracle.linear(layer, x)
+            y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-3)
+            x = oracle.elu(y * norm.weight.detach().numpy() + norm.bias.detach().numpy())
+        return x if out is None else oracle.linear(out, x)
+
+    rng = np.random.default_rng(0)
+    observation, feature = rng.normal(size=(5, 4)) * 66, rng.normal(size=(5, 8))
+    embedded = model.encode(torch.tensor(observation))
+    np.testing.assert_allclose(embedded.detach(), by_hand(model.encoder, observation), rtol=1e-10)
+    nll = model.observation_nll(torch.tensor(feature), torch.tensor(observation))
+    mean, raw = np.split(by_hand(model.decoder, feature), 2, axis=-1)
+    want = -oracle.normal_log_prob(observation, mean, np.exp(0.5 * oracle.soft_clamp_logvar(raw))).sum(-1)
+    np.testing.assert_allclose(nll.detach(), want, rtol=1e-10)
+    loss = world_model_loss(model, *batch_of(*sequences())).loss
+    assert all(x.abs().sum() > 0 for x in torch.autograd.grad(loss, [*model.encoder.norms.parameters()]))
+
+
 def test_frames_are_not_standardised_by_symlog():
     model = WorldModel((64, 64, 3), 2, ModelConfig(normaliser="symlog"), GAMMA, torch.Generator().manual_seed(0))
     frame = torch.full((1, 64, 64, 3), 255, dtype=torch.uint8)

@@ -179,6 +179,8 @@ Run world_model(WorldModelSizes n, int64_t hidden) {
   model.reward = {weights->layer(F, hidden), weights->layer(hidden, 1)};
   model.low = -4.6f;
   model.high = 0.8f;
+  model.prior_share = 0.8f;
+  model.posterior_share = 0.2f;
   const auto observations = numbers<float>(rows * n.observation), actions = numbers<float>(rows * n.action);
   const auto rewards = numbers<float>(rows), noise = numbers<float>(rows * n.stoch);
   auto first = std::shared_ptr<bool[]>(new bool[size(rows)]);

@@ -18,6 +18,7 @@ BRIEF = {
 OPTIONS = {
     "replay": {"model__normaliser": "replay", "model__normaliser_every": 150},
     "symlog": {"model__normaliser": "symlog", "model__kl_balance": 0.8},
+    "norm": {"model__norm": True},
     "values": {"value__slow": 0.02, "value__replay": 0.3, "planner__value": "task"},
 }
 

@@ -73,7 +73,7 @@ def test_the_protocol_gives_every_method_as_many_rollouts():
     assert {cell.config.task for cell in cells} == {"walker_walk", "cheetah_run", "walker_run", "quadruped_walk"}
     for c in (cell.config for cell in cells):
         per_plan = 1 if c.skill.source == "none" else c.skill.per_plan
-        assert (c.env_steps, c.behavior.plan_states * per_plan, c.obs) == (100_000, 128, "features")
+        assert (c.env_steps, c.start_states * per_plan, c.obs) == (100_000, 128, "features")
 
 
 @pytest.mark.parametrize("path", SCREENS, ids=lambda path: path.stem)

@@ -123,7 +123,7 @@ def test_a_predictor_that_ignores_the_segment_is_not_paid(opposed):
 
 
 @pytest.mark.parametrize(
-    "overrides", [{}, {"skill__length": 4}, {"planner__shared_noise": True, "planner__objective": "sum"}]
+    "overrides", [{}, {"skill__length": 4}, {"planner__rollouts": "shared", "planner__objective": "sum"}]
 )
 def test_equals_slow_loops_in_double_precision(overrides):
     agent = build(**overrides)
@@ -154,7 +154,7 @@ def test_equals_slow_loops_in_double_precision(overrides):
         return oracle.plan_values(rewards, values, c.behavior.gamma, c.behavior.lam, c.planner.objective)[0]
 
     again.normal("skill_health/own/candidates", 1, n, 16, *plans.shape[1:])
-    share = c.planner.shared_noise
+    share = c.planner.rollouts == "shared"
     rows = n if share else n * 16
     latent, action = (draw(f"own/plan_{x}", 1, horizon, rows, w)[0] for x, w in (("latent", m), ("action", ACTION)))
     own = np.empty((n, 16))

@@ -28,7 +28,7 @@ from lsp_fast.agents import ImaginationAgent
 from lsp_fast.agents.behavior_update import update_behavior
 from lsp_fast.config import Config, make_config
 from lsp_fast.models.world_model import SequenceBatch
-from lsp_fast.ops.types import Normal
+from lsp_fast.planning.planner import SkillPlan
 
 aten = torch.ops.aten
 PRODUCTS = {aten.mm, aten.addmm, aten.addmm_, aten.bmm, aten.baddbmm}
@@ -89,8 +89,8 @@ def count(config: Config, observation: int, action_dim: int) -> dict[str, Kernel
     agent.modules.to("meta")
     agent.backend = agent.backend._replace(lambda_return=ops.lambda_return)
     agent.noise = StandInNoise()  # pyright: ignore[reportAttributeAccessIssue]
-    agent.planner.distribution = lambda start, *_, **__: Normal(  # a plan is counted elsewhere
-        *(torch.empty(len(start.stoch), *config.plan_shape(action_dim), device="meta") for _ in range(2))
+    agent.planner.distribution = lambda start, *_, **__: SkillPlan(  # a plan is counted elsewhere
+        *(torch.empty(len(start.stoch), *config.plan_shape(action_dim), device="meta") for _ in range(4))
     )
     counters = {"world model": KernelCounter(), "behavior": KernelCounter()}
     b, length = config.train.batch_size, config.train.batch_length

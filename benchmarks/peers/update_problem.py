@@ -15,6 +15,7 @@ from lsp_fast.config import make_config
 from lsp_fast.models.world_model import SequenceBatch
 from lsp_fast.noise import Noise
 from lsp_fast.ops.types import Normal, State
+from lsp_fast.planning.planner import SkillPlan
 from peers.problem import DIMS
 
 PARTS = {
@@ -77,7 +78,7 @@ def function_of_part(agent: ImaginationAgent, part: str, starts: int) -> Callabl
     if part != "behavior":
         return partial(agent.update, sequences, behavior=part == "update")
     start, plan = given(agent, starts)
-    agent.planner.distribution = lambda *_, **__: plan
+    agent.planner.distribution = lambda *_, **__: SkillPlan(*plan, *plan)
 
     def behavior() -> dict[str, Tensor]:
         with agent.backend.alone():

@@ -52,7 +52,8 @@ def segment_noise(
     if backend.draws_by_key(config.planner.noise):
         rows = segments * math.prod(shape[:-1])
         return philox.table(noise.words(f"{stream}_key", 2), rows, shape[-1], backend.normals).view(segments, *shape)
-    return torch.stack([noise.normal(stream, *shape) for _ in range(segments)])
+    drawn = [noise.normal(stream, *shape) for _ in range(segments)]
+    return drawn[0][None] if segments == 1 else torch.stack(drawn)
 
 
 def segment_log_probs(

@@ -73,11 +73,14 @@ def draw_skills(starts: Starts, planner: Planner, noise: Noise) -> Rollouts:
     if starts.random < len(start.stoch):
         found = planner.distribution(starts.planned, noise, "behavior", explore=True)
         std = found.std.mean() if c.source == "planned" else None
-        plan = SkillPlan(*(torch.cat([x[: starts.random], y]) for x, y in zip(plan, found, strict=True)))
-    # Several skills of one plan are several rollouts from its state.
-    start = map_state(lambda x: x.repeat_interleave(c.per_plan, 0), start)
-    live = None if live is None else live.repeat_interleave(c.per_plan)
-    plan = SkillPlan(*(x.repeat_interleave(c.per_plan, 0).transpose(0, 1) for x in plan))  # [P, N, Z]
+        both = zip(plan, found, strict=True)
+        plan = SkillPlan(*(torch.cat([x[: starts.random], y]) for x, y in both)) if starts.random else found
+    if c.per_plan > 1:
+        # Several skills of one plan are several rollouts from its state.
+        start = map_state(lambda x: x.repeat_interleave(c.per_plan, 0), start)
+        live = None if live is None else live.repeat_interleave(c.per_plan)
+        plan = SkillPlan(*(x.repeat_interleave(c.per_plan, 0) for x in plan))
+    plan = SkillPlan(*(x.transpose(0, 1) for x in plan))  # [P, N, Z]
     skills = plan.mean + plan.std * noise.normal("behavior/skills", *plan.mean.shape)
     paid = starts.random * c.per_plan if c.source == "planned" and c.random_share else None
     return Rollouts(start, live, skills, plan.policy, paid, std)

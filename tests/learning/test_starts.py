@@ -6,6 +6,7 @@ from agents.test_update import batches, build
 
 from lsp_fast.learning.starts import Starts, choose_starts, draw_skills
 from lsp_fast.ops.types import State
+from lsp_fast.planning.planner import SkillPlan
 
 
 def states(agent, count, first=0.0):
@@ -39,7 +40,8 @@ def test_one_rule_says_which_starts_are_planned_for(overrides, count, random):
     def distribution(start, *_, **__):
         seen.append(start.stoch[:, 0].tolist())
         n = len(start.stoch)
-        return type(agent.planner.prior(start))(torch.full((n, 1, 3), 5.0), torch.full((n, 1, 3), 0.1))
+        mean, std = torch.full((n, 1, 3), 5.0), torch.full((n, 1, 3), 0.1)
+        return SkillPlan(mean, std, mean, std)
 
     agent.planner.distribution = distribution
     rollouts = draw_skills(starts, agent.planner, agent.noise)

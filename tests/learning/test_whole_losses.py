@@ -234,14 +234,52 @@ def test_diagnosis_and_terminal_states_are_composed():
 # Both.
 
 
-def test_whole_and_composed_updates_learn_alike():
-    whole, composed = (build(backend="cpp") for _ in range(2))
-    composed.backend = composed.backend._replace(world_model=None, behavior=None)
-    composed.model_loss.keywords["backend"] = composed.backend
+UPDATES = {
+    "lsp": {},
+    "every option of skills": {
+        "skill__random_share": 0.5,
+        "behavior__starts": 6,
+        "skill__beta_kind": "gradient",
+        "skill__beta_every": 2,
+        "skill__offset": "on",
+        "skill__input_scale": 3.0,
+        "predictor__normalise": True,
+        "actor__saturation": 0.1,
+        "model__kl_balance": 0.8,
+    },
+    "a value of the replay, too": {"algorithm": "no_mi", "value__replay": 0.3, "planner__std_min": 0.3},
+    "a frozen policy": {"transfer__source": "elsewhere", "transfer__freeze_policy": True},
+    "LayerNorm and symlog": {
+        "model__norm": True,
+        "model__normalize_observations": True,
+        "model__normaliser": "symlog",
+        "planner__rollouts": "mean",
+    },
+}
+
+
+@pytest.mark.parametrize("variant", UPDATES)
+def test_whole_and_composed_updates_learn_alike(variant):
+    whole, composed = (build(backend="cpp", **UPDATES[variant]) for _ in range(2))
+    called = []
+
+    def counted(*given):
+        called.append(cpp_steps.behavior(*given))
+        return called[-1]
+
+    whole.learner = whole.learner._replace(behavior=counted)
+    composed.learner = composed.learner._replace(world_model=None, behavior=None)
+    composed.model_loss.keywords["backend"] = composed.learner
     for batch in batches(whole.config, 4):
         got, want = (agent.update(batch) for agent in (whole, composed))
+        assert got.keys() == want.keys()
         for name, value in want.items():
             assert abs(got[name] - value) <= 2e-4 * max(abs(value), 1e-2), name
+    # Updates that measure the weight of r^i are composed.
+    assert len(called) == (2 if whole.balance is not None else 4) and None not in called
+    ours, theirs = whole.modules.state_dict(), composed.modules.state_dict()
+    for name in (name for name in ours if "feature_" in name):
+        torch.testing.assert_close(ours[name], theirs[name], rtol=2e-4, atol=2e-5)
 
 
 def test_a_gradient_is_there_once_scaled_and_not_twice():

@@ -168,3 +168,18 @@ def test_a_thread_that_ends_in_pythons_code_is_left_behind(calls):
 
 def test_a_finaliser_may_call_too(calls):
     assert outcome(CALLS_OF_A_FINALISER, calls) == (0, "end" + "." * len(WAYS))
+
+
+def test_an_interpreter_beside_the_main_one_is_refused():
+    # pybind11 would wait there for ever.
+    pytest.importorskip("_xxsubinterpreters", reason="the module has another name from Python 3.13 on")
+    program = """
+import sys, _xxsubinterpreters as interpreters
+path = sys.path
+try:
+    interpreters.run_string(interpreters.create(), f"import sys; sys.path = {path!r}; import lsp_fast._native")
+except interpreters.RunFailedError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert "main interpreter alone" in done.stdout, done.stderr

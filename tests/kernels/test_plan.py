@@ -14,10 +14,11 @@ triton = backends.get("triton", "cpu")
 torch.manual_seed(0)  # of the states: with others a value in bf16 errs now and then by more than the tolerance
 for overrides in (
     {"skill__length": 4}, {"planner__noise": "philox", "planner__rollouts": "shared"},
-    {"planner__objective": "sum", "model__discount_head": "on"}, {"planner__precision": "bf16"}, {"value__skill": True},
+    {"planner__objective": "sum", "model__discount_head": "on"}, {"planner__precision": "bf16"},
     {"planner__rollouts": "mean", "planner__std_min": 0.5, "skill__length": 5},
     {"planner__rollouts": "mean", "planner__noise": "philox", "planner__candidates": 64, "planner__elites": 8,
      "planner__iterations": 2},
+    {"value__skill": True},  # last: below its weights are looked at
 ):
     config = make_config("smoke", device="cpu", **overrides)
     agent = ImaginationAgent(5, 2, config)
@@ -31,7 +32,7 @@ for overrides in (
         if config.planner.precision == "fp32":
             assert torch.equal(actual.elites, expected.elites)
             torch.testing.assert_close(actual[:2], expected[:2], rtol=1e-4, atol=1e-4)
-# The last value saw the skill: a plan is the reference's then, and the kernels refuse its head.
+# This value sees the skill: a plan is the reference's then, and the kernels refuse its head.
 weights = agent.plan_weights()
 try:
     triton.pack_heads(weights.prior, weights.actor, weights.heads)

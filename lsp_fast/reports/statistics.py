@@ -111,13 +111,14 @@ def _fixed_draws() -> Iterator[None]:
 
 
 def reference_curve(seeds: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over rows where all of them reach, interpolated: published seeds rarely share their xs."""
+    """Mean over rows where all of them reach. Published seeds rarely share their xs: each counts with its last point at
+    or before an x, as nothing between two points was measured."""
     curves = [np.array(sorted((x, y) for x, y in zip(row["xs"], row["ys"], strict=True) if y is not None)).T
               for row in seeds]  # fmt: skip
     low, high = max(curve[0][0] for curve in curves), min(curve[0][-1] for curve in curves)
     xs = np.unique(np.concatenate([curve[0] for curve in curves]))
     xs = xs[(xs >= low) & (xs <= high)]
-    return xs, np.mean([np.interp(xs, *curve) for curve in curves], axis=0)
+    return xs, np.mean([ys[np.searchsorted(at, xs, side="right") - 1] for at, ys in curves], axis=0)
 
 
 class Pooled(NamedTuple):

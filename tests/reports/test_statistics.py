@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lsp_fast.reports.statistics import interquartile_mean, interval, pool, shared
+from lsp_fast.reports.statistics import interquartile_mean, interval, pool, reference_curve, shared
 
 NAN = pytest.approx(np.nan, nan_ok=True)
 
@@ -23,6 +23,14 @@ def test_a_score_that_was_not_finite_is_a_gap():
     xs, values = shared([row([1, 2], [1.0, None]), row([1, 2], [3.0, 3.0])])
     assert xs == [1, 2]
     np.testing.assert_array_equal(values.mean(0), [2.0, np.nan])
+
+
+def test_a_published_seed_counts_with_its_last_point_at_or_before():
+    xs, ys = reference_curve([row([30, 0, 20], [9.0, 1.0, 5.0]), row([10, 20, 25, 40], [3.0, None, 7.0, 0.0])])
+    assert xs.tolist() == [10, 20, 25, 30]
+    assert ys.tolist() == [(1 + 3) / 2, (5 + 3) / 2, (5 + 7) / 2, (9 + 7) / 2]
+    xs, ys = reference_curve([row([1, 2], [1.0, 2.0]), row([3], [1.0])])
+    assert xs.size == ys.size == 0
 
 
 def test_the_interval_is_that_of_the_mean_over_seeds():

@@ -8,7 +8,7 @@ from agents.test_update import ACTION, OBS, batches, build
 
 from lsp_fast.backends import REFERENCE, cpp, cpp_learning, cpp_steps
 from lsp_fast.errors import ConfigError
-from lsp_fast.learning.behavior import BehaviorModels, behavior_losses
+from lsp_fast.learning.behavior import BehaviorModels, Parts, behavior_losses, imagined
 from lsp_fast.learning.values import value_weights
 from lsp_fast.learning.world_model import world_model_loss
 from lsp_fast.models.world_model import SequenceBatch
@@ -163,7 +163,7 @@ def losses_of(agent, states, backend, noise=Noise, dtype=torch.float32, beta=Non
 
 def gradients_of(agent, found):
     each = {"actor": found.actor, "value": found.value, "predictor": found.predictor}
-    result = dict(found.metrics)
+    result = {**found.metrics, "feature": found.feature}
     for name, loss in each.items():
         if loss is None:
             continue
@@ -224,24 +224,65 @@ def test_what_is_not_known_is_composed(overrides):
     assert torch.equal(composed.actor, losses_of(agent, 5, agent.backend._replace(behavior=None)).actor)
 
 
-def test_diagnosis_and_terminal_states_are_composed():
+def test_diagnosis_terminal_states_and_compiled_parts_are_composed():
     agent = build(backend="cpp")
     whole = agent.backend._replace(behavior=lambda *_: pytest.fail("it was called"))
-    assert losses_of(agent, 5, whole, diagnose=True).task_return is not None
+    compiled = Parts(imagined=lambda *given: imagined(*given))
+    diagnosed = losses_of(agent, 5, whole, diagnose=True)
+    assert diagnosed.task_return is not None
+    assert torch.equal(losses_of(agent, 5, whole, parts=compiled).actor, diagnosed.actor)
     losses_of(agent, 5, whole, live=torch.tensor([1.0, 0, 1, 1, 0]))
 
 
 # Both.
 
 
-def test_whole_and_composed_updates_learn_alike():
-    whole, composed = (build(backend="cpp") for _ in range(2))
-    composed.backend = composed.backend._replace(world_model=None, behavior=None)
-    composed.model_loss.keywords["backend"] = composed.backend
+UPDATES = {
+    "lsp": {},
+    "every option of skills": {
+        "skill__random_share": 0.5,
+        "behavior__starts": 6,
+        "skill__beta_kind": "gradient",
+        "skill__beta_every": 2,
+        "skill__offset": "on",
+        "skill__input_scale": 3.0,
+        "predictor__normalise": True,
+        "actor__saturation": 0.1,
+        "model__kl_balance": 0.8,
+    },
+    "a value of the replay, too": {"algorithm": "no_mi", "value__replay": 0.3, "planner__std_min": 0.3},
+    "a frozen policy": {"transfer__source": "elsewhere", "transfer__freeze_policy": True},
+    "LayerNorm and symlog": {
+        "model__norm": True,
+        "model__normalize_observations": True,
+        "model__normaliser": "symlog",
+        "planner__rollouts": "mean",
+    },
+}
+
+
+@pytest.mark.parametrize("variant", UPDATES)
+def test_whole_and_composed_updates_learn_alike(variant):
+    whole, composed = (build(backend="cpp", **UPDATES[variant]) for _ in range(2))
+    called = []
+
+    def counted(*given):
+        called.append(cpp_steps.behavior(*given))
+        return called[-1]
+
+    whole.learner = whole.learner._replace(behavior=counted)
+    composed.learner = composed.learner._replace(world_model=None, behavior=None)
+    composed.model_loss.keywords["backend"] = composed.learner
     for batch in batches(whole.config, 4):
         got, want = (agent.update(batch) for agent in (whole, composed))
+        assert got.keys() == want.keys()
         for name, value in want.items():
             assert abs(got[name] - value) <= 2e-4 * max(abs(value), 1e-2), name
+    # Updates that measure the weight of r^i are composed.
+    assert len(called) == (2 if whole.balance is not None else 4) and None not in called
+    ours, theirs = whole.modules.state_dict(), composed.modules.state_dict()
+    for name in (name for name in ours if "feature_" in name):
+        torch.testing.assert_close(ours[name], theirs[name], rtol=2e-4, atol=2e-5)
 
 
 def test_a_gradient_is_there_once_scaled_and_not_twice():
@@ -279,11 +320,17 @@ def test_nothing_is_asked_for_without_gradients():
 
 def test_in_another_dtype_or_under_autocast_the_losses_are_composed():
     cpp_learning.say_once.cache_clear()
-    agent, batch = build(backend="cpp"), sequences(3, 2)
+    agent, batch, told = build(backend="cpp"), sequences(3, 2), []
+
+    def tried(*given):
+        told.append(cpp_steps.behavior(*given))
+        return told[-1]
+
     latent = draw()(3, 2, agent.config.model.stoch)
     with torch.autocast("cpu", torch.bfloat16), pytest.warns(UserWarning, match="under autocast"):
         got = world_model_loss(agent.world_model, batch, latent, agent.backend).loss
         assert torch.equal(got, world_model_loss(agent.world_model, batch, latent, REFERENCE).loss)
+        assert losses_of(agent, 4, agent.backend._replace(behavior=tried)).actor.isfinite() and told == [None]
     double = copy.deepcopy(agent.modules).double()
     model = double["world_model"]
     with pytest.warns(UserWarning, match="float64"):

@@ -149,7 +149,6 @@ def check(config: Config) -> None:
         f"skill.length = {config.skill.length}: no segment fits into behavior.horizon = {b.horizon}, so that the "
         "intrinsic reward would never be paid; shorten it, set skill.mi to compose or skill.intrinsic to False",
     )
-    s = config.skill
     need(
         b.starts == 0 or b.starts >= b.plan_states,
         f"behavior.starts = {b.starts}: there must be at least behavior.plan_states = {b.plan_states}, those that are "

@@ -83,10 +83,8 @@ def estimate(
     if pixels:
         observing = ACTIVATIONS + 4 * observation_dim
     learning = FLOAT * batch * (observing + 2 * recurrent + heads)
-    starts, each = (
-        min(batch, config.start_states or batch),
-        1 if config.skill.source == "none" else config.skill.per_plan,
-    )
+    starts = min(batch, config.start_states or batch)
+    each = 1 if config.skill.source == "none" else config.skill.per_plan
     imagining = 2 * config.actor.units * config.actor.layers + recurrent + heads
     if config.skill.intrinsic and config.skill.mi == "compose":
         # Every step is scored under each skill's action.

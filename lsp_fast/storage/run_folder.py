@@ -73,8 +73,12 @@ class RunFolder:
         """`config`, where it says `auto` with what the run that lies here began with (`KEPT`)."""
         if not self.config.exists():
             return config
-        changed = differences(self.read_config(), config).items()
-        return replace(config, {name: old for name, (old, new) in changed if name in KEPT and new == "auto"})
+        changed = differences(self.read_config(), config)
+        kept = {name: old for name, (old, new) in changed.items() if name in KEPT and new == "auto"}
+        if config.algorithm == "dreamer" and changed.get("skill.per_plan", (0,))[0] == 1:
+            # A preset's number told nothing of rows without skills once; such a run is read as one of 1.
+            kept["skill.per_plan"] = 1
+        return replace(config, kept)
 
     def find(self, config: Config) -> dict[str, Any] | None:
         """The newest checkpoint of the run of this configuration; None where the run is new. Nothing is written.

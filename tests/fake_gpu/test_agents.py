@@ -17,6 +17,8 @@ OPTIONS = {
     "skill__beta_kind": "gradient", "skill__beta_every": 20, "skill__random_share": 0.5, "skill__input_scale": 3.0,
     "skill__offset": "on", "predictor__normalise": True, "actor__entropy_kind": "range", "actor__saturation": 0.1,
 }  # fmt: skip
+LEARNING = {"options": OPTIONS, "measured every time": {**OPTIONS, "skill__beta_every": 1}}
+"""The second's captured update is the one that measures."""
 ACTING = {
     "warm start": ("planet", {"planner__warm_start": True}),
     "planning often": ("lsp", {"planner__replan": 1, "planner__rollouts": "mean", "planner__noise": "philox"}),
@@ -50,10 +52,10 @@ def test_a_step_waits_once_for_its_action(algorithm, gpu, small):
             assert [event.kind for event in gpu.events] == ["host read"], gpu.events
 
 
-@pytest.mark.parametrize("variant", ["options", *(name for name in ALGORITHMS if not name.startswith("hiro"))])
+@pytest.mark.parametrize("variant", [*LEARNING, *(name for name in ALGORITHMS if not name.startswith("hiro"))])
 def test_a_graph_changes_nothing(variant, gpu, small):
     """Also after a checkpoint was loaded, and beside updates that diagnose, which are not captured."""
-    algorithm, overrides = ("lsp", OPTIONS) if variant == "options" else (variant, {})
+    algorithm, overrides = ("lsp", LEARNING[variant]) if variant in LEARNING else (variant, {})
     graphed, eager = (
         agents.make(OBSERVATION, ACTION, small(algorithm, train__cuda_graph=graphs, **overrides), None)
         for graphs in (True, False)

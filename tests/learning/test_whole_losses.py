@@ -8,7 +8,7 @@ from agents.test_update import ACTION, OBS, batches, build
 
 from lsp_fast.backends import REFERENCE, cpp, cpp_learning, cpp_steps
 from lsp_fast.errors import ConfigError
-from lsp_fast.learning.behavior import BehaviorModels, behavior_losses
+from lsp_fast.learning.behavior import BehaviorModels, Parts, behavior_losses, imagined
 from lsp_fast.learning.values import value_weights
 from lsp_fast.learning.world_model import world_model_loss
 from lsp_fast.models.world_model import SequenceBatch
@@ -163,7 +163,7 @@ def losses_of(agent, states, backend, noise=Noise, dtype=torch.float32, beta=Non
 
 def gradients_of(agent, found):
     each = {"actor": found.actor, "value": found.value, "predictor": found.predictor}
-    result = dict(found.metrics)
+    result = {**found.metrics, "feature": found.feature}
     for name, loss in each.items():
         if loss is None:
             continue
@@ -224,10 +224,13 @@ def test_what_is_not_known_is_composed(overrides):
     assert torch.equal(composed.actor, losses_of(agent, 5, agent.backend._replace(behavior=None)).actor)
 
 
-def test_diagnosis_and_terminal_states_are_composed():
+def test_diagnosis_terminal_states_and_compiled_parts_are_composed():
     agent = build(backend="cpp")
     whole = agent.backend._replace(behavior=lambda *_: pytest.fail("it was called"))
-    assert losses_of(agent, 5, whole, diagnose=True).task_return is not None
+    compiled = Parts(imagined=lambda *given: imagined(*given))
+    diagnosed = losses_of(agent, 5, whole, diagnose=True)
+    assert diagnosed.task_return is not None
+    assert torch.equal(losses_of(agent, 5, whole, parts=compiled).actor, diagnosed.actor)
     losses_of(agent, 5, whole, live=torch.tensor([1.0, 0, 1, 1, 0]))
 
 
@@ -317,11 +320,17 @@ def test_nothing_is_asked_for_without_gradients():
 
 def test_in_another_dtype_or_under_autocast_the_losses_are_composed():
     cpp_learning.say_once.cache_clear()
-    agent, batch = build(backend="cpp"), sequences(3, 2)
+    agent, batch, told = build(backend="cpp"), sequences(3, 2), []
+
+    def tried(*given):
+        told.append(cpp_steps.behavior(*given))
+        return told[-1]
+
     latent = draw()(3, 2, agent.config.model.stoch)
     with torch.autocast("cpu", torch.bfloat16), pytest.warns(UserWarning, match="under autocast"):
         got = world_model_loss(agent.world_model, batch, latent, agent.backend).loss
         assert torch.equal(got, world_model_loss(agent.world_model, batch, latent, REFERENCE).loss)
+        assert losses_of(agent, 4, agent.backend._replace(behavior=tried)).actor.isfinite() and told == [None]
     double = copy.deepcopy(agent.modules).double()
     model = double["world_model"]
     with pytest.warns(UserWarning, match="float64"):

@@ -165,10 +165,11 @@ def test_a_plan_is_its_parts_whatever_the_sizes(data):
     assert_equal(plan_skills(*problem, CPP), plan_skills(*problem, PARTS))
 
 
+@pytest.mark.parametrize("least", [0.0, 0.7])
 @pytest.mark.parametrize("scale", [4.0, 3.0])
-def test_a_plan_of_louder_skills_is_its_parts(scale):
+def test_a_plan_of_louder_skills_is_its_parts(scale, least):
     """In C++ it is the plan of what the policy sees, in other units; a scale of a power of two rounds nothing else."""
-    start, weights, noise, config = build(8, skill__input_scale=scale, planner__std_floor=0.01)
+    start, weights, noise, config = build(8, skill__input_scale=scale, planner__std_floor=0.01, planner__std_min=least)
     whole, parts = (plan_skills(start, weights, noise, config, backend) for backend in (CPP, PARTS))
     if scale == 4:
         assert_equal(whole, parts)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from lsp_fast import evaluate
 from lsp_fast.cli import main
-from lsp_fast.config import replace
+from lsp_fast.config import make_config, replace, to_dict
 from lsp_fast.storage.run_folder import RunFolder
 from lsp_fast.training import sweep
 from lsp_fast.training.loop import train
@@ -93,3 +93,17 @@ def test_older_runs_are_plotted_and_a_sweep_finds_them_finished(runs, capsys):
     shutil.copytree("hiro", "out/gym-Pendulum-v1-hiro_mi-0")
     [cell] = sweep.read("again.toml", "out")
     assert cell.finished and cell.env_steps == cell.logged_env_steps == 1300
+
+
+def test_an_older_dreamer_run_goes_on_by_todays_command_with_as_many_rollouts(tmp_path):
+    asked, folder = make_config("cpu", "dreamer", task="walker_walk"), RunFolder(tmp_path / "run")
+    older = to_dict(asked)
+    del older["behavior"]["starts"]
+    folder.path.mkdir()
+    folder.config.write_text(json.dumps(older))
+    for _ in range(2):  # it then says so itself
+        config = folder.continued(asked)
+        assert config.start_states == 32 and asked.start_states == 128
+        assert folder.find(config) is None
+        folder.claim(config)
+    folder.release()

@@ -87,7 +87,7 @@ def count(config: Config, observation: int, action_dim: int) -> dict[str, Kernel
     """Launches of one update's parts, `world model` and `behavior`, gradients, clipping and Adam included."""
     agent = ImaginationAgent(observation, action_dim, config)
     agent.modules.to("meta")
-    agent.backend = agent.backend._replace(lambda_return=ops.lambda_return)
+    agent.learner = agent.learner._replace(lambda_return=ops.lambda_return)
     agent.noise = StandInNoise()  # pyright: ignore[reportAttributeAccessIssue]
     agent.planner.distribution = lambda start, *_, **__: SkillPlan(  # a plan is counted elsewhere
         *(torch.empty(len(start.stoch), *config.plan_shape(action_dim), device="meta") for _ in range(4))

@@ -123,7 +123,7 @@ def build(work: Work, name: str, agent: ImaginationAgent) -> Callable[..., Any]:
 
 def substitute(agent: ImaginationAgent, **functions: Callable[..., Any]) -> None:
     """Other implementations of some operations, for learning and planning alike."""
-    agent.backend = agent.planner.backend = agent.backend._replace(**functions)
+    agent.backend = agent.planner.backend = agent.learner = agent.backend._replace(**functions)
 
 
 def jax_problem(work: Work, agent: ImaginationAgent) -> Problem:

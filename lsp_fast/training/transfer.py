@@ -111,6 +111,11 @@ def take_over(config: Config, agent: Agent, replay: Replay) -> None:
         raise ConfigError(
             f"model.normaliser = {known[1]!r}: the source's networks know observations by {known[0]!r}; leave it so"
         )
+    if (scale := before.skill.input_scale) != config.skill.input_scale and config.skill_dim:
+        raise ConfigError(
+            f"skill.input_scale = {config.skill.input_scale}: the source's policy knows skills {scale} times as large "
+            "as they are; leave it so"
+        )
     with checkpoint.fitting(state):
         theirs, ours = state["agent"]["modules"], agent.modules.state_dict()
         if other := [k for k in ours.keys() | theirs.keys()

@@ -156,6 +156,8 @@ def test_networks_of_another_size_are_named(source, tmp_path):
         transfer(source, tmp_path / "x", TARGET, progress=False, skill__length=5)
     with pytest.raises(ConfigError, match=r"model\.normaliser = 'symlog': the source's networks know .* 'prefill'"):
         transfer(source, tmp_path / "x", TARGET, progress=False, model__normaliser="symlog")
+    with pytest.raises(ConfigError, match=r"skill\.input_scale = 3\.0: the source's policy knows skills 1\.0 times"):
+        transfer(source, tmp_path / "x", TARGET, progress=False, skill__input_scale=3.0)
     assert not (tmp_path / "x").exists()
 
 

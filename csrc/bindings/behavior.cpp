@@ -46,17 +46,12 @@ py::tuple behavior(const py::object& stoch_object, const py::object& deter_objec
     if (rollout.plan_length < 1) throw py::value_error("skills hold no plan step");
     inputs.skills = given.add("skills", array, {rollout.plan_length, N, Z});
   }
-  const auto take = [&](const char* name, const py::object& object, std::initializer_list<py::ssize_t> shape) {
-    const float* data = given.add(name, object, shape);
-    if (!data) throw py::value_error(std::string(name) + " must not be None");
-    return data;
-  };
-  if (inputs.skills) rollout.skills = take("seen skills", seen_object, {rollout.plan_length, N, Z});
-  rollout.stoch = take("stoch", stoch_array, {N, S});
-  rollout.deter = take("deter", deter_object, {N, D});
+  if (inputs.skills) rollout.skills = given.require("seen skills", seen_object, {rollout.plan_length, N, Z});
+  rollout.stoch = given.require("stoch", stoch_array, {N, S});
+  rollout.deter = given.require("deter", deter_object, {N, D});
   rollout.skill_length = skill_length;
-  rollout.stoch_noise = take("noise.stoch", noise_array, {T, N, S});
-  rollout.action_noise = take("noise.action", action_noise_object, {T, N, A});
+  rollout.stoch_noise = given.require("noise.stoch", noise_array, {T, N, S});
+  rollout.action_noise = given.require("noise.action", action_noise_object, {T, N, A});
   model.actor = torch_actor(layers, as_tuple("actor", weights[1]), S + D + Z, A);
   model.reward = torch_mlp(layers, "reward", weights[2], S + D, 1);
   model.value = torch_mlp(layers, "value", weights[3], S + D, 1);
@@ -89,7 +84,7 @@ py::tuple behavior(const py::object& stoch_object, const py::object& deter_objec
     inputs.means = given.add("means", told[7], {S + D});
     inputs.deviations = given.add("deviations", told[8], {S + D});
     if (!inputs.means != !inputs.deviations) throw py::value_error("means and deviations come together");
-    inputs.beta = take("beta", told[9], {N});
+    inputs.beta = given.require("beta", told[9], {N});
     const auto intrinsic = as_array("intrinsic noise", told[10]);
     require_dims("intrinsic noise", intrinsic, 3, "[J, N, I]");
     const auto J = sizes.segments = intrinsic.shape(0);
@@ -97,8 +92,8 @@ py::tuple behavior(const py::object& stoch_object, const py::object& deter_objec
         J * skill_length > static_cast<std::int64_t>(model.shares.size())) {
       throw py::value_error("there are not so many segments");
     }
-    inputs.intrinsic_noise = take("intrinsic noise", intrinsic, {J, N, width});
-    inputs.predictor_noise = take("predictor noise", told[11], {J, N, width});
+    inputs.intrinsic_noise = given.require("intrinsic noise", intrinsic, {J, N, width});
+    inputs.predictor_noise = given.require("predictor noise", told[11], {J, N, width});
     log_q = new_array(results.log_q, {J, N});
   }
 

@@ -29,8 +29,7 @@ py::tuple log_prob(const py::object& raw_object, const py::object& x_object, flo
   const auto x_array = as_array("x", x_object);
   const auto work = densities("x", x_array, threads, isa);
   OptionalArrays given;
-  const float *raw = given.add("raw", raw_object, {work.rows, 2 * work.width}), *x = given.add("x", x_array, {work.rows, work.width});
-  if (!raw) throw py::value_error("raw must not be None");
+  const float *raw = given.require("raw", raw_object, {work.rows, 2 * work.width}), *x = given.add("x", x_array, {work.rows, work.width});
   float *out, *d_raw = nullptr;
   auto sums = new_array(out, {work.rows});
   auto slope = slopes(with_slopes, d_raw, work.rows, 2 * work.width);
@@ -44,9 +43,7 @@ py::tuple kl_divergence(const py::object& p_mean_object, const py::object& p_std
   const auto work = densities("p.mean", array, threads, isa);
   OptionalArrays given;
   const auto take = [&](const char* name, const py::object& object) {
-    const float* data = given.add(name, object, {work.rows, work.width});
-    if (!data) throw py::value_error(std::string(name) + " must not be None");
-    return data;
+    return given.require(name, object, {work.rows, work.width});
   };
   const float *p_mean = take("p.mean", array), *p_std = take("p.std", p_std_object);
   const float *q_mean = take("q.mean", q_mean_object), *q_std = take("q.std", q_std_object);
@@ -64,9 +61,8 @@ py::tuple entropy(const py::object& mean_object, const py::object& std_object, c
   const auto work = densities("mean", array, threads, isa);
   OptionalArrays given;
   const float* mean = given.add("mean", array, {work.rows, work.width});
-  const float *std = given.add("std", std_object, {work.rows, work.width}),
-              *noise = given.add("noise", noise_object, {work.rows, work.width});
-  if (!std || !noise) throw py::value_error("std and noise must not be None");
+  const float *std = given.require("std", std_object, {work.rows, work.width}),
+              *noise = given.require("noise", noise_object, {work.rows, work.width});
   float *out, *d_mean = nullptr, *d_std = nullptr;
   auto sums = new_array(out, {work.rows});
   auto of_mean = slopes(with_slopes, d_mean, work.rows, work.width), of_std = slopes(with_slopes, d_std, work.rows, work.width);

@@ -105,6 +105,11 @@ class OptionalArrays {
     kept_.push_back(dense<float>(name, array));
     return kept_.back().data();
   }
+  // The same, but None is refused.
+  const float* require(const char* name, const py::object& object, std::initializer_list<py::ssize_t> shape) {
+    if (object.is_none()) throw py::value_error(std::string(name) + " must not be None");
+    return add(name, object, shape);
+  }
 
  private:
   std::vector<Dense<float>> kept_;

@@ -31,14 +31,9 @@ py::tuple world_model(const py::object& observations_object, const py::object& a
   require_shape("is_first", is_first_array, {L, B}, "[L, B]");
   const auto is_first = dense<bool>("is_first", is_first_array);
   OptionalArrays given;
-  const auto take = [&](const char* name, const py::object& object, std::initializer_list<py::ssize_t> shape) {
-    const float* data = given.add(name, object, shape);
-    if (!data) throw py::value_error(std::string(name) + " must not be None");
-    return data;
-  };
-  const lsp_fast::WorldModelInputs inputs{take("observations", observations_array, {L, B, O}),
-                                          take("actions", actions_array, {L, B, A}), is_first.data(),
-                                          take("rewards", rewards_object, {L, B}), take("noise", noise_array, {L, B, S})};
+  const lsp_fast::WorldModelInputs inputs{given.require("observations", observations_array, {L, B, O}),
+                                          given.require("actions", actions_array, {L, B, A}), is_first.data(),
+                                          given.require("rewards", rewards_object, {L, B}), given.require("noise", noise_array, {L, B, S})};
 
   if (weights.size() != 5) throw py::value_error("weights must be encoder, prior, posterior, decoder and reward head");
   TorchLayers layers;

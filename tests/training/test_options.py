@@ -1,4 +1,4 @@
-"""Options of world model and value in whole runs: they train, and go on to the same end (SPEC section 8)."""
+"""Options of world model, value and behaviour in whole runs: they train, and go on to the same end (SPEC section 8)."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,12 @@ OPTIONS = {
     "symlog": {"model__normaliser": "symlog", "model__kl_balance": 0.8},
     "norm": {"model__norm": True},
     "values": {"value__slow": 0.02, "value__replay": 0.3, "planner__value": "task"},
-}
+    "beta by gradients": {"skill__beta_kind": "gradient", "skill__beta_every": 4, "predictor__normalise": True},
+    "random starts": {"skill__random_share": 0.5, "behavior__starts": 8, "skill__offset": "off"},
+    "a policy that stays in range": {
+        "skill__input_scale": 3.0, "actor__saturation": 0.1, "actor__entropy_kind": "range",
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("option", OPTIONS)

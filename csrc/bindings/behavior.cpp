@@ -26,7 +26,7 @@ py::tuple behavior(const py::object& stoch_object, const py::object& deter_objec
   const auto N = stoch_array.shape(0), S = stoch_array.shape(1), T = noise_array.shape(0);
   if (T < 2 || N == 0) throw py::value_error("there must be two steps and a state at least");
   if (skill_length < 1) throw py::value_error("skill_length must be at least 1");
-  if (weights.size() != 4) throw py::value_error("weights must be prior, actor, reward head and value");
+  if (weights.size() != 5) throw py::value_error("weights must be prior, actor, reward head, value and a slow one or None");
   const auto prior = as_tuple("prior", weights[0]);
   const auto A = action_width(prior, S);
 
@@ -55,6 +55,7 @@ py::tuple behavior(const py::object& stoch_object, const py::object& deter_objec
   model.actor = torch_actor(layers, as_tuple("actor", weights[1]), S + D + Z, A);
   model.reward = torch_mlp(layers, "reward", weights[2], S + D, 1);
   model.value = torch_mlp(layers, "value", weights[3], S + D, 1);
+  if (!py::object(weights[4]).is_none()) model.slow = torch_mlp(layers, "slow value", weights[4], S + D, 1);
   model.gamma = static_cast<float>(gamma);
   model.lam = static_cast<float>(lam);
   model.entropy = static_cast<float>(entropy_weight);
@@ -122,7 +123,7 @@ void bind_behavior(py::module_& module) {
              py::arg("entropy"), py::arg("saturation"), py::arg("saturated"), py::arg("information"), py::arg("with_gradients"), py::arg("threads"),
              py::arg("isa") = "auto",
              "stoch[N,S], deter[N,D], skills[P,N,Z] or None, the same as the policy sees them, K, noise[T,N,S], "
-             "noise[T,N,A], weights of prior, actor, reward head and value, gamma, lambda, weights of entropy and "
+             "noise[T,N,A], weights of prior, actor, reward head, value and a slow value or None, gamma, lambda, weights of entropy and "
              "saturation, the mean from which that counts, None or (predictor, seen states, noise's deviation, bounds of "
              "the log variance, shares of log q, offset, means and deviations [F] or None, beta[N], two noises [J,N,I]) "
              "-> losses, reward[T,N], value[T,N], target[T-1,N], entropy[T,N], feature[T,N,F], mean and std [T,N,A], "

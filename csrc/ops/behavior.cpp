@@ -123,7 +123,17 @@ void behavior(const LearnerKernels& kernels, const Behavior& model, const Behavi
   features.join(stoch, deter, feature);
   MlpPass reward_head(kernels, model.reward, true, rows, graded), value_head(kernels, model.value, true, rows, graded);
   reward_head.forward(feature, results.task_reward, threads);
-  value_head.forward(feature, results.value, threads);
+  std::unique_ptr<MlpPass> slow_head;
+  const float* learned = results.value;  // what the value says; it learns, and the slow one judges
+  if (model.slow.empty()) {
+    value_head.forward(feature, results.value, threads);
+  } else {
+    slow_head = std::make_unique<MlpPass>(kernels, model.slow, true, rows, graded);
+    slow_head->forward(feature, results.value, threads);
+    float* own = room(rows);
+    value_head.forward(feature, own, threads);
+    learned = own;
+  }
   float* reward = room(rows);
   std::copy_n(results.task_reward, rows, reward);
   std::unique_ptr<Prediction> told;
@@ -155,7 +165,7 @@ void behavior(const LearnerKernels& kernels, const Behavior& model, const Behavi
   for (std::int64_t t = 0; t < T - 1; ++t, weight *= model.gamma) {
     double wanted = 0.0, squares = 0.0;
     for (std::int64_t i = t * N; i < (t + 1) * N; ++i) {
-      const double apart = static_cast<double>(value[i]) - results.target[i];
+      const double apart = static_cast<double>(learned[i]) - results.target[i];
       wanted += static_cast<double>(results.target[i]) + static_cast<double>(model.entropy) * results.entropy[i];
       squares += apart * apart;
       d_target[i] = static_cast<float>(-weight * share);
@@ -191,7 +201,12 @@ void behavior(const LearnerKernels& kernels, const Behavior& model, const Behavi
     std::fill_n(d_stddev + counted * A, N * A, 0.0f);
     float *d_feature = room(rows * F), *d_other = room(rows * F);
     reward_head.backward(d_reward, d_feature, {}, threads);
-    value_head.backward_twice(d_bootstrapped, d_other, d_value, gradients.value, threads);
+    if (slow_head) {
+      slow_head->backward(d_bootstrapped, d_other, {}, threads);
+      value_head.backward(d_value, nullptr, gradients.value, threads);
+    } else {
+      value_head.backward_twice(d_bootstrapped, d_other, d_value, gradients.value, threads);
+    }
     if (informed) {
       float* d_log_q = room(explained);
       std::fill_n(d_log_q, explained, 0.0f);

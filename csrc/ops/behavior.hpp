@@ -14,6 +14,7 @@ struct Behavior {
   TorchTransition prior;
   TorchActor actor;
   std::vector<TorchLinear> reward, value;
+  std::vector<TorchLinear> slow;       // a copy of the value that bootstraps it; empty: the value itself does
   std::vector<TorchLinear> predictor;  // empty: there is none, nor an intrinsic reward
   float gamma, lam;
   float entropy, saturation;         // their weights for the actor
@@ -41,7 +42,7 @@ struct BehaviorInputs {
 };
 
 struct BehaviorResults {
-  float *task_reward, *value, *entropy;  // [T, N]
+  float *task_reward, *value, *entropy;  // [T, N]; the slow value where there is one
   float *mean, *stddev;                  // [T, N, A]
   float* feature;                        // [T, N, F]
   float* target;                         // [T - 1, N]

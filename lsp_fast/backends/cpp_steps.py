@@ -119,6 +119,7 @@ def behavior(
     actor: ActorWeights,
     reward: MLPWeights,
     value: MLPWeights,
+    slow: MLPWeights | None,
     skills: Tensor | None,
     skill_length: int,
     noise: ImagineNoise,
@@ -132,14 +133,16 @@ def behavior(
     by one value without the skill (SPEC sections 3 and 4).
 
     Args:
+        slow: the value's slow copy, which then bootstraps it; None: the value does.
         start, skills, skill_length, noise: as `ops.imagine` takes them, of T >= 2 steps, with noise of actions.
         of_actor: weights of the entropy in the actor's objective and of saturation in its loss, and the mean from which
             that counts.
         isa: one of `cpp.instruction_sets()`; auto takes the first.
     """
     groups = [_dense(actor.mlp), _dense(value), () if information is None else _dense(information.predictor)]
+    bootstrap = None if slow is None else _dense(slow)
     flat = [x for group in groups for layer in group for x in layer]
-    fixed = [*start, *noise, *(() if skills is None else (skills,))]
+    fixed = [*start, *noise, *(() if skills is None else (skills,)), *(x for layer in bootstrap or () for x in layer)]
     if not fits("behavior", *fixed, *flat) or len(noise.stoch) < 2 or len(start.stoch) == 0:
         return None
     told = None
@@ -149,7 +152,7 @@ def behavior(
         means, deviations = i.scales or (None, None)
         arrays = (None if x is None else _array(x) for x in (means, deviations, i.beta, i.intrinsic, i.fit))
         told = groups[2], tuple(i.seen), i.noise, *limits, tuple(i.shares), i.offset, *arrays
-    weights = (tuple(actor[:4]), _dense(reward), groups[1])
+    weights = (tuple(actor[:4]), _dense(reward), groups[1], bootstrap)
     seen = None if skills is None else actor.scaled(skills)
     inputs = *start, skills, seen, skill_length, *noise
     given = inputs, (prior, *weights), (gamma, lam, *of_actor), told, isa, torch.is_grad_enabled()

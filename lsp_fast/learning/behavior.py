@@ -380,7 +380,7 @@ def whole_losses(
 ) -> BehaviorLosses | None:
     """`behavior_losses` in one call, where the backend has one that knows this configuration."""
     c, plan, predictor = config.skill, models.plan, models.predictor
-    elsewhere = plan.discount, models.task_value, models.slow_value, noise.others
+    elsewhere = plan.discount, models.task_value, noise.others
     if backend.behavior is None or config.value.skill or any(x is not None for x in elsewhere):
         return None
     if config.actor.entropy_kind != "fixed":
@@ -403,6 +403,7 @@ def whole_losses(
         plan.actor,
         plan.reward,
         models.value,
+        models.slow_value,
         skills,
         c.length,
         noise.rollout,

@@ -209,7 +209,8 @@ Run world_model(WorldModelSizes n, int64_t hidden) {
   };
 }
 
-// Skills are held three steps; the predictor sees the first and the last one, where it is `informed`.
+// Skills are held three steps; the predictor sees the first and the last one, where it is `informed`. Then the value
+// has a slow copy, too.
 Run behavior(ImaginePass::Sizes n, int64_t hidden, bool informed) {
   auto weights = std::make_shared<Weights>();
   const auto F = n.stoch + n.deter, rows = n.steps * n.states, segments = informed ? n.steps / 3 : 0;
@@ -218,6 +219,7 @@ Run behavior(ImaginePass::Sizes n, int64_t hidden, bool informed) {
   model.actor = {{weights->layer(F + n.skill, hidden), weights->layer(hidden, 2 * n.action)}, 5.0f, 0.5f, 1e-4f};
   model.reward = {weights->layer(F, hidden), weights->layer(hidden, 1)};
   model.value = {weights->layer(F, hidden), weights->layer(hidden, hidden), weights->layer(hidden, 1)};
+  if (informed) model.slow = {weights->layer(F, hidden), weights->layer(hidden, 1)};
   if (informed) model.predictor = {weights->layer(3 * F, hidden), weights->layer(hidden, 2 * n.skill)};
   model.seen = {0, 2};
   model.shares.assign(size(segments * 3), 0.3f);

@@ -212,6 +212,8 @@ class Evaluate:
     """Also score random actions, zero actions and the untrained agent."""
     video: Path | None = None
     """Also a video of one deterministic episode, a .gif."""
+    set: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE...")] = ()
+    """Values to plan with instead of the run's, as planner.replan=1 or planner.candidates=64."""
     device: str = "auto"
     backend: Literal["auto", "reference", "cpp", "triton"] = "auto"
 
@@ -225,7 +227,8 @@ class Evaluate:
         if self.episodes < 1:
             raise LspFastError(f"episodes = {self.episodes}: must be at least 1")
         check_seed(self.seed)
-        agent = evaluate.load(self.logdir, device=self.device, backend=self.backend)
+        planner = {_of_planner(name): value for name, value in assignments("--set", self.set).items()}
+        agent = evaluate.load(self.logdir, device=self.device, backend=self.backend, planner=planner)
         with evaluate.Evaluator(agent.config, self.episodes) as evaluator:
             scores = {
                 "deterministic": evaluator.run_agent(agent, self.seed),
@@ -241,6 +244,14 @@ class Evaluate:
             skills.film(agent, self.video, self.seed)
             print(f"{'video':20} {self.video}")
         return 0
+
+
+def _of_planner(name: str) -> str:
+    """`planner.replan` as `replan`."""
+    table, _, value = name.partition(".")
+    if table != "planner" or not value:
+        raise LspFastError(f"--set {name}: of a trained agent only planner.… can be changed, as planner.replan")
+    return value
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -17,7 +18,7 @@ from lsp_fast.config import Config, check_seed
 from lsp_fast.envs.answers import ask
 from lsp_fast.envs.goals import goal_entries
 from lsp_fast.envs.gym import PREFIX
-from lsp_fast.errors import LspFastError
+from lsp_fast.errors import ConfigError, LspFastError
 from lsp_fast.experience.driver import Driver, EpisodeSummary
 from lsp_fast.noise import Noise, stream_seed
 from lsp_fast.storage import checkpoint
@@ -256,14 +257,24 @@ def dimensions(env) -> tuple[int | tuple[int, ...], int]:
     return ((width, *more) if more else width), int(env.action_space.shape[0])
 
 
-def load(logdir: str | Path, *, device: str = "auto", backend: str = "auto") -> Agent:
+def load(
+    logdir: str | Path, *, device: str = "auto", backend: str = "auto", planner: Mapping[str, Any] | None = None
+) -> Agent:
     """The trained agent of a run folder, from its newest checkpoint.
+
+    Args:
+        planner: values of `PlannerConfig` that it plans with instead of the run's, as `{"candidates": 64}`.
 
     Raises:
         CheckpointError: the folder holds no run, or no checkpoint that can be read.
+        ConfigError: a value that the planner does not know, or that decides what was learned.
     """
     threads.use()
-    config, state = read_run(Path(logdir), device=device, backend=backend)
+    learned = {"over", "value"} & set(planner or {})
+    if learned:
+        raise ConfigError(f"planner.{min(learned)}: a run keeps the one that it was trained with; leave it out")
+    others = {f"planner.{name}": value for name, value in (planner or {}).items()}
+    config, state = read_run(Path(logdir), device=device, backend=backend, **others)
     with checkpoint.fitting(state):
         agent = agents.make(checkpoint.observation_of(state), state["action_dim"], config, state.get("goals"))
         agent.load_weights(state["agent"])

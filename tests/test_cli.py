@@ -9,6 +9,7 @@ import pytest
 
 from lsp_fast.cli import main, parse
 from lsp_fast.config import make_config
+from lsp_fast.planning.planner import Planner
 from lsp_fast.reports import doctor
 from lsp_fast.storage import checkpoint
 from lsp_fast.training.trainer import Trainer
@@ -80,7 +81,7 @@ def test_plot_and_doctor(tmp_path, monkeypatch, capsys):
     assert main(["doctor"]) == 1 and "ill" in capsys.readouterr().out
 
 
-def test_train_then_evaluate(tmp_path, capsys):
+def test_train_then_evaluate(tmp_path, capsys, monkeypatch):
     run = str(tmp_path / "run")
     common = ["--preset", "smoke", "--device", "cpu", "--train.eval-every", "2000"]
     assert main(["train", *common, "--env-steps", "1020", "--logdir", run]) == 0
@@ -90,3 +91,13 @@ def test_train_then_evaluate(tmp_path, capsys):
     printed = capsys.readouterr().out
     for name in ("deterministic", "exploring", "random actions", "zero actions", "untrained"):
         assert name in printed
+    planned, plan = [], Planner.plan
+
+    def watched(self, *given):
+        planned.append(self.config.planner)
+        return plan(self, *given)
+
+    monkeypatch.setattr(Planner, "plan", watched)
+    other = ["--set", "planner.candidates=8", "planner.replan=2", "--set", "planner.std_min=0.2"]
+    assert main(["evaluate", "--logdir", run, "--episodes", "1", "--device", "cpu", *other]) == 0
+    assert {(p.candidates, p.replan, p.std_min) for p in planned} == {(8, 2, 0.2)}

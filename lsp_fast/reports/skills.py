@@ -21,8 +21,8 @@ from lsp_fast.envs.dmc import DmcEnv, Pose
 from lsp_fast.errors import LspFastError
 from lsp_fast.evaluate import make_env
 from lsp_fast.files import write_bytes, write_text
+from lsp_fast.learning.skill_health import own_information
 from lsp_fast.noise import Noise, stream_seed
-from lsp_fast.ops import densities
 from lsp_fast.ops.types import features
 from lsp_fast.reports.figures import canvas, save
 
@@ -94,7 +94,7 @@ def _show(agent: ImaginationAgent, env: Any, out: Path, count: int, steps: int, 
     skills = Noise(stream_seed(seed, "skills")).normal("skills", count, c.skill.dim).numpy()
     held = [act(agent, env, seed, steps, skill, frames=missing is None) for skill in skills]
     episode = act(agent, env, seed, _episode_steps(agent, env))
-    numbers = {**distinctness(held), "log_q_minus_log_p": _log_ratio(agent, held)}
+    numbers = {**distinctness(held), "information": _information(agent, held)}
     out.mkdir(parents=True, exist_ok=True)
     files = [out / "skills.json", out / "paths.png"]
     task = {"task": c.task, "algorithm": c.algorithm, "seed": seed, "env_steps": steps * c.collect.action_repeat}
@@ -181,8 +181,9 @@ def distinctness(held: Sequence[Held]) -> dict[str, float | None]:
 
 
 @torch.no_grad()
-def _log_ratio(agent: ImaginationAgent, held: Sequence[Held]) -> float | None:
-    """log q - log p of the skills held, from posterior states of the real segments; without a predictor None."""
+def _information(agent: ImaginationAgent, held: Sequence[Held]) -> float | None:
+    """Nats that a skill's first segment tells of which of the skills it was, by the predictor and in real states: 0
+    where they are alike, at most log of their number; without a predictor None."""
     k = agent.config.skill.length
     segments = [h for h in held if len(h.features) > k]
     if agent.predictor is None or not segments:
@@ -190,8 +191,10 @@ def _log_ratio(agent: ImaginationAgent, held: Sequence[Held]) -> float | None:
     feature = torch.stack([h.features[: k + 1] for h in segments], 1)  # [K + 1, N, F]
     skill = torch.as_tensor(np.stack([h.skill for h in segments if h.skill is not None]), device=agent.device)
     noise = Noise(0, agent.device).normal("predictor", *agent.predictor.noise_shape(len(segments)))
-    log_q = agent.predictor.log_prob(feature[1 : k + 1], feature[0], skill, noise)
-    return float((log_q - densities.normal_log_prob(skill, torch.zeros_like(skill)).sum(-1)).mean())
+    # Each segment's own skill first.
+    compared = [skill.roll(-i, 0) for i in range(len(segments))]
+    log_q = [agent.predictor.log_prob(feature[1 : k + 1], feature[0], z, noise) for z in compared]
+    return float(own_information(torch.stack(log_q)).mean())
 
 
 def _environment(agent: Agent) -> Any:

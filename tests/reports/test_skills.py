@@ -11,6 +11,7 @@ from lsp_fast.agents import ImaginationAgent
 from lsp_fast.envs.dmc import DmcEnv, Pose
 from lsp_fast.errors import LspFastError
 from lsp_fast.evaluate import dimensions
+from lsp_fast.noise import Noise, stream_seed
 from lsp_fast.reports import skills
 from lsp_fast.reports.skills import Held, act, distinctness, film, show
 
@@ -100,12 +101,22 @@ def test_everything_is_written(build, painted, tmp_path, task):
     assert sorted(p.name for p in tmp_path.glob("skills/*")) == ["paths.png", "skills.gif", "skills.json", "skills.png"]
     found = json.loads((tmp_path / "skills" / "skills.json").read_text())
     assert found["end_distance"] > 0 and found["env_steps"] == 40 and len(found["skills"]) == 3
-    assert np.isfinite(found["log_q_minus_log_p"])
+    assert found["information"] <= np.log(3) + 1e-6
     video = Image.open(tmp_path / "skills" / "skills.gif")
     assert video.n_frames == 21 and video.size == (3 * skills.FRAME, skills.FRAME)
     again = show(build(task=task), tmp_path / "again", count=3, env_steps=40)
     assert again.numbers == shown.numbers
     assert (tmp_path / "again" / "skills.json").read_bytes() == (tmp_path / "skills" / "skills.json").read_bytes()
+
+
+def test_a_predictor_that_knows_the_skill_is_told_from_one_that_guesses(build, blind, tmp_path):
+    agent = build()
+    own = torch.as_tensor(Noise(stream_seed(0, "skills")).normal("skills", 4, 3))
+    agent.predictor.log_prob = lambda segment, first, z, noise: 50.0 * (z == own).all(-1)
+    knowing = show(agent, tmp_path / "x", count=4, env_steps=40).numbers["information"]
+    agent.predictor.log_prob = lambda segment, first, z, noise: torch.full((4,), -3.0)
+    guessing = show(agent, tmp_path / "x", count=4, env_steps=40).numbers["information"]
+    assert knowing == pytest.approx(np.log(4)) and guessing == pytest.approx(0, abs=1e-6)
 
 
 def test_without_opengl_there_are_paths_and_numbers_and_the_reason(build, blind, tmp_path):
@@ -123,5 +134,5 @@ def test_what_has_no_skills_or_body_is_refused(build, blind, tmp_path):
         show(build(), tmp_path / "skills", count=1)
     with pytest.raises(LspFastError, match="gym:Pendulum-v1"):
         show(build(task="gym:Pendulum-v1"), tmp_path / "skills")
-    assert show(build("no_mi"), tmp_path / "x", count=2, env_steps=4).numbers["log_q_minus_log_p"] is None
+    assert show(build("no_mi"), tmp_path / "x", count=2, env_steps=4).numbers["information"] is None
     assert not (tmp_path / "skills").exists()

@@ -97,6 +97,17 @@ def _told(name: str, path: str) -> str:
     return TOLD.get((name, path), young if path == "young" else f"{path} {none}")
 
 
+# What a trained agent cannot plan with.
+PLANNED = {
+    "skill.beta=1": "--set skill.beta: of a trained agent only planner.… can be changed, as planner.replan",
+    "planner": "--set planner: must be NAME=VALUE",
+    "planner.value=task": "planner.value: a run keeps the one that it was trained with; leave it out",
+    "planner.candidate=8": "did you mean candidates?",
+    "planner.candidates=many": "planner.candidates = 'many': must be of type int",
+    "planner.elites=99": "planner.elites = 99: must not exceed planner.candidates",
+}
+
+
 def _sealed(before: Callable[[Any], None]) -> Callable[[Any], None]:
     """A folder in which nothing may be written, whoever one is: a superuser may everywhere."""
 
@@ -129,6 +140,11 @@ ROWS = [
         Row(f"{name}: a seed of {seed}", f"{command} --seed {seed}", 2, tells=[f"seed = {seed}: must "], before=there,
             leaves=())
         for name, command in SEEDS.items() for seed in (-1, 2**31, 10**20)
+    ),
+    *(
+        Row(f"evaluate plans with {given}", f"evaluate --logdir saved --set {given}", 2, tells=["lsp-fast: ", words],
+            before=there, leaves=())
+        for given, words in PLANNED.items()
     ),
     Row("transfer below a file", f"transfer --source run --task {TASK} --logdir file/x", 2, before=trained, leaves=(),
         tells=["cannot write to file/x: Not a directory; choose another --logdir"]),

@@ -13,6 +13,10 @@ from lsp_fast.config.values import Config, to_dict
 from lsp_fast.errors import ConfigError
 
 
+NOW = {"planner.shared_noise": "planner.rollouts = shared"}
+"""What a value that was is now."""
+
+
 def replace(config: Config, overrides: Overrides) -> Config:
     """Return `config` with dotted fields replaced, e.g. `{"model.deter": 128}`; an unknown name raises ConfigError."""
     result: Any = config
@@ -24,7 +28,7 @@ def replace(config: Config, overrides: Overrides) -> Config:
 def _replace_one(node: Any, path: list[str], name: str, value: Any) -> Any:
     names = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
     if path[0] not in names:
-        near = difflib.get_close_matches(path[0], names, n=3)
+        near = [NOW[name]] if name in NOW else difflib.get_close_matches(path[0], names, n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise ConfigError(f"unknown configuration value {name!r}{hint}")
     child = value if len(path) == 1 else _replace_one(getattr(node, path[0]), path[1:], name, value)

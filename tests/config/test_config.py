@@ -188,6 +188,8 @@ def test_any_valid_value_survives_json(env_steps, seed, beta, task, elites):
 def test_names_are_checked_and_the_nearest_is_told():
     with pytest.raises(ConfigError, match=r"'planner\.elite'; did you mean elites"):
         make_config(planner__elite=3)
+    with pytest.raises(ConfigError, match=r"'planner\.shared_noise'; did you mean planner\.rollouts = shared\?"):
+        make_config(planner__shared_noise=True)
     for row in ({"preset": "cheap"}, {"algorithm": "sac"}):
         with pytest.raises(ConfigError, match="there are"):
             make_config(**row)

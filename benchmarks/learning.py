@@ -2,8 +2,10 @@
 
     lsp-fast sweep experiments/systems_cpu.toml --jobs 2
     python benchmarks/learning.py runs/systems_cpu --out benchmarks/results/systems_cpu.json
+    python benchmarks/learning.py runs/x --planner replan=1 candidates=64 elites=8 iterations=2 --out replan.json
 
-Every finished run in the folders plays whole episodes, deterministically and exploring, each run with one thread.
+Every finished run in the folders plays whole episodes, deterministically and exploring, each run with one thread; with
+`--planner` it plans otherwise than in its training.
 """
 
 from __future__ import annotations
@@ -21,15 +23,16 @@ import torch
 from measure import machine
 
 from lsp_fast import evaluate
+from lsp_fast.cli import assignments
 from lsp_fast.config import base_config, differences
 from lsp_fast.reports.figures import learning_curves
 from lsp_fast.storage.metrics import read_rows
 
 
-def score(folder: Path, episodes: int) -> dict[str, Any]:
+def score(folder: Path, episodes: int, planner: dict[str, Any]) -> dict[str, Any]:
     """Returns of the trained agent, deterministic and exploring, its curve, and what is not its preset's."""
     torch.set_num_threads(1)
-    agent = evaluate.load(folder, device="cpu")
+    agent = evaluate.load(folder, device="cpu", planner=planner)
     c = agent.config
     evaluator = evaluate.Evaluator(c, episodes)
     [curve] = json.loads((folder / "scores.json").read_text())
@@ -53,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, or that hold some")
     parser.add_argument("--episodes", type=int, default=10)
+    parser.add_argument("--planner", nargs="+", default=(), metavar="NAME=VALUE", help="to plan otherwise with")
     parser.add_argument("--jobs", type=int, default=2, help="runs scored side by side")
     parser.add_argument("--out", type=Path, required=True, help="JSON file; the curves go beside it as PNG")
     options = parser.parse_args()
@@ -63,7 +67,9 @@ def main() -> None:
 
     rows = []
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
-        for row in pool.imap(partial(score, episodes=options.episodes), folders):
+        for row in pool.imap(
+            partial(score, episodes=options.episodes, planner=assignments("--planner", options.planner)), folders
+        ):
             rows.append(row)
             means = row["deterministic_mean"], row["exploring_mean"]
             print(f"{row['task']:24} {row['method']:24} {row['seed']:4} {means[0]:7.1f} {means[1]:7.1f}", flush=True)

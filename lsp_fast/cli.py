@@ -42,7 +42,7 @@ class Train:
 
     def run(self) -> int:
         check(self.config)
-        from lsp_fast import backends
+        from lsp_fast import backends, processes
         from lsp_fast.training.loop import train
 
         c = self.config
@@ -53,6 +53,8 @@ class Train:
                 file=sys.stderr,
             )
         result = train(c, logdir, profile=self.profile)
+        if processes.invited_rank():
+            return 0  # the first process says the rest
         if result.resumed_at >= c.env_steps:
             print(f"finished before: raise --env-steps to go on, or name another --logdir than {logdir}")
         if result.timed_out:
@@ -350,7 +352,8 @@ def _told(argv: list[str]) -> int:
     try:
         return at_home(parse(argv)).run()
     except LspFastError as error:
-        print(f"lsp-fast: {error}", file=sys.stderr)
+        if _tells():
+            print(f"lsp-fast: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.filename is None:
@@ -363,6 +366,12 @@ def _told(argv: list[str]) -> int:
         )
         print(f"lsp-fast: quit{kept}", file=sys.stderr)
         return 130
+
+
+def _tells() -> bool:
+    """Whether this process tells of an error: one of those that train together does."""
+    together = sys.modules.get("lsp_fast.processes")
+    return together is None or together.tells()
 
 
 def _one_line(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lsp_fast import processes
 from lsp_fast.agents import td3
 from lsp_fast.agents.base import Agent
 from lsp_fast.agents.goals import Goals, Segments, SkillGoals, StateGoals
@@ -154,6 +155,7 @@ class HiroAgent(Agent):
     def fit(self, replay: Replay) -> None:
         """The range of goals, where the prefill decides it."""
         if (half_range := self.goals.half_range(replay)) is not None:
+            [half_range] = processes.average([half_range])
             self.high.scale.copy_(half_range)
 
     def sample(self, replay: Replay, rng: np.random.Generator) -> SegmentBatch:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lsp_fast import ops
+from lsp_fast import ops, processes
 from lsp_fast.agents import acting
 from lsp_fast.agents.acting import Carry
 from lsp_fast.agents.base import Agent
@@ -305,7 +305,8 @@ class ImaginationAgent(Agent):
     def fit(self, replay: Replay) -> None:
         """The observation's normaliser, where there is one."""
         if self.config.model.normalize_observations and not self.pixels:
-            self.world_model.fit_normalizer(*(self.upload(torch.as_tensor(x)) for x in replay.observation_statistics()))
+            found = zip(*processes.gather((replay.num_rows, *replay.observation_statistics())), strict=True)
+            self.world_model.fit_normalizer(*(self.upload(torch.as_tensor(x)) for x in processes.pooled(*found)))
 
     def sample(self, replay: Replay, rng: np.random.Generator) -> Batch:
         """Sequences, [B, L, ...]."""

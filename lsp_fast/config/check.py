@@ -119,6 +119,21 @@ def check(config: Config) -> None:
         not hiro or m.normaliser == "prefill",
         f"model.normaliser = {m.normaliser!r}: HIRO has no world model that standardises; leave it at prefill",
     )
+    need(
+        config.processes == 1 or not config.transfer.relabel,
+        f"processes = {config.processes}: experience that is relabelled is not dealt out; set processes to 1",
+    )
+    for name, value in (
+        ("collect.num_envs", collect.num_envs),
+        ("train.batch_size", t.batch_size),
+        ("behavior.plan_states", b.plan_states),
+        ("behavior.starts", b.starts),
+    ):
+        count = config.processes
+        need(
+            value % count == 0,
+            f"{name} = {value}: {count} processes cannot share it equally; set it to {-(-value // count) * count}",
+        )
     need(config.hiro.candidates >= 2, f"hiro.candidates = {config.hiro.candidates}: must be at least 2")
     need(
         not (hiro and (config.transfer.freeze_policy or config.transfer.relabel)),

@@ -12,7 +12,6 @@ from lsp_fast.config.rows import ALGORITHMS, PRESETS, Overrides
 from lsp_fast.config.values import Config, to_dict
 from lsp_fast.errors import ConfigError
 
-
 NOW = {"planner.shared_noise": "planner.rollouts = shared"}
 """What a value that was is now."""
 

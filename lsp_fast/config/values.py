@@ -342,6 +342,11 @@ class Config:
     """Implementation of the hot operations; auto falls back and says so."""
     threads: int = 0
     """Processor threads of PyTorch; 0 leaves its own choice."""
+    processes: int = 1
+    """That train the agent together, each with its share of environments, batch and start states; they are started on
+    this machine, unless torchrun started them. One run has the same number from beginning to end."""
+    process_timeout: float = 600.0
+    """Seconds that a process waits for the others, also while the first one evaluates or writes a checkpoint."""
     max_minutes: float = 0.0
     """End the run with a checkpoint after so many minutes of this start; the same command goes on. 0: no limit."""
     collect: CollectConfig = field(default_factory=CollectConfig)

@@ -1,10 +1,11 @@
-"""One optimiser a module (SPEC sections 2 to 4)."""
+"""One optimiser a module (SPEC sections 2 to 4); where several processes train, of their mean gradient."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from lsp_fast import processes
 from lsp_fast.backends import Backend
 from lsp_fast.config import Config
 
@@ -23,7 +24,7 @@ class Optimizer:
 
     def step(self, loss: Tensor, retain_graph: bool = False) -> Tensor:
         """Take one step down the loss and return the gradient's norm before clipping, 0-d."""
-        gradients = torch.autograd.grad(loss, self.parameters, retain_graph=retain_graph)
+        gradients = processes.average(torch.autograd.grad(loss, self.parameters, retain_graph=retain_graph))
         norm = self._step(gradients)
         # Such a step does not count as a change by itself; whoever holds copies of weights goes by it.
         torch.autograd.graph.increment_version(self.parameters)
@@ -44,5 +45,5 @@ class Optimizer:
 
     def norm(self, objective: Tensor) -> Tensor:
         """Norm of an objective's gradient, 0-d, without taking a step; the graph is kept."""
-        gradients = torch.autograd.grad(objective, self.parameters, retain_graph=True)
+        gradients = processes.average(torch.autograd.grad(objective, self.parameters, retain_graph=True))
         return nn.utils.get_total_norm(gradients)

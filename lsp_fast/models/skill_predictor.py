@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lsp_fast import processes
 from lsp_fast.backends import REFERENCE, Backend
 from lsp_fast.config import ModelConfig, PredictorConfig, SkillConfig
 from lsp_fast.models.networks import MLP
@@ -93,9 +94,10 @@ class SkillPredictor(nn.Module):
         x = feature.flatten(0, -2).float()
         self.updates += 1
         rate = (1 / self.updates).clamp(min=RATE)  # a plain mean at first
-        ahead = x.mean(0) - self.feature_mean
+        mean, variance = processes.moments(x.mean(0), x.var(0, correction=0))
+        ahead = mean - self.feature_mean
         # The variance of a mixture: those of its parts, and how far apart these lie.
-        self.feature_var += rate * (x.var(0, correction=0) - self.feature_var + (1 - rate) * ahead**2)
+        self.feature_var += rate * (variance - self.feature_var + (1 - rate) * ahead**2)
         self.feature_mean += rate * ahead
 
     def _seen(self, segment: Tensor) -> Sequence[Tensor]:

@@ -192,5 +192,14 @@ class RunLogger(LogWriter):
             writer.close()
 
 
+class Silent(LogWriter):
+    """What a process has that does not log: it keeps nothing."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.xs: list[int] = []
+        self.ys: list[float] = []
+
+
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None

@@ -15,7 +15,7 @@ from lsp_fast.storage import checkpoint
 
 # What may change between two starts of one run: nothing that decides what is learned.
 RESUMABLE = {
-    "env_steps", "label", "device", "backend", "threads", "max_minutes", "preset", "train.log_every",
+    "env_steps", "label", "device", "backend", "threads", "process_timeout", "max_minutes", "preset", "train.log_every",
     "train.health_every", "train.checkpoint_every", "train.cuda_graph",
 }  # fmt: skip
 
@@ -36,6 +36,10 @@ class RunFolder:
         self.curve = self.path / "learning_curve.png"
         self.trace = self.path / "trace.json"
         self._lock: int | None = None
+
+    def replay_of(self, rank: int) -> Path:
+        """Where one of several processes keeps its experience."""
+        return self.replay if rank == 0 else self.path / f"replay-{rank}"
 
     def lock(self) -> None:
         """Keep every other process from training in this folder until `release` or this process's end.
@@ -89,6 +93,12 @@ class RunFolder:
         """
         if self.config.exists():
             changed = {k: v for k, v in differences(self.read_config(), config).items() if k not in RESUMABLE}
+            if "processes" in changed:
+                there, asked = changed["processes"]
+                raise ConfigError(
+                    f"processes = {asked}: the run in {self.path} is of {there}, each with experience of its own; go "
+                    f"on with --processes {there}, or choose another --logdir"
+                )
             if changed:
                 lines = [f"  {name}: {old!r} there, {new!r} asked for" for name, (old, new) in changed.items()]
                 raise ConfigError(

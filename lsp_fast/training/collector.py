@@ -12,10 +12,12 @@ import gymnasium
 import numpy as np
 import torch
 
+from lsp_fast import processes
 from lsp_fast.agents import Agent
 from lsp_fast.config import Config
+from lsp_fast.errors import EnvironmentFailed
 from lsp_fast.experience import relabel
-from lsp_fast.experience.driver import Driver
+from lsp_fast.experience.driver import Driver, EpisodeSummary
 from lsp_fast.experience.replay import Replay
 from lsp_fast.noise import Noise, stream_seed
 from lsp_fast.training.schedule import Phase
@@ -34,14 +36,16 @@ class Collector:
         environments: E of them, with equal spaces.
 
     Attributes:
-        env_steps, agent_steps: made so far, of all environments together.
+        env_steps, agent_steps: made so far, of all environments together, those of other processes among them.
+        episodes: completed ones in the replay; of several processes the one's that has fewest.
         returns, successes: of the most recent episodes.
     """
 
     def __init__(self, config: Config, agent: Agent, replay: Replay, environments: Sequence[gymnasium.Env]) -> None:
         self.agent = agent
         self.explorer = np.random.default_rng(stream_seed(config.seed, "prefill"))
-        self.env_steps = self.agent_steps = 0
+        self.env_steps = self.agent_steps = self.episodes = 0
+        self.replay = replay
         self.returns, self.successes = deque[float](maxlen=RECENT), deque[float](maxlen=RECENT)
         # The agent's own extras, or else what the environments tell for relabelling.
         told = None
@@ -82,12 +86,29 @@ class Collector:
             extras = agent.extras(self.carry)
         if alarm is not None and not np.isfinite(actions).all():
             alarm()
-        result = driver.step(actions, meanwhile, extras)
-        self.env_steps += result.env_steps
-        self.agent_steps += len(actions)
+        finished: list[EpisodeSummary] = []
+        env_steps = agent_steps = 0
+        failure = None
+        try:
+            env_steps, finished = driver.step(actions, meanwhile, extras)
+            agent_steps = len(actions)
+        except EnvironmentFailed as error:
+            failure = error
+        self._count(env_steps, agent_steps, failure)
         agent.at(self.env_steps)
-        self.returns.extend(episode.episode_return for episode in result.finished)
-        self.successes.extend(float(episode.success) for episode in result.finished if episode.success is not None)
+        self.returns.extend(episode.episode_return for episode in finished)
+        self.successes.extend(float(episode.success) for episode in finished if episode.success is not None)
+
+    def _count(self, env_steps: int, agent_steps: int, failure: EnvironmentFailed | None) -> None:
+        """Add the steps of all processes, and raise what failed in any of them."""
+        told = processes.numbers([env_steps, agent_steps, self.replay.num_episodes, failure is not None])
+        steps, made, episodes, failed = zip(*told, strict=True)
+        self.env_steps += sum(steps)
+        self.agent_steps += sum(made)
+        self.episodes = min(episodes)
+        if any(failed):
+            reasons = processes.gather(None if failure is None else str(failure))
+            raise failure or EnvironmentFailed(next(reason for reason in reasons if reason is not None))
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint: running episodes as their actions, the policy's memory, counts."""

@@ -6,10 +6,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from lsp_fast import machine, threads
+from lsp_fast import machine, processes, threads
 from lsp_fast.config import Config, check
 from lsp_fast.evaluate import Evaluator, close, make_envs
 from lsp_fast.storage.run_folder import RunFolder
+from lsp_fast.training import together
 from lsp_fast.training.preflight import check_resources, disk_errors
 from lsp_fast.training.run import Result, Run, announce
 from lsp_fast.training.signals import Stop, stop_on_signal
@@ -28,26 +29,37 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True, profile:
 
     Raises:
         ConfigError, BackendUnavailable: before anything is written.
+        ProcessLost: with `config.processes`, one is gone or does not answer.
         CheckpointError: the folder's checkpoints cannot be read.
         LspFastError: a loss that is not finite, or a disk that is full; the checkpoints before stay.
         EnvironmentFailed: an environment raised, or gave what cannot be learned from. Within training there is then a
             checkpoint from before it.
     """
+    config = together.invite(config)
     check(config)
-    limited = threads.use(config.threads)
-    machine.keep_memory()
     folder = RunFolder(logdir)
+    if config.processes > 1 and not processes.invited():
+        return together.launch(config, folder.path, progress=progress, profile=profile)
     config = with_whole_source(config, folder)
     with ExitStack() as stack:
+        if config.processes > 1:
+            stack.enter_context(together.joined(config, folder))
+            progress, profile = progress and processes.leads(), profile and processes.leads()
+        limited = threads.use(together.share(config).threads)
+        machine.keep_memory()
         stack.callback(folder.release)
-        folder.lock()
+        if processes.leads():
+            folder.lock()
         config = folder.continued(config)
         # All that can be refused is refused before anything is written.
         state = folder.find(config)
-        environments = make_envs(config, config.collect.num_envs)
+        own = together.share(config)
+        environments = make_envs(own, own.collect.num_envs)
         stack.callback(close, environments)
-        evaluator = stack.enter_context(Evaluator(config, config.train.eval_episodes, environments))
-        trainer = Trainer(config, folder.replay, state, environments)
+        evaluator = None
+        if processes.leads():
+            evaluator = stack.enter_context(Evaluator(own, own.train.eval_episodes, environments))
+        trainer = Trainer(own, folder.replay_of(processes.rank()), state, environments)
         needs = check_resources(config, trainer, folder)
         if progress:
             announce(needs if limited is None else f"{needs}\n{limited}")
@@ -57,7 +69,9 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True, profile:
                 "random numbers begin anew, so that the run does not repeat what it would have done there"
             )
         with disk_errors(folder):
-            folder.claim(config)
+            if processes.leads():
+                folder.claim(config)
+            processes.gather(None)  # nobody writes before everybody has agreed
             run = Run(config, folder, trainer, evaluator, progress, profile, state)
             if state is None and config.transfer.source:
                 # The source may go on and drop the checkpoint that this run begins from.
@@ -73,7 +87,7 @@ def loop(run: Run, stop: Stop) -> bool:
     # What is owed comes first: a run that was stopped between two updates goes on between them.
     while run.learn_owed(stop):
         at_end = run.at_end
-        if (schedule.learning and run.can_evaluate and schedule.evaluate(run.env_steps)) or at_end:
+        if (schedule.learning and run.may_evaluate and schedule.evaluate(run.env_steps)) or at_end:
             run.evaluate()
         if schedule.log(run.env_steps) or at_end:
             run.log()

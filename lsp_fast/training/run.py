@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from lsp_fast import processes
 from lsp_fast.agents import ImaginationAgent
 from lsp_fast.config import Config
 from lsp_fast.errors import EnvironmentFailed, LspFastError
@@ -23,7 +25,7 @@ from lsp_fast.reports.figures import learning_curves
 from lsp_fast.reports.open_loop import predicted_frames
 from lsp_fast.reports.scores import read_scores
 from lsp_fast.storage import checkpoint
-from lsp_fast.storage.logger import RunLogger
+from lsp_fast.storage.logger import RunLogger, Silent
 from lsp_fast.storage.run_folder import RunFolder
 from lsp_fast.training.learner import NotFinite
 from lsp_fast.training.pace import FIRST, WARM_UP, Mark, duration_text, seconds_left
@@ -64,7 +66,8 @@ class Run:
     Args:
         config: checked.
         folder: claimed.
-        trainer, evaluator: of this configuration.
+        trainer, evaluator: of this configuration; only the first of several processes evaluates, logs and draws, and
+            the others have no evaluator.
         progress: draw a progress bar on standard error, and say there after the first updates how long it will take.
         profile: write a trace of the first updates that learn behaviour.
         state: the checkpoint that the trainer goes on from, if any.
@@ -75,14 +78,15 @@ class Run:
         config: Config,
         folder: RunFolder,
         trainer: Trainer,
-        evaluator: Evaluator,
+        evaluator: Evaluator | None,
         progress: bool = False,
         profile: bool = False,
         state: dict[str, Any] | None = None,
     ) -> None:
         self.config, self.folder, self.trainer, self.evaluator = config, folder, trainer, evaluator
         identity = {"task": config.task, "method": config.method, "seed": config.seed}
-        self.logger = RunLogger(folder.path, identity, 0 if state is None else state["metrics_rows"])
+        rows = 0 if state is None else state["metrics_rows"]
+        self.logger = RunLogger(folder.path, identity, rows) if processes.leads() else Silent()
         self.resumed_at, self._updates_before = trainer.env_steps, trainer.updates
         self._saved = None if state is None else (trainer.env_steps, trainer.updates)
         # Checkpoints from before they said so: a run's last evaluation stands at its end.
@@ -105,6 +109,7 @@ class Run:
         skip = max(config.train.pretrain - trainer.updates, 0)
         self._tracer = Tracer(folder.trace, skip) if profile else None
         trainer.on_update = self._updated
+        self.may_evaluate = True
 
     @property
     def env_steps(self) -> int:
@@ -115,12 +120,15 @@ class Run:
     def at_end(self) -> bool:
         """Whether all steps are made and the last evaluation is still to come: a run may be stopped in its last
         updates."""
-        return self.trainer.schedule.finished(self.env_steps) and self.logger.xs[-1:] != [self.env_steps]
+        if not self.trainer.schedule.finished(self.env_steps):
+            return False
+        return bool(processes.numbers([self.logger.xs[-1:] != [self.env_steps]])[0][0])
 
     @property
     def can_evaluate(self) -> bool:
         """Whether nothing is lost: in an environment that is trained in, too, only where an episode begins."""
-        return not self.evaluator.shared or bool(self.trainer.collector.driver.is_first.all())
+        shared = self.evaluator is not None and self.evaluator.shared
+        return not shared or bool(self.trainer.collector.driver.is_first.all())
 
     @property
     def out_of_time(self) -> bool:
@@ -137,20 +145,35 @@ class Run:
         """The updates that come before the next step; False where the run was asked to end."""
         trainer = self.trainer
         while trainer.updates < trainer.schedule.updates_due_first(self.env_steps):
-            if stop.asked or self.out_of_time:
+            if self._asked(stop):
                 return False
             trainer.learn()
-        return not (stop.asked or self.out_of_time)
+        return not self._asked(stop)
+
+    def _asked(self, stop: Stop) -> bool:
+        """Whether the run is to end: all processes do, where one was asked."""
+        told = processes.numbers([stop.asked, self.out_of_time, not self.can_evaluate])
+        asked, late, _ = map(any, zip(*told, strict=True))
+        stop.asked, self.may_evaluate = asked, not told[0][2]
+        return asked or late
 
     def evaluate(self) -> None:
         """Whole episodes of the policy without exploration; of frames also what the model predicts of them."""
         trainer, seed = self.trainer, stream_seed(self.config.seed, f"evaluate/{self.env_steps}")
         trainer.learner.check_finite()
-        try:
-            score = self.evaluator.run_agent(trainer.agent, seed)
-        except EnvironmentFailed:
+        score = failure = None
+        if self.evaluator is not None:
+            try:
+                score = self.evaluator.run_agent(trainer.agent, seed)
+            except EnvironmentFailed as error:
+                failure = error
+        # The others wait for the first one here.
+        [told, *_] = processes.gather(None if failure is None else str(failure))
+        if told is not None:
             trainer.schedule.evaluate.again()
-            raise
+            raise failure or EnvironmentFailed(told)
+        if score is None or self.evaluator is None:
+            return
         if self.evaluator.shared and not trainer.schedule.finished(self.env_steps):
             trainer.collector.take_back()
         row = {"eval/return": score.mean, "eval/return_std": float(np.std(score.returns))}
@@ -161,7 +184,11 @@ class Run:
     def log(self) -> None:
         """One row of metrics: means since the last one, counts, and how exploring episodes went."""
         trainer, collector = self.trainer, self.trainer.collector
-        row = trainer.means.pop() | {
+        own = trainer.means.pop(), list(collector.returns), list(collector.successes)
+        means, returns, successes = zip(*processes.gather(own), strict=True)
+        if not processes.leads():
+            return
+        row = {name: fmean(x[name] for x in means) for name in means[0]} | {
             "agent_steps": collector.agent_steps,
             "updates": trainer.updates,
             "seconds": time.perf_counter() - self._started,
@@ -169,10 +196,9 @@ class Run:
         }
         if trainer.agent.device.type == "cuda":
             row["gpu_memory_peak"] = float(torch.cuda.max_memory_allocated(trainer.agent.device))
-        if collector.returns:
-            row["train/return"] = float(np.mean(collector.returns))
-        if collector.successes:
-            row["train/success"] = float(np.mean(collector.successes))
+        for name, recent in (("train/return", returns), ("train/success", successes)):
+            if found := [value for values in recent for value in values]:
+                row[name] = float(np.mean(found))
         self.logger.write(self.env_steps, row)
         if not self._alarmed and _implausible(row, self.config):
             self._alarmed = True
@@ -250,7 +276,9 @@ class Run:
         trainer.learner.check_finite()
         self.logger.sync()
         state = {**trainer.state_dict(), "metrics_rows": self.logger.rows, "finished": finished}
-        checkpoint.save(self.folder.checkpoints, trainer.env_steps, state)
+        if processes.leads():
+            checkpoint.save(self.folder.checkpoints, trainer.env_steps, state)
+        processes.gather(None)  # the checkpoint is there, whoever goes on
         self._saved, self._told_finished = (trainer.env_steps, trainer.updates), finished
 
     def collect(self) -> None:
@@ -304,8 +332,9 @@ class Run:
 
 
 def announce(text: str) -> None:
-    """A line on standard error, above the progress bar."""
-    tqdm.write(text, file=sys.stderr)
+    """A line on standard error, above the progress bar; of several processes the first one says it."""
+    if processes.leads():
+        tqdm.write(text, file=sys.stderr)
 
 
 def _implausible(row: dict[str, float], config: Config) -> bool:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
+from torch import nn
 
-from lsp_fast import agents
+from lsp_fast import agents, processes
 from lsp_fast.agents import Agent
 from lsp_fast.config import Config
 from lsp_fast.envs.goals import goal_entries
-from lsp_fast.errors import ConfigError
+from lsp_fast.errors import ConfigError, LspFastError
 from lsp_fast.evaluate import dimensions, make_envs
 from lsp_fast.experience import relabel
 from lsp_fast.experience.replay import Replay
@@ -71,6 +74,9 @@ class Trainer:
         else:
             if config.transfer.source:
                 take_over(config, agent, self.replay)
+            # One agent, drawn from the run's seed; noise is each process's own.
+            weights = [p.data for p in (*agent.modules.parameters(), *agent.modules.buffers())]
+            processes.follow_first(weights)
             self.collector.begin()
 
     @property
@@ -99,7 +105,7 @@ class Trainer:
         meanwhile = self.learn_due if schedule.learning and self.config.train.overlap else None
         # On a GPU nobody has looked yet at what was learned.
         collector.collect(phase, meanwhile, self.learner.check_finite)
-        begins = schedule.advance(collector.env_steps, self.replay.num_episodes)
+        begins = schedule.advance(collector.env_steps, collector.episodes)
         if (begins and phase is Phase.RANDOM) or (not begins and schedule.refits(before, collector.env_steps)):
             # A policy that was taken over has its scales of observations and goals. The one here enters the episode
             # that is under way with an empty memory, as it has seen none of it.
@@ -120,7 +126,24 @@ class Trainer:
             self.learn()
 
     def state_dict(self) -> dict[str, Any]:
-        """A checkpoint's content; also brings the replay on disk up to date."""
+        """A checkpoint's content; also brings the replay on disk up to date. Of several processes the first one's
+        holds the others', less the weights, which are the same."""
+        state = self._own_state()
+        said = processes.gather((_checksum(self.agent.modules), state if processes.rank() else None))
+        if len({checksum for checksum, _ in said}) > 1:
+            raise LspFastError(
+                "the processes' weights are no longer the same: their machines compute differently; train on processes "
+                "of one kind of machine"
+            )
+        return {**state, "others": [other for _, other in said[1:]]} if len(said) > 1 else state
+
+    def _own_state(self) -> dict[str, Any]:
+        state = self._state()
+        if processes.rank():
+            state["agent"] = {k: v for k, v in state["agent"].items() if k not in ("modules", "optimizers")}
+        return state
+
+    def _state(self) -> dict[str, Any]:
         return {
             **self.learner.state_dict(),
             **self.collector.state_dict(),
@@ -134,11 +157,22 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken, in the middle of the episodes that were running."""
+        if rank := processes.rank():
+            own = state["others"][rank - 1]
+            state = {**state, **own, "agent": {**state["agent"], **own["agent"]}}
         self.learner.load_state_dict(state)
         self.replay.load(self.replay_folder, json.loads(state["replay"]))
         self.collector.load_state_dict(state)
         self.schedule.load_state_dict(state)
         self.means.load_state_dict(state["means"])
+
+
+def _checksum(modules: nn.Module) -> int:
+    """Of all weights."""
+    found = 0
+    for value in modules.state_dict().values():
+        found = zlib.crc32(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes(), found)
+    return found
 
 
 def _replay(config: Config, agent: Agent, env: Any) -> Replay:

@@ -15,6 +15,16 @@ from lsp_fast.ops.types import Normal, PlanNoise, PlanRules, PlanWeights, State
 
 DIMS = 78, 12
 """Observation and action of the quadruped."""
+PLAIN = {
+    "planner__rollouts": "sampled",
+    "planner__std_min": 0.0,
+    "skill__random_share": 0.0,
+    "skill__beta_kind": "fixed",
+    "skill__input_scale": 1.0,
+    "predictor__normalise": False,
+    "value__slow": 0.0,
+}
+"""The paper's method, at any preset's sizes: what the `cpu` preset adds to it the peers do not know."""
 
 
 class Problem(NamedTuple):
@@ -39,7 +49,7 @@ class Problem(NamedTuple):
 def problem(preset: str, starts: int, algorithm: str = "lsp", **overrides: object) -> Problem:
     """From `starts` states with sampled actions (learning), or from one with tanh(mean) (acting in evaluation); of
     planet, which has no policy, of actions."""
-    c = make_config(preset, algorithm, device="cpu", backend="reference", **overrides)
+    c = make_config(preset, algorithm, device="cpu", backend="reference", **{**PLAIN, **overrides})
     agent = ImaginationAgent(*DIMS, c)
     drawn = Noise(1)
     start = State(drawn.normal("s", starts, c.model.stoch), drawn.normal("h", starts, c.model.deter).tanh())

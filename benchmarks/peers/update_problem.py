@@ -16,7 +16,7 @@ from lsp_fast.models.world_model import SequenceBatch
 from lsp_fast.noise import Noise
 from lsp_fast.ops.types import Normal, State
 from lsp_fast.planning.planner import SkillPlan
-from peers.problem import DIMS
+from peers.problem import DIMS, PLAIN
 
 PARTS = {
     "update": ("world_model", "actor", "value", "predictor"),
@@ -68,7 +68,8 @@ class Expected(NamedTuple):
 
 def agent_of(preset: str, starts: int, **overrides: Any) -> ImaginationAgent:
     """The same initial weights for the same preset."""
-    return ImaginationAgent(*DIMS, make_config(preset, device="cpu", behavior__plan_states=starts, **overrides))
+    config = make_config(preset, device="cpu", behavior__plan_states=starts, **{**PLAIN, **overrides})
+    return ImaginationAgent(*DIMS, config)
 
 
 def function_of_part(agent: ImaginationAgent, part: str, starts: int) -> Callable[[], dict[str, Tensor]]:

@@ -10,6 +10,9 @@ Overrides = Mapping[str, Any]
 _HIRO: Overrides = {
     "skill.source": "none",
     "skill.intrinsic": False,
+    # It imagines nothing that these could be measured in.
+    "skill.beta_kind": "fixed",
+    "predictor.normalise": False,
     "train.train_every": 2,  # an update of the low level per agent step [O]
     "train.pretrain": 0,
     "train.batch_size": 100,
@@ -32,6 +35,8 @@ ALGORITHMS: dict[str, Overrides] = {
         "planner.iterations": 10,
         "planner.objective": "sum",
         "planner.std_floor": 0.0,
+        "planner.std_min": 0.0,
+        "planner.rollouts": "sampled",
         "behavior.horizon": 12,
         "behavior.gamma": 1.0,
     },
@@ -39,7 +44,7 @@ ALGORITHMS: dict[str, Overrides] = {
     "hiro_mi": {"hiro.goals": "skills", **_HIRO},
 }
 
-# What two processor cores learn with in minutes; docs/configuration.md gives the reason of each departure.
+# Sizes that two processor cores learn with in minutes; docs/configuration.md gives the reason of each departure.
 _CPU: Overrides = {
     "env_steps": 16_000,
     "collect.prefill": 2500,
@@ -74,7 +79,21 @@ PRESETS: dict[str, Overrides] = {
     "paper": {},
     # The paper's sizes and schedule with what makes a GPU fast; learning stays in fp32 numbers.
     "gpu": {"planner.precision": "bf16", "train.matmul": "tf32", "train.overlap": True},
-    "cpu": {**_CPU, "planner.precision": "auto"},
+    # What learned fastest there, of what the paper leaves open and of what later work found (docs/results.md).
+    "cpu": {
+        **_CPU,
+        "train.train_every": 2,
+        "planner.precision": "auto",
+        "planner.rollouts": "mean",
+        "planner.std_min": 0.3,
+        "skill.random_share": 0.5,
+        "skill.beta_kind": "gradient",
+        "skill.beta": 0.3,
+        "skill.beta_max": 2.0,
+        "skill.input_scale": 3.0,
+        "predictor.normalise": True,
+        "value.slow": 0.02,
+    },
     # Seconds, for tests: everything happens once or twice, nothing is learned.
     "smoke": {
         **_CPU,

@@ -41,7 +41,8 @@ PARTS = CPP._replace(plan=None)
 
 def build(states=3, seed=0, sample=True, preset="smoke", **overrides):
     """start, weights, noise and configuration of a plan with networks drawn at random."""
-    config = make_config(preset, device="cpu", backend="reference", seed=seed, **overrides)
+    given = {"planner__rollouts": "sampled", "planner__std_min": 0.0, "skill__input_scale": 1.0, **overrides}
+    config = make_config(preset, device="cpu", backend="reference", seed=seed, **given)
     agent = ImaginationAgent(5, 2, config)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in agent.modules.named_parameters():

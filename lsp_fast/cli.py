@@ -78,6 +78,10 @@ class Train:
         return 0 if result.finished or result.timed_out else 130
 
 
+OWN = "env_steps", "seed", "max_minutes", "processes", "device", "backend", "threads"
+"""Values that a transfer may choose anew, by the names that they have in a configuration."""
+
+
 @dataclass(frozen=True)
 class Transfer:
     """Train on another task from what a run has learned: its networks, with fresh optimisers."""
@@ -102,6 +106,8 @@ class Transfer:
     """Environment steps on the new task; the source's by default."""
     seed: int | None = None
     max_minutes: float | None = None
+    processes: int | None = None
+    """That train the agent together; as many as the source's by default."""
     device: str | None = None
     backend: Literal["auto", "reference", "cpp", "triton"] | None = None
     threads: int | None = None
@@ -122,7 +128,7 @@ class Transfer:
             "skill__length": self.skill_length,
             "behavior__horizon": self.horizon,
             "behavior__plan_states": self.plan_states,
-            **{k: getattr(self, k) for k in ("env_steps", "seed", "max_minutes", "device", "backend", "threads")},
+            **{k: getattr(self, k) for k in OWN},
         }
         overrides = {name: value for name, value in given.items() if value is not None}
         return Train(transfer_config(self.source, logdir, self.task, **overrides), logdir).run()

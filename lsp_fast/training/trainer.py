@@ -128,20 +128,17 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """A checkpoint's content; also brings the replay on disk up to date. Of several processes the first one's
         holds the others', less the weights, which are the same."""
-        state = self._own_state()
-        said = processes.gather((_checksum(self.agent.modules), state if processes.rank() else None))
+        state = self._state()
+        if processes.count() == 1:
+            return state
+        own = {**state, "agent": {k: v for k, v in state["agent"].items() if k not in ("modules", "optimizers")}}
+        said = processes.gather((_checksum(self.agent.modules), own if processes.rank() else None))
         if len({checksum for checksum, _ in said}) > 1:
             raise LspFastError(
                 "the processes' weights are no longer the same: their machines compute differently; train on processes "
                 "of one kind of machine"
             )
-        return {**state, "others": [other for _, other in said[1:]]} if len(said) > 1 else state
-
-    def _own_state(self) -> dict[str, Any]:
-        state = self._state()
-        if processes.rank():
-            state["agent"] = {k: v for k, v in state["agent"].items() if k not in ("modules", "optimizers")}
-        return state
+        return {**state, "others": [other for _, other in said[1:]]}
 
     def _state(self) -> dict[str, Any]:
         return {

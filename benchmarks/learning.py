@@ -68,7 +68,7 @@ def main() -> None:
     rows = []
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
         for row in pool.imap(
-            partial(score, episodes=options.episodes, planner=assignments("--planner", options.planner)), folders
+            partial(score, episodes=options.episodes, planner=assignments("--planner", [options.planner])), folders
         ):
             rows.append(row)
             means = row["deterministic_mean"], row["exploring_mean"]

@@ -125,7 +125,8 @@ class WorkerEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return self._process.answer(self._ticket)
 
     def close(self) -> None:
-        if self._open and not self._process.lost:
+        # What is at something else closes its environments when it is hung up on.
+        if self._open and not self._process.busy and not self._process.lost:
             self._open = False
             self._process.answer(self._process.ask(self._number, "close", {}))
 
@@ -149,9 +150,14 @@ class _Process:
             )
         self.pid = self._process.pid
         self.lost: Elsewhere | None = None
-        self._asked = 0
+        self._asked = self._received = 0
         self._queue: list[tuple[Any, ...]] = []
         self._answers: dict[int, tuple[Any, ...]] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is still to come."""
+        return self._received < self._asked
 
     def ask(self, number: int, call: str, given: dict[str, Any]) -> int:
         """Queue a call of an environment's. Returns its ticket."""
@@ -183,6 +189,11 @@ class _Process:
                 came, *answer = self._connection.recv()
             except (EOFError, OSError):
                 raise self._lose() from None
+            except BaseException:  # Ctrl-C: what comes next may begin in the middle of an answer
+                self.lost = Elsewhere(f"was left by its trainer in process {self.pid}")
+                self.hang_up()
+                raise
+            self._received += 1
             self._answers[came] = tuple(answer)
         succeeded, gave, said = self._answers.pop(ticket)
         # Answers to calls of a step that another environment has failed are not asked for.

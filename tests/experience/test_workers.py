@@ -49,6 +49,16 @@ def short(smoke, troubles):
     return config
 
 
+def opengl():
+    """Skip where there is none."""
+    try:
+        env = envs.make("cheetah_run", obs="pixels")
+        env.reset()
+        env.close()
+    except LspFastError as error:
+        pytest.skip(str(error))
+
+
 class Rows(list):
     """A replay that remembers its rows."""
 
@@ -79,10 +89,7 @@ def play(environments, steps, **options):
 )
 def test_rows_are_those_of_one_process(task, obs, steps, count, counts):
     if obs == "pixels":
-        try:
-            envs.make(task).render_frame(8, 8)
-        except LspFastError as error:
-            pytest.skip(str(error))
+        opengl()
     kept = {"info_extras": lambda info: relabel.extras(info, 2)} if task == "quadruped_reach" else {}
     here = [envs.make(task, obs=obs) for _ in range(count)]
     expected = play(here, steps, **kept)
@@ -153,6 +160,21 @@ def test_a_run_is_the_same_and_goes_on_with_another_number_of_processes(overlap,
         assert not train(config(0), parts, progress=False).finished
     assert train(config(1), parts, progress=False).resumed_at >= 860
     assert same(whole, parts)
+
+
+@pytest.mark.slow
+def test_a_run_from_pixels_is_the_same(smoke, tmp_path):
+    def config(workers):
+        options = {"collect__num_envs": 2, "collect__workers": workers, "collect__prefill": 2000}
+        options |= {"train__eval_episodes": 1, "train__pretrain": 2, "train__train_every": 20, "env_steps": 2100}
+        return smoke(task="cheetah_run", obs="pixels", fast_render=True, **options)
+
+    opengl()
+    whole = train(config(0), tmp_path / "0", progress=False).folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "out_of_time", property(lambda run: run.env_steps >= 2040))
+        assert not train(config(2), tmp_path / "2", progress=False).finished
+    assert train(config(1), tmp_path / "2", progress=False).updates and same(whole, tmp_path / "2")
 
 
 @pytest.mark.filterwarnings("ignore:.*evaluated in the one")
@@ -286,6 +308,22 @@ def test_none_is_left_when_the_trainer_is_killed(task, troubles):
         process.wait()
         process.stderr.close()
     until(lambda: not any(map(alive, pids)), GRACE + 10)
+
+
+def test_a_second_signal_quits_though_no_step_ends(troubles):
+    process = start("gym:troubles:Hangs-v0", HANGS="20")
+    try:
+        until(Path("hanging").exists, process=process)
+        pids = children(process)
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        errors = process.communicate(timeout=3 * GRACE)[1].decode()
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130 and "lsp-fast: quit" in errors and "Traceback" not in errors
+    assert not any(map(alive, pids))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from lsp_fast.envs.goals import goal_entries
 from lsp_fast.envs.gym import PREFIX
 from lsp_fast.errors import ConfigError, LspFastError
 from lsp_fast.experience.driver import Driver, EpisodeSummary
+from lsp_fast.experience.workers import Workers
 from lsp_fast.noise import Noise, stream_seed
 from lsp_fast.storage import checkpoint
 from lsp_fast.storage.run_folder import read_run
@@ -57,6 +58,7 @@ class Evaluator:
         config: task and action repeat are used.
         episodes: how many.
         training: environments of the same task that are stepped between the evaluations.
+        workers: that made those, and make more; None makes them in this process.
 
     Attributes:
         envs: that are stepped.
@@ -66,8 +68,14 @@ class Evaluator:
         LspFastError: the environment cannot be made.
     """
 
-    def __init__(self, config: Config, episodes: int, training: Sequence[gymnasium.Env] = ()) -> None:
-        self.config, self.episodes, self.shared = config, episodes, False
+    def __init__(
+        self,
+        config: Config,
+        episodes: int,
+        training: Sequence[gymnasium.Env] = (),
+        workers: Workers | None = None,
+    ) -> None:
+        self.config, self.episodes, self.shared, self._workers = config, episodes, False, workers
         self._made: list[gymnasium.Env] = []
         try:
             self.envs = self._choose(list(training))
@@ -80,7 +88,7 @@ class Evaluator:
         task = self.config.task
         try:
             while len(self._made) < self.episodes:
-                self._made.append(make_env(self.config))
+                self._made.append(make_env(self.config, self._workers))
         except LspFastError as error:
             if not task.startswith(PREFIX) or not (training or self._made):
                 raise
@@ -92,7 +100,9 @@ class Evaluator:
             chosen = self._made or training
         else:
             found = [*training, *self._made]
-            if not task.startswith(PREFIX) or len(found) < 2 or not disturb(*found[-2:]):
+            # The last two of one process: they are made there in turn.
+            apart = self._workers.count if self._workers else 1
+            if not task.startswith(PREFIX) or len(found) <= apart or not disturb(found[-1 - apart], found[-1]):
                 return self._made
             why = (
                 f"{task}: two of its environments disturb each other, as they share the state of a module, a server or "
@@ -182,13 +192,26 @@ def _baselines(config: Config, evaluator: Evaluator, seed: int) -> dict[str, Sco
     }
 
 
-def make_env(config: Config) -> gymnasium.Env:
-    """An environment as the configuration says."""
-    repeat = config.collect.action_repeat
-    return envs.make(config.task, action_repeat=repeat, obs=config.obs, fast_render=config.fast_render)
+def make_env(config: Config, workers: Workers | None = None) -> gymnasium.Env:
+    """An environment as the configuration says, in one of the `workers` where there are any."""
+    return envs.make(config.task, **_options(config)) if workers is None else workers.make()
 
 
-def make_envs(config: Config, count: int) -> list[gymnasium.Env]:
+def start_workers(config: Config) -> AbstractContextManager[Workers | None]:
+    """The processes that the configuration asks for, None where it asks for none. They end with the context.
+
+    Raises:
+        LspFastError: the task's environments cannot be had in other processes.
+    """
+    count = config.collect.workers
+    return Workers(count, config.task, **_options(config)) if count else nullcontext()
+
+
+def _options(config: Config) -> dict[str, Any]:
+    return {"action_repeat": config.collect.action_repeat, "obs": config.obs, "fast_render": config.fast_render}
+
+
+def make_envs(config: Config, count: int, workers: Workers | None = None) -> list[gymnasium.Env]:
     """So many of them.
 
     Raises:
@@ -197,7 +220,7 @@ def make_envs(config: Config, count: int) -> list[gymnasium.Env]:
     made: list[gymnasium.Env] = []
     try:
         while len(made) < count:
-            made.append(make_env(config))
+            made.append(make_env(config, workers))
     except BaseException as error:
         close(made)
         if made and isinstance(error, LspFastError):

@@ -87,6 +87,11 @@ def check(config: Config) -> None:
     need(p.std_min <= 1, f"planner.std_min = {p.std_min}: must not exceed 1, which plans begin with")
     collect = config.collect
     need(
+        collect.workers <= collect.num_envs,
+        f"collect.workers = {collect.workers}: must not exceed collect.num_envs = {collect.num_envs}, the environments "
+        "that they share; lower it, or raise that",
+    )
+    need(
         collect.commit == 0 or (planned and collect.commit <= 1),
         f"collect.commit = {collect.commit}: must be a share, 0 to 1, and needs planned skills; set it to 0, or "
         "skill.source to planned",
@@ -125,6 +130,7 @@ def check(config: Config) -> None:
     )
     for name, value in (
         ("collect.num_envs", collect.num_envs),
+        ("collect.workers", collect.workers),
         ("train.batch_size", t.batch_size),
         ("behavior.plan_states", b.plan_states),
         ("behavior.starts", b.starts),
@@ -189,5 +195,5 @@ _MAY_BE_ZERO = {
     "predictor.noise", "actor.min_std", "model.min_std", "max_minutes",
     "transfer.source_env_steps",
     "model.kl_balance", "value.slow", "value.replay",
-    "actor.saturation", "behavior.starts", "skill.random_share",
+    "actor.saturation", "behavior.starts", "skill.random_share", "collect.workers",
 }  # fmt: skip

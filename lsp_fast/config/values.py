@@ -26,7 +26,10 @@ class CollectConfig:
     action_repeat: int = 2
     """Environment steps per agent step, rewards summed [D]."""
     num_envs: int = 1
-    """Environments stepped together in one process; `paper` uses one."""
+    """Environments stepped together; `paper` uses one."""
+    workers: int = 0
+    """Processes that step these environments and the evaluation's, each an equal share; 0: the run's own. For slow
+    ones: the numbers are the same."""
     prefill: int = 5000
     """Environment steps of uniformly random actions before learning [D]; lasts until one episode is complete."""
     exploration_noise: float = 0.3

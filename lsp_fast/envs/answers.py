@@ -18,6 +18,10 @@ LARGEST = 1e18
 Answer = TypeVar("Answer")
 
 
+class Elsewhere(Exception):
+    """What became of an environment in another process: the end of a sentence about it, as `told` gives."""
+
+
 def ask(env: gymnasium.Env, index: int, steps: int, call: Callable[..., Answer], *given: Any, **named: Any) -> Answer:
     """What an environment's method returns.
 
@@ -36,11 +40,15 @@ def ask(env: gymnasium.Env, index: int, steps: int, call: Callable[..., Answer],
     except LspFastError as error:
         raise EnvironmentFailed(str(error)) from error
     except Exception as error:  # an environment may raise anything
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise EnvironmentFailed(
-            f"{_name(env, index)} raised {what} ({place.filename.rpartition('/')[2]}:{place.lineno}) {_when(steps)}"
-        ) from error
+        what = str(error) if isinstance(error, Elsewhere) else told(error)
+        raise EnvironmentFailed(f"{_name(env, index)} {what} {_when(steps)}") from error
+
+
+def told(error: BaseException) -> str:
+    """The exception that an environment raised, and where in its code that was, in a line."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return f"raised {what} ({place.filename.rpartition('/')[2]}:{place.lineno})"
 
 
 def check(env: gymnasium.Env, index: int, steps: int, observation: np.ndarray, reward: float) -> None:

@@ -110,7 +110,10 @@ class Frames:
         mujoco: Any = importlib.import_module("mujoco")  # most of its names are unknown to type checkers
         painter.sweep()
         model, data = self._physics.model.ptr, self._physics.data.ptr
-        if self._drawing is None:
+        if self._drawing is not None:
+            painter.take(self._drawing[0])
+        else:
+            number = painter.open()
             context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
             mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, context)
             option = mujoco.MjvOption()
@@ -120,11 +123,11 @@ class Frames:
             camera = mujoco.MjvCamera()
             camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED.value, self._camera
             # Whatever thread forgets this object, the memory is given back by the painter's.
-            free = weakref.finalize(self, painter.forgotten.append, context)
+            free = weakref.finalize(self, painter.forgotten.append, (number, context))
             free.atexit = False
-            self._drawing = context, mujoco.MjvScene(model, maxgeom=MAX_GEOMS), option, camera, free
+            self._drawing = number, context, mujoco.MjvScene(model, maxgeom=MAX_GEOMS), option, camera, free
             self._terrain = model.hfield_data.copy()
-        context, scene, option, camera, _ = self._drawing
+        _, context, scene, option, camera, _ = self._drawing
         if not np.array_equal(self._terrain, model.hfield_data):  # drawn from a copy; a reset may have changed it
             for field in range(model.nhfield):
                 mujoco.mjr_uploadHField(model, context, field)
@@ -143,9 +146,10 @@ MAX_GEOMS = 10_000
 
 
 class _Painter:
-    """The one thread of this process that draws, with its one OpenGL context.
+    """The one thread of this process that draws, with an OpenGL context for each simulation.
 
-    A context belongs to one thread at a time, while environments are reset and stepped by different ones.
+    A context belongs to one thread at a time, while environments are reset and stepped by different ones. Simulations
+    cannot share one: the newest of them would cast its shadows in the frames of all.
     """
 
     def __init__(self, backend: str) -> None:
@@ -156,9 +160,12 @@ class _Painter:
         self._backend, self._process = backend, os.getpid()
         self._thread = ThreadPoolExecutor(1, "lsp-gl")
         self.forgotten: deque[Any] = deque()
-        """Drawings to be freed; a queue, as the garbage collector may come at any time, on any thread."""
+        """Drawings to be freed, with their OpenGL contexts' numbers; a queue, as the garbage collector may come at any
+        time, on any thread."""
+        self._contexts: dict[int, Any] = {}
+        self._opened = 0
         try:
-            self._context: Any = self.call(self._open)
+            self.call(self._probe)
         except Exception as error:
             # The library may lack a driver, Python's side be settled for another OpenGL: none has one class of errors.
             others = " or ".join(f"MUJOCO_GL={name}" for name in PACKAGES if name != backend)
@@ -180,21 +187,29 @@ class _Painter:
     def sweep(self) -> None:
         """Free what nothing refers to any more."""
         while self.forgotten:
-            self.forgotten.pop().free()
+            number, drawing = self.forgotten.pop()
+            self.take(number)
+            drawing.free()
+            self._contexts.pop(number).free()
 
-    def _open(self) -> Any:
-        before_loading()
+    def open(self) -> int:
+        """A new OpenGL context, taken. Returns its number."""
         # Not mujoco.GLContext, which is settled by MUJOCO_GL when mujoco is imported. It sets PYOPENGL_PLATFORM.
-        context = importlib.import_module(f"mujoco.{self._backend}").GLContext(
-            64, 64
-        )  # frames have buffers of their own
-        context.make_current()
-        atexit.register(self._close)
-        return context
+        opened = importlib.import_module(f"mujoco.{self._backend}").GLContext(64, 64)
+        self._opened += 1
+        self._contexts[self._opened] = opened  # frames have buffers of their own
+        self.take(self._opened)
+        return self._opened
 
-    def _close(self) -> None:
-        # It frees itself; without this, when the modules that it needs for that are gone already.
-        del self._context
+    def take(self, number: int) -> None:
+        """Draw with that context from now on."""
+        self._contexts[number].make_current()
+
+    def _probe(self) -> None:
+        before_loading()
+        self._contexts.pop(self.open()).free()
+        # They free themselves; without this, when the modules that they need for that are gone already.
+        atexit.register(self._contexts.clear)
 
 
 _painter = functools.cache(_Painter)

@@ -1,4 +1,4 @@
-"""Several environments in one process, stepped together (SPEC sections 1 and 2)."""
+"""Several environments, stepped together (SPEC sections 1 and 2)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ class Driver:
     Environment e behaves the same alone or among others: its n-th episode is seeded by (seed, e, n) alone.
 
     Environments that have `releases_gil = True`, and so the parts of `InParts`, are stepped by several threads. Nothing
-    but the time depends on it: what all bring is recorded afterwards, in the order of the environments.
+    but the time depends on it: what all bring is recorded afterwards, in the order of the environments. So it is with
+    those of other processes (`lsp_fast.experience.workers`), which one thread asks and waits for.
 
     Environments of other makers say nothing of `releases_gil`. They stay on the caller's thread, as some may be used by
     the thread alone that made them: an OpenGL context, sqlite, Gazebo.
@@ -119,7 +120,9 @@ class Driver:
         observation_shape: tuple[int, ...] = envs[0].observation_space.shape or ()
         count = len(self.envs)
         free = all(getattr(env, "releases_gil", False) for env in self.envs)
-        self._threads = min(threads, count) if free else 1
+        elsewhere = any(getattr(env, "elsewhere", False) for env in self.envs)
+        self._threads = min(threads, count) if free and not elsewhere else 1
+        self._in_parts = self._threads > 1 or elsewhere
         self._stays = not all(hasattr(env, "releases_gil") for env in self.envs)
         self._pool: tuple[int, ThreadPoolExecutor] | None = None  # with the process it lives in
         self.observations = np.zeros((count, *observation_shape), envs[0].observation_space.dtype)
@@ -281,7 +284,7 @@ class Driver:
 
     def _step_all(self, actions: np.ndarray) -> list[Outcome]:
         """Step every environment; nothing of it is recorded yet."""
-        if self._threads == 1:
+        if not self._in_parts:
             return [
                 self._ask(i, env.step, action) for i, (env, action) in enumerate(zip(self.envs, actions, strict=True))
             ]

@@ -8,7 +8,7 @@ from typing import Any
 
 from lsp_fast import machine, processes, threads
 from lsp_fast.config import Config, check
-from lsp_fast.evaluate import Evaluator, close, make_envs
+from lsp_fast.evaluate import Evaluator, close, make_envs, start_workers
 from lsp_fast.storage.run_folder import RunFolder
 from lsp_fast.training import together
 from lsp_fast.training.preflight import check_resources, disk_errors
@@ -54,11 +54,12 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True, profile:
         # All that can be refused is refused before anything is written.
         state = folder.find(config)
         own = together.share(config)
-        environments = make_envs(own, own.collect.num_envs)
+        workers = stack.enter_context(start_workers(own))
+        environments = make_envs(own, own.collect.num_envs, workers)
         stack.callback(close, environments)
         evaluator = None
         if processes.leads():
-            evaluator = stack.enter_context(Evaluator(own, own.train.eval_episodes, environments))
+            evaluator = stack.enter_context(Evaluator(own, own.train.eval_episodes, environments, workers))
         trainer = Trainer(own, folder.replay_of(processes.rank()), state, environments)
         needs = check_resources(config, trainer, folder)
         if progress:

@@ -29,7 +29,10 @@ from lsp_fast.storage.run_folder import RunFolder
 from lsp_fast.training.run import Result
 from lsp_fast.training.signals import stop_on_signal
 
-SHARED = "collect.num_envs", "train.batch_size", "behavior.plan_states", "behavior.starts", "collect.replay_capacity"
+SHARED = (
+    "collect.num_envs", "collect.workers", "collect.replay_capacity", "train.batch_size", "behavior.plan_states",
+    "behavior.starts",
+)  # fmt: skip
 """Numbers of the whole run, of which each process has an equal part."""
 TOLD = "told.json"
 """Written once: what became of the run."""

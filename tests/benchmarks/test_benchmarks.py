@@ -101,6 +101,19 @@ def test_the_pages_tables_are_the_results():
         assert text == speed_page.filled(text, parts), f"run python benchmarks/speed_page.py: {page.name} differs"
 
 
+def test_environments_elsewhere_are_timed_beside_those_here(tmp_path, capsys):
+    import workers
+
+    out = tmp_path / "x.json"
+    assert workers.main(["gym:Pendulum-v1", "--samples", "1", "--out", str(out)]) == 0
+    assert [row["variant"] for row in json.loads(out.read_text())["rows"]] == [
+        "this process",
+        "1 process",
+        "2 processes",
+    ]
+    assert "gym:Pendulum-v1, 4 together" in capsys.readouterr().out
+
+
 def test_training_end_to_end_is_timed_with_overlap_and_without(tmp_path, capsys):
     import end_to_end
 

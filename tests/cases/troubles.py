@@ -1,7 +1,10 @@
 """Environments as people have them: each goes wrong, or is odd, in one way. `gym:troubles:InPlace-v0`."""
 
 import os
+import signal
 import sqlite3
+import sys
+import time
 
 import gymnasium
 import numpy as np
@@ -314,6 +317,56 @@ class TwoGoals(Plain):
 
     def step(self, action):
         return self.seen, 0.5, False, False, {"success": np.array([True, False])}
+
+
+class Dies(Plain):
+    """Takes its process along as DIES says, `exit 150`: how, and after how many steps of the process."""
+
+    taken = 0
+
+    def step(self, action):
+        Dies.taken += 1
+        how, after = os.environ.get("DIES", "not 0").split()
+        if Dies.taken > int(after) and how != "not":
+            if how == "exit":
+                os._exit(7)
+            if how == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            sys.exit(7)
+        return super().step(action)
+
+
+class Hangs(Plain):
+    """Answers no more after HANGS steps of the process, and says so by a file."""
+
+    taken = 0
+
+    def step(self, action):
+        Hangs.taken += 1
+        if Hangs.taken > int(os.environ["HANGS"]):
+            with open("hanging", "w"):
+                pass
+            time.sleep(3600)
+        return super().step(action)
+
+
+class Sleeps(Plain):
+    """Takes SLEEPS seconds for a step, once its trial steps are over."""
+
+    taken = 0
+
+    def step(self, action):
+        self.taken += 1
+        if self.taken > 1:
+            time.sleep(float(os.environ["SLEEPS"]))
+        return super().step(action)
+
+
+class Looks(Plain):
+    """Sees its process: how many threads OpenMP may take there, and whether torch was imported."""
+
+    def reset(self, *, seed=None, options=None):
+        return np.array([float(os.environ.get("OMP_NUM_THREADS", 0)), "torch" in sys.modules], np.float32), {}
 
 
 class NoOptions(Plain):

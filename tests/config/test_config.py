@@ -241,6 +241,7 @@ def test_no_number_may_be_negative_or_nan(name):
         ("model.normaliser_every", 0),
         ("behavior.lam", 1.1),
         ("skill.random_share", 1.1),
+        ("collect.workers", 2),  # of one environment
     ],
 )
 def test_values_that_do_not_fit_are_named(name, bad):

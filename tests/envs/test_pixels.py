@@ -272,6 +272,25 @@ def test_frames_of_any_size_and_memory_given_back(opengl):
     assert len(painter.forgotten) == 1
 
 
+def test_frames_are_the_same_alone_or_among_others(opengl):
+    """Shadows, too, which move from the second frame on."""
+    actions = np.random.default_rng(0).uniform(-1, 1, (3, 6))
+
+    def play(*played):
+        firsts = [env.reset(seed=seed)[0] for seed, env in enumerate(played)]
+        steps = [[env.step(action)[0] for env in played] for action in actions]
+        return [np.stack(frames) for frames in zip(firsts, *steps, strict=True)]
+
+    first, second = (envs.make("walker_walk", obs="pixels") for _ in range(2))
+    alone = play(first)
+    second.reset(seed=5)
+    np.testing.assert_array_equal(play(first, second)[0], alone[0])
+    second.close()
+    del second
+    gc.collect()
+    np.testing.assert_array_equal(play(first), alone)
+
+
 def test_any_thread_may_ask_for_frames(opengl):
     env, frames = envs.make("cheetah_run", obs="pixels"), []
     for _ in range(3):

@@ -314,6 +314,7 @@ def test_another_number_of_processes_is_refused_with_the_remedy(tmp_path):
     ("overrides", "said"),
     [
         ({"collect__num_envs": 3}, r"collect\.num_envs = 3: 2 processes cannot share it equally; set it to 4"),
+        ({"collect__workers": 1}, r"collect\.workers = 1: .*set it to 2"),
         ({"train__batch_size": 5}, r"train\.batch_size = 5: .*set it to 6"),
         ({"behavior__plan_states": 3}, r"behavior\.plan_states = 3: .*set it to 4"),
         ({"processes": 0}, "processes = 0: must be at least 1"),
@@ -326,7 +327,7 @@ def test_what_cannot_be_shared_is_refused(overrides, said):
 
 
 def test_a_share_is_an_equal_part_with_numbers_of_its_own(monkeypatch):
-    whole = config(behavior__plan_states=4, threads=0)
+    whole = config(behavior__plan_states=4, threads=0, collect__workers=2)
     monkeypatch.setattr(processes, "count", lambda: 2)
     monkeypatch.setattr(processes, "local", lambda: (1, 2))
     shares = []
@@ -334,7 +335,12 @@ def test_a_share_is_an_equal_part_with_numbers_of_its_own(monkeypatch):
         monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
         shares.append(together.share(whole))
     for own in shares:
-        assert (own.collect.num_envs, own.train.batch_size, own.behavior.plan_states) == (1, 2, 2)
+        assert (own.collect.num_envs, own.collect.workers, own.train.batch_size, own.behavior.plan_states) == (
+            1,
+            1,
+            2,
+            2,
+        )
         assert own.env_steps == whole.env_steps and own.train.train_every == whole.train.train_every
     assert shares[0].seed == whole.seed != shares[1].seed and shares[1].threads >= 1
     monkeypatch.setattr(together.backends, "device", lambda name: torch.device("cuda", 0))

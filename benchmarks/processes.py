@@ -59,8 +59,8 @@ def rank(number: int, count: int, port: int, given: dict[str, Any], steps: int, 
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = prepared(config, Path(folder))
-        average, numbers = processes.average, processes.numbers
-        optimizer.processes.average, processes.numbers = timed("average", average), timed("numbers", numbers)
+        average, numbers = processes.average, processes.all_gather
+        optimizer.processes.average, processes.all_gather = timed("average", average), timed("numbers", numbers)
         updates = trainer.updates
         rate = sample(trainer, steps)
         updates = trainer.updates - updates

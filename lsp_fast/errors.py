@@ -21,6 +21,10 @@ class EnvironmentFailed(LspFastError):
     """An environment that raised, or gave what cannot be learned from; carries the original error."""
 
 
+class ProcessLost(LspFastError):
+    """One of the processes that train together is gone, or does not answer."""
+
+
 def first_line(error: BaseException) -> str:
     """What an error says first; its kind where it says nothing."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

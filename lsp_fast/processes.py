@@ -28,16 +28,12 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from lsp_fast.errors import LspFastError
+from lsp_fast.errors import ProcessLost, first_line
 
 Value = TypeVar("Value")
 
 SIGN_IN_SECONDS = 3.0
 """In which the others sign in once one is missed."""
-
-
-class ProcessLost(LspFastError):
-    """A process of the run is gone, or does not answer."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +43,19 @@ class _Group:
     seconds: float  # that an answer is waited for
     store: Any
     pids: list[tuple[str, int]]  # host and number, by rank
+    cuda: bool
+    quiet: warnings.catch_warnings  # what was warned of before
 
 
 _group: _Group | None = None
-_tells = True
+_joined = 0
+_tells: bool | None = None
 
 
 def invited() -> int:
-    """How many processes `torchrun` started, this one among them; 0: it did not start this one."""
-    return int(os.environ["WORLD_SIZE"]) if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys() else 0
+    """How many processes `torchrun` started, this one among them; 0: it did not start this one, or no other."""
+    named = {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
+    return count if named and (count := int(os.environ["WORLD_SIZE"])) > 1 else 0
 
 
 def invited_rank() -> int:
@@ -64,7 +64,8 @@ def invited_rank() -> int:
 
 
 def join(seconds: float, *, cuda: bool = False) -> None:
-    """Meet the processes that `torchrun` started beside this one. Those that do not lead keep their warnings.
+    """Meet the processes that `torchrun` started beside this one. Those that do not lead keep their warnings, as the
+    first one says the same, but those of an episode that is their own.
 
     Args:
         seconds: that an answer is waited for, later, too.
@@ -73,42 +74,48 @@ def join(seconds: float, *, cuda: bool = False) -> None:
     Raises:
         ProcessLost: they did not all come.
     """
-    global _group
+    global _group, _joined, _tells
     if _group is not None:
         return
+    _joined, _tells = _joined + 1, None
     wait = timedelta(seconds=seconds)
     try:
         store, rank, count = next(iter(rendezvous("env://", timeout=wait)))
-        store = PrefixStore("lsp_fast", store)
+        store = PrefixStore(f"lsp_fast/{_joined}", store)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo", store=store, rank=rank, world_size=count, timeout=wait
         )
     except (RuntimeError, ValueError) as error:
-        raise ProcessLost(f"the processes did not meet within {seconds:g} seconds: {_first(error)}") from error
+        raise ProcessLost(f"the processes did not meet within {seconds:g} seconds: {first_line(error)}") from error
     pids: list[Any] = [None] * count
     dist.all_gather_object(pids, (socket.gethostname(), os.getpid()))
-    _group = _Group(rank, count, seconds, store, pids)
+    _group = _Group(rank, count, seconds, store, pids, cuda, warnings.catch_warnings())
+    _group.quiet.__enter__()
     if rank:
-        warnings.simplefilter("ignore", UserWarning)  # the first process says the same
+        warnings.simplefilter("ignore", UserWarning)
+        warnings.filterwarnings("default", ".*did not repeat itself", UserWarning)
 
 
 def leave(*, failed: bool = False) -> None:
     """Part: this process is alone again. Where it fails, it is decided whether it tells of it."""
     global _group, _tells
-    if _group is None:
+    if (group := _group) is None:
         return
-    if failed:  # the others find out once it has ended
-        with suppress(Exception):  # whoever keeps the store may be gone
-            own = str(_group.rank)
-            _tells = _group.store.compare_set("told", "", own).decode() == own
-    else:
-        dist.destroy_process_group()
     _group = None
+    group.quiet.__exit__(None, None, None)
+    if failed:
+        with suppress(Exception):  # whoever keeps the store may be gone
+            own = str(group.rank)
+            _tells = group.store.compare_set("told", "", own).decode() == own
+    # A graph that holds one of NCCL's messages keeps its group from ending; the process does end.
+    if not group.cuda:
+        with suppress(RuntimeError):
+            dist.destroy_process_group()  # whoever waits for this process notices now
 
 
 def tells() -> bool:
     """Whether this process tells of its error: of several that fail the first one does, as the others repeat it."""
-    return _tells
+    return invited_rank() == 0 if _tells is None else _tells
 
 
 def count() -> int:
@@ -147,7 +154,7 @@ def average(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [part.view(x.shape) for part, x in zip(flat.split([x.numel() for x in tensors]), tensors, strict=True)]
 
 
-def follow_first(tensors: Sequence[Tensor]) -> None:
+def broadcast(tensors: Sequence[Tensor]) -> None:
     """Give tensors the first process's numbers, in place."""
     if _group is None:
         return
@@ -156,7 +163,7 @@ def follow_first(tensors: Sequence[Tensor]) -> None:
             dist.broadcast(x, 0)
 
 
-def moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+def mean_and_variance(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of what all processes saw, of which each saw as much."""
     if _group is None:
         return mean, variance
@@ -184,7 +191,7 @@ def pooled(
     return np.asarray(mean, np.float32), np.sqrt(variance).astype(np.float32)
 
 
-def numbers(values: Sequence[int]) -> list[list[int]]:
+def all_gather(values: Sequence[int]) -> list[list[int]]:
     """What every process says, in their order: the same count of integers from each."""
     own = list(map(int, values))
     if _group is None:
@@ -195,7 +202,12 @@ def numbers(values: Sequence[int]) -> list[list[int]]:
     return [x.tolist() for x in said]
 
 
-def gather(value: Value) -> list[Value]:
+def barrier() -> None:
+    """Wait until every process has come here."""
+    all_gather([0])
+
+
+def all_gather_object(value: Value) -> list[Value]:
     """Any plain value from every process, in their order. Slow: for what is rare."""
     if _group is None:
         return [value]
@@ -212,6 +224,8 @@ def _answered() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            raise  # of the capture itself
         raise ProcessLost(_missed(error, time.monotonic() - asked)) from error
 
 
@@ -219,26 +233,32 @@ def _missed(error: RuntimeError, waited: float) -> str:
     """Who is gone or silent, in words. One that hangs on this machine is ended, so that nothing waits for it."""
     group = _group
     assert group is not None
-    missing: list[int] = []
+    here = socket.gethostname()
+    others = [(r, *group.pids[r]) for r in range(group.count) if r != group.rank]
+    silent = {r for r, *_ in others}
+    ended: list[int] = []
     with suppress(Exception):  # the store may be gone, too
         group.store.set(f"here/{group.rank}", "")
-        missing = [r for r in range(group.count) if r != group.rank]
         until = time.monotonic() + SIGN_IN_SECONDS
-        while missing and time.monotonic() < until:
-            missing = [r for r in missing if not group.store.check([f"here/{r}"])]
+        while silent and not ended and time.monotonic() < until:
+            # Only neighbours notice at first: of those that this one does not see end, nothing can be said yet.
+            ended = [r for r, host, pid in others if host == here and not _running(pid)]
+            silent = {r for r in silent if not group.store.check([f"here/{r}"])}
             time.sleep(0.05)
+    if ended:
+        return "; ".join(f"process {r} ({group.pids[r][1]}) has ended" for r in ended)
     told = []
-    for r in missing:
-        host, pid = group.pids[r]
-        if host != socket.gethostname():
+    for r, host, pid in others:
+        if r not in silent:
+            continue
+        if host != here:
             told.append(f"process {r} on {host} is gone or does not answer")
-        elif waited >= group.seconds and _running(pid):
-            told.append(f"process {r} ({pid}) did not answer for {group.seconds:g} seconds")
+            continue
+        told.append(f"process {r} ({pid}) does not answer ({waited:.0f} seconds)")
+        if waited >= group.seconds:
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
-        else:
-            told.append(f"process {r} ({pid}) has ended")
-    return "; ".join(told) or f"the processes lost each other: {_first(error)}"
+    return "; ".join(told) or f"the processes lost each other: {first_line(error)}"
 
 
 def _running(pid: int) -> bool:
@@ -247,7 +267,3 @@ def _running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
-
-
-def _first(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

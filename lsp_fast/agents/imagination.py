@@ -305,7 +305,7 @@ class ImaginationAgent(Agent):
     def fit(self, replay: Replay) -> None:
         """The observation's normaliser, where there is one."""
         if self.config.model.normalize_observations and not self.pixels:
-            found = zip(*processes.gather((replay.num_rows, *replay.observation_statistics())), strict=True)
+            found = zip(*processes.all_gather_object((replay.num_rows, *replay.observation_statistics())), strict=True)
             self.world_model.fit_normalizer(*(self.upload(torch.as_tensor(x)) for x in processes.pooled(*found)))
 
     def sample(self, replay: Replay, rng: np.random.Generator) -> Batch:

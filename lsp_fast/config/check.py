@@ -125,6 +125,10 @@ def check(config: Config) -> None:
         f"model.normaliser = {m.normaliser!r}: HIRO has no world model that standardises; leave it at prefill",
     )
     need(
+        config.processes == 1 or ":" not in config.device,
+        f"device = {config.device!r}: each of {config.processes} processes takes a GPU of its own; set it to cuda",
+    )
+    need(
         config.processes == 1 or not config.transfer.relabel,
         f"processes = {config.processes}: experience that is relabelled is not dealt out; set processes to 1",
     )

@@ -96,7 +96,7 @@ class SkillPredictor(nn.Module):
         rate = (1 / self.updates).clamp(min=RATE)  # a plain mean at first
         own = x.mean(0)
         # PyTorch's own variance takes ten times as long along the first dimension.
-        mean, variance = processes.moments(own, (x - own).square().mean(0))
+        mean, variance = processes.mean_and_variance(own, (x - own).square().mean(0))
         ahead = mean - self.feature_mean
         # The variance of a mixture: those of its parts, and how far apart these lie.
         self.feature_var += rate * (variance - self.feature_var + (1 - rate) * ahead**2)

@@ -94,20 +94,20 @@ class Collector:
             agent_steps = len(actions)
         except EnvironmentFailed as error:
             failure = error
-        self._count(env_steps, agent_steps, failure)
-        agent.at(self.env_steps)
         self.returns.extend(episode.episode_return for episode in finished)
         self.successes.extend(float(episode.success) for episode in finished if episode.success is not None)
+        self._count(env_steps, agent_steps, failure)
+        agent.at(self.env_steps)
 
     def _count(self, env_steps: int, agent_steps: int, failure: EnvironmentFailed | None) -> None:
         """Add the steps of all processes, and raise what failed in any of them."""
-        told = processes.numbers([env_steps, agent_steps, self.replay.num_episodes, failure is not None])
+        told = processes.all_gather([env_steps, agent_steps, self.replay.num_episodes, failure is not None])
         steps, made, episodes, failed = zip(*told, strict=True)
         self.env_steps += sum(steps)
         self.agent_steps += sum(made)
         self.episodes = min(episodes)
         if any(failed):
-            reasons = processes.gather(None if failure is None else str(failure))
+            reasons = processes.all_gather_object(None if failure is None else str(failure))
             raise failure or EnvironmentFailed(next(reason for reason in reasons if reason is not None))
 
     def state_dict(self) -> dict[str, Any]:

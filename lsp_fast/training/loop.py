@@ -53,6 +53,7 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True, profile:
         config = folder.continued(config)
         # All that can be refused is refused before anything is written.
         state = folder.find(config)
+        together.agree(config, state)
         own = together.share(config)
         workers = stack.enter_context(start_workers(own))
         environments = make_envs(own, own.collect.num_envs, workers)
@@ -61,7 +62,7 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True, profile:
         if processes.leads():
             evaluator = stack.enter_context(Evaluator(own, own.train.eval_episodes, environments, workers))
         trainer = Trainer(own, folder.replay_of(processes.rank()), state, environments)
-        needs = check_resources(config, trainer, folder)
+        needs = check_resources(own, trainer, folder)
         if progress:
             announce(needs if limited is None else f"{needs}\n{limited}")
         if trainer.reseeded:
@@ -69,10 +70,11 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True, profile:
                 f"note: the checkpoint was written on another kind of device than {trainer.agent.device.type}; its "
                 "random numbers begin anew, so that the run does not repeat what it would have done there"
             )
+        processes.barrier()  # nothing is written before all have come so far
         with disk_errors(folder):
             if processes.leads():
                 folder.claim(config)
-            processes.gather(None)  # nobody writes before everybody has agreed
+            processes.barrier()  # nor before the folder is the run's
             run = Run(config, folder, trainer, evaluator, progress, profile, state)
             if state is None and config.transfer.source:
                 # The source may go on and drop the checkpoint that this run begins from.

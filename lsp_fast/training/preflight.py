@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
-from lsp_fast import machine
+from lsp_fast import machine, processes
 from lsp_fast.config import Config
 from lsp_fast.errors import ConfigError, LspFastError
 from lsp_fast.learning.compiled import check_compiler
@@ -49,13 +49,14 @@ def check_resources(config: Config, trainer: Trainer, folder: RunFolder) -> str:
             f"{machine.size_text(disk)} are free; free some, choose another --logdir, or lower --env-steps"
         )
     free = "" if memory is None else f"{machine.size_text(memory)} of memory and "
-    line = f"needs {needs} ({free}{machine.size_text(disk)} of disk free)"
+    each = f" in each of {count} processes" if (count := processes.count()) > 1 else ""
+    line = f"needs {needs}{each} ({free}{machine.size_text(disk)} of disk free)"
     if needs.gpu is not None and needs.gpu > (left := torch.cuda.mem_get_info(agent.device)[0]):
         line += (
             f"\nwarning: the GPU has {machine.size_text(left)} free, which may not suffice; lower "
             "--behavior.plan-states or --train.batch-size"
         )
-    if memory is not None and needs.memory - machine.process_memory() > memory:
+    if memory is not None and processes.local()[1] * (needs.memory - machine.process_memory()) > memory:
         line += "\nwarning: that memory may not suffice; lower --collect.replay-capacity or --behavior.plan-states"
     return line
 

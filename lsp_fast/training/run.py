@@ -110,6 +110,7 @@ class Run:
         self._tracer = Tracer(folder.trace, skip) if profile else None
         trainer.on_update = self._updated
         self.may_evaluate = True
+        self._stopped = False  # by a signal to any process
 
     @property
     def env_steps(self) -> int:
@@ -122,7 +123,7 @@ class Run:
         updates."""
         if not self.trainer.schedule.finished(self.env_steps):
             return False
-        return bool(processes.numbers([self.logger.xs[-1:] != [self.env_steps]])[0][0])
+        return bool(processes.all_gather([self.logger.xs[-1:] != [self.env_steps]])[0][0])
 
     @property
     def can_evaluate(self) -> bool:
@@ -152,10 +153,10 @@ class Run:
 
     def _asked(self, stop: Stop) -> bool:
         """Whether the run is to end: all processes do, where one was asked."""
-        told = processes.numbers([stop.asked, self.out_of_time, not self.can_evaluate])
-        asked, late, _ = map(any, zip(*told, strict=True))
-        stop.asked, self.may_evaluate = asked, not told[0][2]
-        return asked or late
+        said = processes.all_gather([stop.asked, self.out_of_time, not self.can_evaluate])
+        self._stopped, late, _ = map(any, zip(*said, strict=True))
+        self.may_evaluate = not said[0][2]
+        return self._stopped or late
 
     def evaluate(self) -> None:
         """Whole episodes of the policy without exploration; of frames also what the model predicts of them."""
@@ -165,17 +166,17 @@ class Run:
         if self.evaluator is not None:
             try:
                 score = self.evaluator.run_agent(trainer.agent, seed)
+                if self.evaluator.shared and not trainer.schedule.finished(self.env_steps):
+                    trainer.collector.take_back()
             except EnvironmentFailed as error:
                 failure = error
         # The others wait for the first one here.
-        [told, *_] = processes.gather(None if failure is None else str(failure))
-        if told is not None:
+        [reason, *_] = processes.all_gather_object(None if failure is None else str(failure))
+        if reason is not None:
             trainer.schedule.evaluate.again()
-            raise failure or EnvironmentFailed(told)
-        if score is None or self.evaluator is None:
+            raise failure or EnvironmentFailed(reason)
+        if score is None:
             return
-        if self.evaluator.shared and not trainer.schedule.finished(self.env_steps):
-            trainer.collector.take_back()
         row = {"eval/return": score.mean, "eval/return_std": float(np.std(score.returns))}
         self.logger.write(self.env_steps, row if score.success is None else {**row, "eval/success": score.success})
         if trainer.agent.pixels and isinstance(trainer.agent, ImaginationAgent):
@@ -185,10 +186,11 @@ class Run:
         """One row of metrics: means since the last one, counts, and how exploring episodes went."""
         trainer, collector = self.trainer, self.trainer.collector
         own = trainer.means.pop(), list(collector.returns), list(collector.successes)
-        means, returns, successes = zip(*processes.gather(own), strict=True)
+        means, returns, successes = zip(*processes.all_gather_object(own), strict=True)
         if not processes.leads():
             return
-        row = {name: fmean(x[name] for x in means) for name in means[0]} | {
+        # Of maxima the largest.
+        row = {name: (max if name.endswith("_max") else fmean)([x[name] for x in means]) for name in means[0]} | {
             "agent_steps": collector.agent_steps,
             "updates": trainer.updates,
             "seconds": time.perf_counter() - self._started,
@@ -278,7 +280,7 @@ class Run:
         state = {**trainer.state_dict(), "metrics_rows": self.logger.rows, "finished": finished}
         if processes.leads():
             checkpoint.save(self.folder.checkpoints, trainer.env_steps, state)
-        processes.gather(None)  # the checkpoint is there, whoever goes on
+        processes.barrier()  # the checkpoint is there, whoever goes on
         self._saved, self._told_finished = (trainer.env_steps, trainer.updates), finished
 
     def collect(self) -> None:
@@ -327,7 +329,7 @@ class Run:
             folder.scores,
             learning_curves(read_scores([folder.scores]), folder.curve) if scored else None,
             folder.trace if self._tracer is not None and self._tracer.written else None,
-            timed_out=not finished and not stop.asked,
+            timed_out=not finished and not stop.asked and not self._stopped,
         )
 
 

@@ -20,9 +20,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+
+import lsp_fast
 from lsp_fast import backends, errors, machine, processes
 from lsp_fast.config import Config, flat, replace, to_dict
-from lsp_fast.errors import ConfigError, LspFastError
+from lsp_fast.errors import ConfigError, LspFastError, ProcessLost
 from lsp_fast.noise import stream_seed
 from lsp_fast.storage import checkpoint
 from lsp_fast.storage.run_folder import RunFolder
@@ -34,8 +37,6 @@ SHARED = (
     "behavior.starts",
 )  # fmt: skip
 """Numbers of the whole run, of which each process has an equal part."""
-TOLD = "told.json"
-"""Written once: what became of the run."""
 POLL_SECONDS = 0.5
 
 
@@ -69,7 +70,7 @@ def share(config: Config) -> Config:
         values["seed"] = stream_seed(config.seed, f"process/{rank}") % 2**31
     number, here = processes.local()
     if backends.device(config.device).type == "cuda":
-        values["device"] = f"cuda:{number}"
+        values["device"] = f"cuda:{number}"  # `check` lets no other number through
     if not config.threads:
         values["threads"] = max(1, machine.cores() // here)
     return replace(config, values)
@@ -81,14 +82,15 @@ def launch(config: Config, logdir: Path, *, progress: bool, profile: bool) -> Re
     Raises:
         LspFastError: what one of them raised; or one was killed, and the newest checkpoint is named.
     """
+    if backends.device(config.device).type == "cuda" and config.processes > (there := torch.cuda.device_count()):
+        raise ConfigError(f"processes = {config.processes}: each takes a GPU, and there are {there}; ask for as many")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         given = {"config": to_dict(config), "logdir": str(logdir), "progress": progress, "profile": profile}
         failures: list[Exception] = []
         # torchrun's agent would take the signals itself, and lose some, on the main thread.
-        agent = threading.Thread(
-            target=_start, args=(config.processes, json.dumps(given), folder, failures), daemon=True
-        )
+        arguments = config.processes, json.dumps(given), folder, failures
+        agent = threading.Thread(target=_start, args=arguments, daemon=True)
         agent.start()
         try:
             with stop_on_signal() as stop:
@@ -99,9 +101,13 @@ def launch(config: Config, logdir: Path, *, progress: bool, profile: bool) -> Re
         except BaseException:
             _signal(folder, signal.SIGKILL)
             raise
-        if (told := folder / TOLD).exists():
-            return _answer(json.loads(told.read_text()))
-    raise processes.ProcessLost(_lost(failures, logdir))
+        answers = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    errors_told = [answer for answer in answers if "error" in answer]
+    # Whoever lost the others only tells where none of them tells why.
+    errors_told.sort(key=lambda answer: answer["error"] == ProcessLost.__name__)
+    for answer in (*errors_told, *answers):
+        return from_answer(answer)
+    raise ProcessLost(_lost(failures, logdir))
 
 
 def _start(count: int, given: str, folder: Path, failures: list[Exception]) -> None:
@@ -124,7 +130,7 @@ def _start(count: int, given: str, folder: Path, failures: list[Exception]) -> N
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
     try:
-        elastic_launch(agent, sys.executable)("-m", "lsp_fast.training.process", given, folder)
+        elastic_launch(agent, sys.executable)("-m", "lsp_fast.training.process", os.getpid(), given, folder)
     except Exception as error:
         failures.append(error)
     finally:
@@ -136,6 +142,24 @@ def _signal(folder: Path, number: signal.Signals) -> None:
     for path in folder.glob("*.pid"):
         with suppress(OSError):
             os.kill(int(path.stem), number)
+
+
+def agree(config: Config, state: dict[str, Any] | None) -> None:
+    """Refuse processes that would not train one agent: each compares what it was given with the first one's.
+
+    Raises:
+        ConfigError: it names what differs, and the remedy.
+    """
+    own = {"lsp_fast": lsp_fast.__version__, "torch": torch.__version__} | flat(to_dict(config))
+    own["the checkpoint's environment steps"] = None if state is None else state["env_steps"]
+    first, *others = processes.all_gather_object(own)
+    for rank, other in enumerate(others, 1):
+        if changed := [name for name in first if first[name] != other.get(name)]:
+            name = changed[0]
+            raise ConfigError(
+                f"{name} is {first[name]!r} in the first process and {other.get(name)!r} in process {rank}: give "
+                "all the same command, version and folder"
+            )
 
 
 def _lost(failures: list[Exception], logdir: Path) -> str:
@@ -165,25 +189,27 @@ def joined(config: Config, folder: RunFolder) -> Iterator[None]:
     try:
         processes.join(config.process_timeout, cuda=backends.device(config.device).type == "cuda")
         yield
-    except processes.ProcessLost as error:
+    except ProcessLost as error:
         processes.leave(failed=True)
-        raise processes.ProcessLost(f"{error}; {newest(folder.path)}") from error
+        raise ProcessLost(f"{error}; {newest(folder.path)}") from error
     except BaseException:
         processes.leave(failed=True)
         raise
     processes.leave()
 
 
-def _answer(told: dict[str, Any]) -> Result:
-    """What the processes' first word means here."""
-    if "error" in told:
-        raise getattr(errors, told["error"], LspFastError)(told["message"])
-    paths = {name: None if told[name] is None else Path(told[name]) for name in told.pop("paths")}
-    return Result(**{**told, **paths})
+PATHS = "folder", "checkpoint", "scores", "curve", "trace"
+"""Of a result."""
 
 
-def told(result: Result) -> dict[str, Any]:
+def to_answer(result: Result) -> dict[str, Any]:
     """A result as JSON knows it."""
     values = dataclasses.asdict(result)
-    paths = [f.name for f in dataclasses.fields(Result) if "Path" in str(f.type)]
-    return {**values, **{name: None if values[name] is None else str(values[name]) for name in paths}, "paths": paths}
+    return {**values, **{name: None if values[name] is None else str(values[name]) for name in PATHS}}
+
+
+def from_answer(answer: dict[str, Any]) -> Result:
+    """What a process wrote: its result, or the error that it had."""
+    if "error" in answer:
+        raise getattr(errors, answer["error"], LspFastError)(answer["message"])
+    return Result(**{**answer, **{name: None if answer[name] is None else Path(answer[name]) for name in PATHS}})

@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from lsp_fast import agents, processes
 from lsp_fast.agents import Agent
@@ -76,7 +77,7 @@ class Trainer:
                 take_over(config, agent, self.replay)
             # One agent, drawn from the run's seed; noise is each process's own.
             weights = [p.data for p in (*agent.modules.parameters(), *agent.modules.buffers())]
-            processes.follow_first(weights)
+            processes.broadcast(weights)
             self.collector.begin()
 
     @property
@@ -132,7 +133,8 @@ class Trainer:
         if processes.count() == 1:
             return state
         own = {**state, "agent": {k: v for k, v in state["agent"].items() if k not in ("modules", "optimizers")}}
-        said = processes.gather((_checksum(self.agent.modules), own if processes.rank() else None))
+        own = tree_map_only(torch.Tensor, torch.Tensor.cpu, own)  # not for the others' GPUs
+        said = processes.all_gather_object((_checksum(self.agent.modules), own if processes.rank() else None))
         if len({checksum for checksum, _ in said}) > 1:
             raise LspFastError(
                 "the processes' weights are no longer the same: their machines compute differently; train on processes "
@@ -172,6 +174,10 @@ def _checksum(modules: nn.Module) -> int:
     return found
 
 
+def _each() -> str:
+    return f" in each of {processes.count()} processes" if processes.count() > 1 else ""
+
+
 def _replay(config: Config, agent: Agent, env: Any) -> Replay:
     """An empty one for what the agent observes, does and wants to be kept.
 
@@ -181,8 +187,8 @@ def _replay(config: Config, agent: Agent, env: Any) -> Replay:
     c, longest = config.collect, getattr(env, "max_env_steps", None)
     if longest is not None and c.replay_capacity < (rows := math.ceil(longest / c.action_repeat) + 1):
         raise ConfigError(
-            f"collect.replay_capacity = {c.replay_capacity}: an episode of {config.task} takes {rows} rows, and "
-            "learning needs a whole one"
+            f"collect.replay_capacity = {c.replay_capacity}{_each()}: an episode of {config.task} takes {rows} rows, "
+            "and learning needs a whole one"
         )
     # What the agent wants to be kept; else what relabelling for another task would need.
     extras = agent.extras_dim or relabel.extras_dim(config.task, c.action_repeat)

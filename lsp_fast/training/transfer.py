@@ -127,6 +127,11 @@ def take_over(config: Config, agent: Agent, replay: Replay) -> None:
             )
         agent.modules.load_state_dict(theirs)
     if t.relabel:
+        if before.processes > 1:
+            raise ConfigError(
+                f"transfer.relabel = True: the source's experience lies in {before.processes} parts, one for each of "
+                "its processes; transfer without it"
+            )
         repeat = config.collect.action_repeat
         rewards = relabel.relabeller(before.task, config.task, repeat)
         if before.collect.action_repeat != repeat:

@@ -1,86 +1,21 @@
-"""Several processes that train one agent: as one would, together to the end, and together where one fails."""
-
-import io
-import json
-import multiprocessing
-import os
-import re
-import signal
-import socket
-import subprocess
-import sys
-import threading
-import time
+"""Several processes that train one agent: as one would, and together to the end."""
 
 import numpy as np
 import pytest
 import torch
 from agents.test_update import batches, build
-from tqdm import tqdm
+from several_processes import comparable, config, same, together_call, trained
 
 from lsp_fast import processes
-from lsp_fast.config import make_config, to_dict
-from lsp_fast.errors import ConfigError, EnvironmentFailed, LspFastError
+from lsp_fast.errors import ConfigError
 from lsp_fast.models.world_model import SequenceBatch
 from lsp_fast.noise import Noise
 from lsp_fast.storage import checkpoint
 from lsp_fast.storage.metrics import read_rows
 from lsp_fast.training import together
 from lsp_fast.training.loop import train
-from lsp_fast.training.run import Result
-
-# A server that has imported everything forks the processes: importing takes longer than they do.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    ["lsp_fast.training.loop", "dm_control.suite", "torch.utils.tensorboard", "agents.test_update"]
-)
-TIMED = ("seconds", "updates_per_second")
-TASK = "gym:Pendulum-v1"  # episodes of 200 steps
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        return s.getsockname()[1]
-
-
-def one(rank, count, port, answers, function, given):
-    """A process as torchrun starts it."""
-    os.environ |= {
-        "RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count),
-        "MASTER_ADDR": "localhost", "MASTER_PORT": str(port),
-    }  # fmt: skip
-    torch.set_num_threads(1)
-    tqdm.set_lock(threading.RLock())
-    try:
-        content = io.BytesIO()
-        torch.save(function(*given), content)  # in the queue itself: tensors would be fetched from who has ended
-        answers.put((rank, content.getvalue()))
-    except LspFastError as error:
-        answers.put((rank, (type(error).__name__, str(error), processes.tells())))
-
-
-def start(function, *given, count=2):
-    """So many processes that call a function; and where their answers come."""
-    answers, port = CONTEXT.Queue(), free_port()
-    begun = [CONTEXT.Process(target=one, args=(r, count, port, answers, function, given)) for r in range(count)]
-    for process in begun:
-        process.start()
-    return begun, answers
-
-
-def together_call(function, *given, count=2):
-    """What each of so many processes returns, in their order."""
-    begun, answers = start(function, *given, count=count)
-    found = {}
-    for _ in begun:
-        rank, said = answers.get(timeout=90)
-        found[rank] = torch.load(io.BytesIO(said), weights_only=False) if isinstance(said, bytes) else said
-    for process in begun:
-        process.join(30)
-        assert process.exitcode == 0
-    return [found[rank] for rank in range(count)]
-
+from lsp_fast.training.means import Means
+from lsp_fast.training.run import Run
 
 # What they tell each other.
 
@@ -88,17 +23,17 @@ def together_call(function, *given, count=2):
 def exchange():
     processes.join(20)
     rank = processes.rank()
-    mean, variance = processes.moments(torch.tensor([1.0 + 4 * rank]), torch.tensor([2.0]))
+    mean, variance = processes.mean_and_variance(torch.tensor([1.0 + 4 * rank]), torch.tensor([2.0]))
     rows = [(10, np.float32([0.0]), np.float32([1.0])), (30, np.float32([4.0]), np.float32([3.0]))]
     found = {
         "average": [x.tolist() for x in processes.average([torch.tensor([[1.0, rank]]), torch.tensor(3.0 * rank)])],
         "moments": (mean.item(), variance.item()),
-        "pooled": [float(x[0]) for x in processes.pooled(*zip(*processes.gather(rows[rank]), strict=True))],
-        "numbers": processes.numbers([rank, True, -5]),
+        "pooled": [float(x[0]) for x in processes.pooled(*zip(*processes.all_gather_object(rows[rank]), strict=True))],
+        "numbers": processes.all_gather([rank, True, -5]),
         "said": (processes.count(), rank, processes.leads(), processes.local()),
     }
     first = torch.tensor([float(rank + 7)])
-    processes.follow_first([first])
+    processes.broadcast([first])
     processes.leave()
     return {**found, "first": first.item(), "after": processes.count()}
 
@@ -118,8 +53,8 @@ def test_what_the_processes_tell_each_other():
 def test_alone_everything_is_as_it_was():
     x = torch.randn(3)
     [same] = processes.average([x])
-    assert same is x and processes.numbers([3, 4]) == [[3, 4]] and processes.gather("x") == ["x"]
-    assert processes.leads() and processes.count() == 1 and processes.moments(x, x) == (x, x)
+    assert same is x and processes.all_gather([3, 4]) == [[3, 4]] and processes.all_gather_object("x") == ["x"]
+    assert processes.leads() and processes.count() == 1 and processes.mean_and_variance(x, x) == (x, x)
 
 
 # One step.
@@ -223,53 +158,7 @@ def test_two_halves_make_the_step_of_the_whole(variant):
 # Whole runs.
 
 
-def config(algorithm="lsp", **overrides):
-    values = {
-        "device": "cpu",
-        "task": TASK,
-        "processes": 2,
-        "collect__num_envs": 2,
-        "env_steps": 1100,
-        "collect__prefill": 600,
-        "train__checkpoint_every": 300,
-        "train__eval_every": 500,
-        "process_timeout": 30.0,
-    }
-    return make_config("smoke", algorithm, **{**values, **overrides})
-
-
-def trained(c, folder, until=None):
-    """Train; until so many environment steps, and then a signal reaches the second process."""
-    if until is not None and processes.invited_rank() == 1:
-        from lsp_fast.training.collector import Collector
-
-        collect = Collector.collect
-
-        def watched(self, *given):
-            collect(self, *given)
-            if self.env_steps >= until:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        Collector.collect = watched
-    result = train(c, folder, progress=False)
-    return result.env_steps, result.updates, result.finished, result.timed_out
-
-
-def comparable(folder):
-    return [{k: v for k, v in row.items() if k not in TIMED} for row in read_rows(folder / "metrics.jsonl")]
-
-
-def same(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
-
-
-@pytest.mark.parametrize("algorithm", ["lsp", pytest.param("hiro_mi", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("algorithm", ["lsp", pytest.param("hiro", marks=pytest.mark.slow)])
 def test_a_run_repeats_and_goes_on_to_the_bit(tmp_path, algorithm):
     c = config(algorithm)
     first, other, broken = (tmp_path / name for name in ("first", "other", "broken"))
@@ -347,135 +236,51 @@ def test_a_share_is_an_equal_part_with_numbers_of_its_own(monkeypatch):
     assert together.share(whole).device == "cuda:1"
 
 
-# Where one fails.
+def noted(c, folder):
+    """Train, and say what this process would have logged, and the returns of its episodes."""
+    own, pop = [], Means.pop
+    Means.pop = lambda self: own.append(pop(self)) or own[-1]
+    trained(c, folder)
+    return own
 
 
-def fails_in_one(c, folder):
-    if processes.invited_rank() == 1:
-        from gymnasium.envs.classic_control import PendulumEnv
+def test_a_row_is_the_mean_over_processes(tmp_path):
+    both = together_call(noted, config(env_steps=900), tmp_path)
+    rows = [row for row in read_rows(tmp_path / "metrics.jsonl") if "world_model/loss" in row]
+    parts = [[means for means in own if "world_model/loss" in means] for own in both]
+    assert len(rows) == len(parts[0]) == len(parts[1]) > 2
+    for row, *each in zip(rows, *parts, strict=True):
+        assert each[0]["world_model/loss"] != each[1]["world_model/loss"]
+        for name in each[0]:
+            values = [means[name] for means in each]
+            assert row[name] == pytest.approx(max(values) if name.endswith("_max") else np.mean(values)), name
 
-        step, made = PendulumEnv.step, []
 
-        def broken(self, action):
-            made.append(1)
-            if len(made) == 420:
-                raise RuntimeError("a wire came off")
-            return step(self, action)
+def test_learning_begins_when_all_have_an_episode(tmp_path):
+    # Of lengths that differ from process to process.
+    c = config(task="gym:InvertedPendulum-v5", collect__prefill=10, env_steps=200, train__eval_every=100)
+    found = together_call(trained, c, tmp_path)
+    assert found[0] == found[1] and found[0][2]
 
-        PendulumEnv.step = broken
+
+def evaluates_now_and_then(c, folder):
+    """The first process can evaluate in every tenth step alone, as where it evaluates in the training's environment."""
+    Run.can_evaluate = property(lambda self: processes.rank() > 0 or self.trainer.collector.agent_steps % 20 == 0)
     return trained(c, folder)
 
 
-def test_an_environment_that_fails_in_one_ends_all_with_a_checkpoint(tmp_path):
-    found = together_call(fails_in_one, config(), tmp_path)
-    assert [kind for kind, *_ in found] == ["EnvironmentFailed"] * 2
-    for _, message, _ in found:
-        assert "a wire came off" in message and re.search(r"000000\d+\.pt is from before it; the same command", message)
-    assert sum(tells for *_, tells in found) == 1
-    # The step that one of them failed in counts for the other.
-    assert together_call(trained, config(), tmp_path)[0][0] in (1100, 1102)
+def test_all_evaluate_where_the_first_one_can(tmp_path):
+    assert together_call(evaluates_now_and_then, config(), tmp_path)[0][:3:2] == (1100, True)
+    at = [row["env_steps"] for row in read_rows(tmp_path / "metrics.jsonl") if "eval/return" in row]
+    assert at[-1] == 1100 and len(at) == 3 and all(x % 40 == 0 for x in at[:-1])
 
 
-def holds(c, folder, how):
-    """Train; the second process is killed, or stops, once there is a checkpoint."""
-    if processes.invited_rank() == 1:
-        from lsp_fast.training.collector import Collector
-
-        collect = Collector.collect
-
-        def watched(self, *given):
-            if self.env_steps >= 900:
-                os.kill(os.getpid(), how)
-            collect(self, *given)
-
-        Collector.collect = watched
+def late_in_one(c, folder):
+    out_of_time = Run.out_of_time
+    Run.out_of_time = property(lambda self: (processes.rank() == 1 and self.env_steps >= 800) or out_of_time.fget(self))
     return trained(c, folder)
 
 
-@pytest.mark.parametrize(
-    ("how", "said"),
-    [(signal.SIGKILL, r"process 1 \(\d+\) has ended"), (signal.SIGSTOP, r"process 1 \(\d+\) did not answer for 3 sec")],
-)
-def test_one_that_is_killed_or_hangs_is_named_and_ends_all(tmp_path, how, said):
-    c = config(process_timeout=3.0)
-    begun, answers = start(holds, c, tmp_path, how)
-    rank, (kind, message, tells) = answers.get(timeout=60)
-    assert (rank, kind, tells) == (0, "ProcessLost", True)
-    assert re.search(said, message) and re.search(r"000000\d+\.pt is whole, and the same command goes on", message)
-    for process in begun:
-        process.join(10)
-    assert begun[1].exitcode == -signal.SIGKILL, "one that hangs is not left behind"
-    assert together_call(trained, config(), tmp_path)[0][0] == 1100
-
-
-# The commands.
-
-
-def command(*argv, **options):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
-    )
-
-
-GIVEN = [
-    "--preset",
-    "smoke",
-    "--task",
-    TASK,
-    "--device",
-    "cpu",
-    "--collect.num-envs",
-    "2",
-    "--train.eval-every",
-    "5000",
-]
-
-
-def test_one_command_starts_them_passes_a_signal_on_and_goes_on(tmp_path):
-    argv = ["-m", "lsp_fast.cli", "train", *GIVEN, "--processes", "2", "--logdir", str(tmp_path / "run")]
-    process = command(*argv, "--env-steps", "400000")
-    rows = tmp_path / "run" / "metrics.jsonl"
-    until = time.monotonic() + 60
-    while not (rows.exists() and len(rows.read_text().splitlines()) > 3) and time.monotonic() < until:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    said, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command goes on" in said, errors
-    assert "Traceback" not in errors
-    steps = int(re.search(r"interrupted at (\d+)", said)[1])
-    process = command(*argv, "--env-steps", str(steps + 200))
-    said, errors = process.communicate(timeout=60)
-    assert process.returncode == 0 and f"at {steps + 200} environment steps" in said, errors
-
-
-def test_what_is_refused_is_told_once_in_a_line(tmp_path):
-    (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "file").write_text("")
-    process = command("-m", "lsp_fast.cli", "train", *GIVEN, "--processes", "2", "--logdir", str(tmp_path / "x"))
-    said, errors = process.communicate(timeout=60)
-    assert process.returncode == 2 and said == ""
-    assert errors.splitlines()[-1].startswith("lsp-fast: ") and errors.count("is not empty and holds no run") == 1
-
-
-def test_torchrun_starts_them_too(tmp_path):
-    argv = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "lsp_fast.cli", "train"]
-    process = command(*argv, *GIVEN, "--env-steps", "1300", "--logdir", str(tmp_path / "run"))
-    said, errors = process.communicate(timeout=90)
-    assert process.returncode == 0 and said.count("at 1300 environment steps") == 1, errors
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["processes"] == 2
-
-
-def test_torchruns_number_and_ours_must_agree(monkeypatch):
-    monkeypatch.setattr(processes, "invited", lambda: 4)
-    assert together.invite(config(processes=1)).processes == 4
-    with pytest.raises(ConfigError, match="processes = 2: torchrun started 4"):
-        together.invite(config())
-
-
-def test_a_result_survives_the_way_to_the_command(tmp_path):
-    result = Result(1, 2, 0, None, True, tmp_path, tmp_path / "c", tmp_path / "s", None)
-    assert together._answer(json.loads(json.dumps(together.told(result)))) == result
-    with pytest.raises(EnvironmentFailed, match="fell"):
-        together._answer({"error": "EnvironmentFailed", "message": "it fell"})
-    assert to_dict(config())["processes"] == 2
+def test_one_that_is_out_of_time_ends_all(tmp_path):
+    found = together_call(late_in_one, config(), tmp_path)
+    assert found[0] == found[1] == (800, found[0][1], False, True)

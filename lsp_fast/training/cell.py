@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from submitit.helpers import DelayedSubmission
+from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
 from lsp_fast import machine
 from lsp_fast.config import Config, differences, replace
@@ -117,7 +117,10 @@ class Cell:
                 return _outcome(self._train(config))
             # submitit's own answer to the warning would lose what was learned since the newest checkpoint.
             with stop_on_signal(WARNING) as stop:
-                _wait_for(self.folder, stop)
+                if config.processes > 1:  # each a task of the job
+                    TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+                if _first():
+                    _wait_for(self.folder, stop)
                 before, result = self._made, self._train(_with_share_of_node(config))
                 if result.finished or WARNING not in stop.signals:
                     return _outcome(result)
@@ -177,11 +180,16 @@ def _with_share_of_node(config: Config) -> Config:
     return replace(config, {"threads": max(1, min(share, machine.cores()))})
 
 
+def _first() -> bool:
+    """Whether this is the job's first task, which speaks for all of them."""
+    return os.environ.get("SLURM_PROCID", "0") == "0"
+
+
 def _come_back(made_steps: bool) -> str | Failed:
     """Put this job into Slurm's queue again, unless it would begin for ever without coming anywhere."""
     if not made_steps and int(os.environ.get("SLURM_RESTART_COUNT", 0)) >= WITHOUT_A_STEP:
         return Failed("its time on the cluster ends before it makes a step; ask for more with timeout_min=...")
-    if os.environ.get("SLURM_PROCID", "0") == "0":  # one of its tasks speaks for all
+    if _first():
         done = subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], capture_output=True, text=True)
         print(f"put into the queue again: {done.stderr.strip() or 'yes'}", flush=True)
     return "preempted"

@@ -114,6 +114,10 @@ class Executors:
         """Where submitit keeps what a run prints."""
         return self.out / LOGS / self.name(cell)
 
+    def tasks(self, cell: Cell) -> int:
+        """Tasks of a run's job; here a run of several processes starts the others itself."""
+        return 1
+
     def begun(self, cells: Iterable[Cell]) -> list[tuple[Cell, Job]]:
         """Of these runs, those that someone has begun before and that still wait or run."""
         return []
@@ -130,7 +134,7 @@ class Executors:
         """
         if self.threads and not cell.config.threads:
             cell = dataclasses.replace(cell, config=replace(cell.config, {"threads": self.threads}))
-        executor = self._executor(self.logs(cell), processes(cell))
+        executor = self._executor(self.logs(cell), self.tasks(cell))
         if self.cluster == "local" and (gpus := _gpus()):
             executor.update_parameters(gpus_per_node=1, local_visible_gpus=(slot % gpus,))
         return self._job(_submitted(executor, cell), cell)
@@ -145,11 +149,6 @@ class Executors:
         except (ValueError, RuntimeError, NameError, TypeError) as error:
             raise ConfigError(f"cluster {self.cluster!r} with {self.parameters}: {error}") from error
         return executor
-
-
-def processes(cell: Cell) -> int:
-    """Processes that train a run together, each a task of its job."""
-    return getattr(cell.config, "processes", 1)
 
 
 class Pool:

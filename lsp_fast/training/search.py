@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -17,12 +18,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lsp_fast.errors import ConfigError
+from lsp_fast.errors import ConfigError, LspFastError
 from lsp_fast.files import check_writable
 from lsp_fast.storage.run_folder import RunFolder
 from lsp_fast.training import sweep, sweep_file
 from lsp_fast.training.cell import Cell, Failed, check_folders
-from lsp_fast.training.jobs import Again, NotSubmitted, Pool
+from lsp_fast.training.jobs import Again, Executors, NotSubmitted, Pool
 from lsp_fast.training.signals import stop_on_signal
 
 DATABASE = "search.db"
@@ -297,10 +298,16 @@ def run(
     Ctrl-C asks every run to end with a checkpoint, and the same call goes on with these. Arguments and errors are
     `sweep.run`'s.
     """
-    out, failed = Path(out), {}
+    out = Path(out)
     check_writable(out)
     hands = sweep.executors(out, jobs, cluster, parameters or {})
-    trials = Trials(search, out)
+    out.mkdir(parents=True, exist_ok=True)
+    with _storage_errors(out / DATABASE):
+        return _run(search, hands, out, jobs, progress)
+
+
+def _run(search: Search, hands: Executors, out: Path, jobs: int, progress: bool) -> Report:
+    trials, failed = Trials(search, out), {}
     check_folders(cell for trial in trials.active for cell in trial.cells)
     bar = tqdm(total=search.trials, initial=trials.asked - len(trials.active), unit="trial", disable=not progress,
                dynamic_ncols=True)  # fmt: skip
@@ -334,6 +341,18 @@ def run(
                 break  # what is active then was interrupted
             time.sleep(sweep.POLL_SECONDS)
     return trials.report(failed)
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    """Put into a line what keeps Optuna from its storage: a disk that is full, a file that is no study, a lock."""
+    from sqlalchemy.exc import SQLAlchemyError  # pyright: ignore[reportMissingImports]
+
+    try:
+        yield
+    except (SQLAlchemyError, _optuna().exceptions.StorageInternalError) as error:
+        why = str(error.__cause__ or error).splitlines()[0]
+        raise LspFastError(f"{path} cannot be used: {why}; mend that, and the same command goes on") from error
 
 
 def _follow(pool: Pool, trials: Trials, failed: dict[Path, str]) -> None:

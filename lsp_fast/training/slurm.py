@@ -203,6 +203,10 @@ class Slurm(Executors):
         super().__init__(*args)
         self._queue = Queue()
 
+    def tasks(self, cell: Cell) -> int:
+        """One for each process that trains the run."""
+        return cell.config.processes
+
     def begun(self, cells: Iterable[Cell]) -> list[tuple[Cell, Job]]:
         """A job's script lies in its run's folder of logs."""
         by_logs = {self.logs(cell).resolve(): cell for cell in cells}

@@ -13,7 +13,7 @@ from typing import ClassVar
 import pytest
 
 from lsp_fast.cli import main
-from lsp_fast.errors import ConfigError
+from lsp_fast.errors import ConfigError, LspFastError
 from lsp_fast.storage import checkpoint
 from lsp_fast.storage.run_folder import RunFolder
 from lsp_fast.training import search, sweep
@@ -81,6 +81,12 @@ class Pretended(Executors):
         return SimpleNamespace(outcome=outcome, ask_to_end=lambda: asked.append(1), note=lambda: None, waits=False)
 
 
+def test_a_storage_that_cannot_be_used_is_named(write, tmp_path, pretended):
+    (tmp_path / search.DATABASE).write_text("no database, and longer than SQLite's own head of a hundred bytes " * 9)
+    with pytest.raises(LspFastError, match=r"search\.db cannot be used: .*not a database"):
+        search.run(search.read(write(), tmp_path), tmp_path, progress=False)
+
+
 @pytest.fixture
 def pretended(monkeypatch):
     class Fresh(Pretended):
@@ -93,6 +99,7 @@ def pretended(monkeypatch):
 
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_scores_are_means_and_the_hopeless_are_pruned(write, tmp_path, pretended, jobs):
+    tmp_path /= "out"
     found = search.read(write(), tmp_path)
     report = search.run(found, tmp_path, jobs=jobs, progress=False)
     assert report.scored + report.pruned == 8 and report.pruned and not report.left and not report.failed
@@ -187,20 +194,34 @@ def test_another_searchs_folder_is_refused(write, tmp_path, pretended):
         search.read(write(), tmp_path, model__deter=8)
 
 
+# The second trial is pruned as soon as it has a score.
+COMMAND = """
+import sys
+import optuna
+from lsp_fast.cli import main
+optuna.pruners.MedianPruner.prune = lambda self, study, trial: trial.number == 1
+sys.exit(main(["sweep", *sys.argv[1:]]))
+"""
+
+
 @pytest.mark.slow
 def test_a_search_in_processes_of_their_own(write, tmp_path):
-    """Killed in the middle, it is taken up by the same command."""
+    """Interrupted, it is taken up by the same command; what is pruned ends with a checkpoint."""
     text = FILE.replace("trials = 8", "trials = 3").replace("seeds = [0, 1]", "seeds = [0]")
-    command = [sys.executable, "-m", "lsp_fast.cli", "sweep", str(write(text)), "--jobs", "2",
-               "--out", str(tmp_path / "out"), "--set", "env_steps=3000", "train.eval_every=500"]  # fmt: skip
+    command = [sys.executable, "-c", COMMAND, str(write(text)), "--jobs", "2", "--out", str(tmp_path / "out"),
+               "--set", "env_steps=5000", "train.eval_every=500"]  # fmt: skip
     begun = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 120
-    while not list((tmp_path / "out").glob("trial-*/*/scores.json")) and time.monotonic() < until:
+    while not list((tmp_path / "out").glob("trial-0000/*/scores.json")) and time.monotonic() < until:
         time.sleep(0.2)
     begun.send_signal(signal.SIGINT)
     assert begun.wait(timeout=60) == 130
     done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
-    assert "best" in done.stdout and "to do" not in done.stdout
+    assert "2 trials are scored, 1 were pruned" in done.stdout and "to do" not in done.stdout
     with sqlite3.connect(tmp_path / "out" / search.DATABASE) as database:
-        assert database.execute("select count(*) from trials").fetchone() == (3,)
+        states = database.execute("select state from trials order by number").fetchall()
+    assert states == [("COMPLETE",), ("PRUNED",), ("COMPLETE",)]
+    [pruned] = (tmp_path / "out" / "trial-0001").iterdir()
+    newest = checkpoint.list_checkpoints(RunFolder(pruned).checkpoints)[-1]
+    assert 1000 <= int(newest.stem) < 5000

@@ -264,3 +264,33 @@ def test_what_slurm_refuses_or_holds_is_said(begin, node, tmp_path):
     process.send_signal(signal.SIGINT)
     printed, errors = end(process, 130)
     assert "waits in the queue: JobHeldUser" in printed + errors and not node.jobs()
+
+
+def test_several_processes_are_tasks_of_one_job(begin, node, tmp_path):
+    values = ("processes=2", "collect.num_envs=2", "env_steps=1000000")
+    process = begin("--set", *values)
+    run = until(lambda: (tmp_path / "out").exists() and cell(tmp_path, processes=2, collect__num_envs=2))
+    until(learns(run))
+    assert len(node.tasks(node.jobs()[0][0])) == 2
+    process.send_signal(signal.SIGINT)
+    end(process, 130)
+    kept = run.env_steps
+    assert kept >= 1500
+    printed, _ = end(begin("--set", *values[:2], f"env_steps={kept + 200}"), 0)
+    assert "1 of 1 runs are finished" in printed
+    script = next((tmp_path / "out").rglob("*_submission.sh")).read_text()
+    assert "#SBATCH --ntasks-per-node=2" in script and "#SBATCH --requeue" in script
+
+
+def test_a_search_finds_its_runs_in_the_queue(begin, node, tmp_path):
+    pytest.importorskip("optuna", reason="Optuna is not installed (pip install 'lsp_fast[search]')")
+    text = FILE + "[search]\ntrials = 3\n[search.values]\nbehavior.horizon = { low = 2, high = 6 }\n"
+    process = begin("--jobs", "2", "--set", "env_steps=4000", text=text)
+    until(lambda: len(node.jobs()) == 2)
+    jobs = node.jobs()
+    process.kill()
+    printed, errors = end(begin("--jobs", "2", "--set", "env_steps=4000"), 0)
+    assert "trial-0000/cheetah_run-dreamer-0  is in the queue already" in printed + errors
+    assert "3 trials are scored" in printed and "best" in printed
+    submitted = {path.name.partition("_")[0] for path in (tmp_path / "out").rglob("*_submitted.pkl")}
+    assert len(submitted) == 3 and {job for job, _ in jobs} < submitted

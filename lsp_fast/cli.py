@@ -165,16 +165,13 @@ class Sweep:
             raise LspFastError(f"jobs = {self.jobs}: must be at least 1")
         out = self.out or Path("runs") / self.file.stem
         values, parameters = assignments("--set", self.set), assignments("--submitit", self.submitit)
-        where = {"jobs": self.jobs, "cluster": self.cluster, "parameters": parameters}
+        cells = sweep.read(self.file, out, **values)
+        where: dict[str, Any] = {"jobs": self.jobs, "cluster": self.cluster, "parameters": parameters}
         if search.asked_for(self.file):
             asked = search.read(self.file, out, **values)
-            if self.dry_run:
-                print(asked)
-                return 0
-            found = search.run(asked, out, **where)
-            print(found)
-            return 1 if found.failed else 130 if found.left else 0
-        cells = sweep.read(self.file, out, **values)
+            found = None if self.dry_run else search.run(asked, out, **where)
+            print(found or asked)
+            return 0 if found is None else found.status
         if self.dry_run:
             sweep.check_folders(cells)
             for cell in cells:
@@ -184,7 +181,7 @@ class Sweep:
         report = sweep.run(cells, out, **where)
         warn(report.warnings)
         print(report)
-        return 1 if report.failed else 130 if report.left or report.queued else 0
+        return report.status
 
 
 def folder_name(text: str) -> str:

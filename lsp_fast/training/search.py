@@ -81,6 +81,11 @@ class Report:
     folder: Path | None = None
     """Of the best trial's runs."""
 
+    @property
+    def status(self) -> int:
+        """The command's exit status."""
+        return 1 if self.failed else 130 if self.left else 0
+
     def __str__(self) -> str:
         lines = [f"{self.scored} trials are scored, {self.pruned} were pruned"]
         lines += [f"failed   {folder}: {reason}" for folder, reason in self.failed.items()]

@@ -17,6 +17,7 @@ from typing import Any
 
 from submitit.core.utils import JobPaths, pickle_load
 
+from lsp_fast.errors import LspFastError
 from lsp_fast.training.cell import Cell, Failed
 from lsp_fast.training.jobs import Again, Executors, Job, no_result, trace_end
 from lsp_fast.training.signals import Stop
@@ -24,13 +25,15 @@ from lsp_fast.training.signals import Stop
 ASK_SECONDS = 10
 """Between two looks at the queue: a look is one call, for all jobs."""
 GRACE_SECONDS = 20
-"""That a result may take to appear on a shared file system."""
+"""That a result may take to appear on a shared file system, and a job that was taken away to be back in the queue."""
 COMMAND_SECONDS = 60
 FORMAT = "JobArrayID:|,State:|,RestartCnt:|,Reason:|,Command:"
 ENDED = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
     "TIMEOUT",
 }  # fmt: skip
+FOR_GOOD = {"CANCELLED", "COMPLETED", "FAILED"}
+"""Those from which Slurm itself takes no job back into the queue."""
 GONE = "GONE"
 """Of a job that Slurm has forgotten, some minutes after its end."""
 TAKEN_AWAY = {
@@ -119,18 +122,16 @@ class SlurmJob:
             return None
         if state == "CANCELLED":
             return "interrupted" if stopping else "cancelled"
-        if told == "preempted" and not stopping:
-            return Again("the cluster took its node away")
-        if told is not None:
-            return told
         self._ended_at = self._ended_at or time.monotonic()
-        if not stopping and time.monotonic() - self._ended_at < GRACE_SECONDS:
+        if not (stopping and state in FOR_GOOD) and time.monotonic() - self._ended_at < GRACE_SECONDS:
             return None
-        return "interrupted" if stopping else self._without_result(state)
+        return "interrupted" if stopping else self._unfinished(state, told)
 
-    def _without_result(self, state: str) -> Failed | Again:
+    def _unfinished(self, state: str, told: str | None) -> str | Failed | Again:
         if state in TAKEN_AWAY:
             return Again(TAKEN_AWAY[state])
+        if told is not None:
+            return Again("the cluster asked it to end") if told == "preempted" else told
         if state == "TIMEOUT":
             if self._cell.env_steps > self._steps:
                 return Again("its time was over")
@@ -139,8 +140,8 @@ class SlurmJob:
             return Failed("its memory was not enough; ask for more with --submitit mem_gb=...")
         return no_result(self._paths.folder, f"Slurm says {state}")
 
-    def _result(self) -> str | Failed | None:
-        """What the run returned, this time or before it was queued again."""
+    def _result(self) -> Any:
+        """What the run returned, this time or before it was queued again; None before that."""
         try:
             how, told = pickle_load(self._paths.result_pickle)
         except (OSError, EOFError):
@@ -167,8 +168,6 @@ class SlurmJob:
         One that has only just begun does not listen yet, and one that is preempted just now comes back: so it is asked
         again after every look at the queue.
         """
-        if self._result() is not None and self._queue.line(self.id).state in ENDED:
-            return
         self._queue.look(ASK_SECONDS / 5)
         if self._asked_to_end == self._queue.asked:
             return
@@ -176,7 +175,7 @@ class SlurmJob:
         state = self._queue.line(self.id).state
         if state == "RUNNING":
             command("scancel", f"--signal={signal.SIGTERM.name[3:]}", self.id)
-        elif state not in ENDED | {GONE, "COMPLETING"}:
+        elif state not in FOR_GOOD | {GONE, "COMPLETING"}:
             command("scancel", self.id)
 
     @property
@@ -208,13 +207,16 @@ class Slurm(Executors):
         return cell.config.processes
 
     def begun(self, cells: Iterable[Cell]) -> list[tuple[Cell, Job]]:
-        """A job's script lies in its run's folder of logs."""
-        by_logs = {self.logs(cell).resolve(): cell for cell in cells}
-        return [
-            (by_logs[folder], SlurmJob(self._queue, job_id, by_logs[folder], folder))
-            for job_id, line in self._queue.alive.items()
-            if (folder := line.script.parent.resolve()) in by_logs
-        ]
+        """A job's script lies in its run's folder of logs.
+
+        Raises:
+            LspFastError: Slurm does not say what is in its queue; a run might be begun twice.
+        """
+        jobs = {line.script.parent.resolve(): job_id for job_id, line in self._queue.alive.items()}
+        if self._queue.silent:
+            raise LspFastError(f"Slurm does not answer: {self._queue.silent}; try again when it does")
+        found = [(cell, self.logs(cell).resolve()) for cell in cells]
+        return [(cell, SlurmJob(self._queue, jobs[logs], cell, logs)) for cell, logs in found if logs in jobs]
 
     def outlive(self, stop: Stop) -> bool:
         """Only Ctrl-C ends the runs: with the terminal alone gone they go on, and the same command finds them."""
@@ -235,7 +237,9 @@ class Slurm(Executors):
 def command(*words: str) -> subprocess.CompletedProcess[str]:
     """One of Slurm's commands, which may take long or fail: a cluster's controller is sometimes away."""
     try:
-        return subprocess.run(words, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
+        return subprocess.run(
+            words, capture_output=True, text=True, errors="replace", timeout=COMMAND_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(words, 1, "", f"{words[0]} takes longer than {COMMAND_SECONDS} s")
     except OSError as error:

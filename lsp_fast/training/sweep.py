@@ -44,6 +44,11 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     """Of the figure: what was left out, or what a mean over seeds is not; or why there is none."""
 
+    @property
+    def status(self) -> int:
+        """The command's exit status."""
+        return 1 if self.failed else 130 if self.left or self.queued else 0
+
     def __str__(self) -> str:
         total = len(self.finished) + len(self.failed) + len(self.left) + len(self.queued)
         lines = [f"{len(self.finished)} of {total} runs are finished"]

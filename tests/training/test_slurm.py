@@ -145,6 +145,17 @@ def test_a_preempted_run_loses_no_step_and_goes_on_as_soon_as_it_may(begin, node
     assert rows == sorted(set(rows)) and rows[-1] == 12000
 
 
+def test_a_job_that_is_requeued_by_hand_goes_on_too(begin, node, tmp_path):
+    process = begin("--set", "env_steps=9000")
+    run = until(lambda: (tmp_path / "out").exists() and cell(tmp_path, env_steps=9000))
+    until(learns(run))
+    subprocess.run(["scontrol", "requeue", node.jobs()[0][0]], check=True)
+    printed, errors = end(process, 0)
+    assert "was put into the queue again" in printed + errors and "1 of 1 runs are finished" in printed
+    rows = [row["env_steps"] for row in read_rows(run.folder / "metrics.jsonl") if "updates" in row]
+    assert rows == sorted(set(rows)) and rows[-1] == 9000
+
+
 def test_ctrl_c_also_ends_what_was_preempted_and_waits(begin, node, tmp_path):
     process = begin(*LONG)
     run = until(lambda: (tmp_path / "out").exists() and cell(tmp_path))

@@ -1,5 +1,7 @@
 """What the queue says of a job decides what became of its run, where the run itself gave no final answer."""
 
+import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from lsp_fast.training import cell as cell_module
 from lsp_fast.training import slurm
 from lsp_fast.training.cell import Cell, Failed
 from lsp_fast.training.jobs import Again
+from lsp_fast.training.signals import stop_on_signal
 from lsp_fast.training.slurm import Queue, SlurmJob
 
 
@@ -133,3 +136,19 @@ def test_a_job_takes_as_many_threads_as_it_was_given_processors(monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")
     assert cell_module._with_share_of_node(config).threads == 1
     assert cell_module._with_share_of_node(make_config("smoke", device="cpu", threads=3)).threads == 3
+
+
+def test_a_job_hears_the_warning_from_its_beginning():
+    before = signal.signal(signal.SIGUSR2, lambda *_: None)  # as submitit does
+    try:
+        with stop_on_signal() as stop:
+            os.kill(os.getpid(), signal.SIGUSR2)
+            assert not stop.asked
+        with stop_on_signal(signal.SIGUSR2):
+            os.kill(os.getpid(), signal.SIGUSR2)
+            with stop_on_signal() as stop:  # training begins
+                assert stop.asked and stop.signals == {signal.SIGUSR2}
+        with stop_on_signal() as stop:
+            assert not stop.asked and not stop.signals
+    finally:
+        signal.signal(signal.SIGUSR2, before)

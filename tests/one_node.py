@@ -174,6 +174,7 @@ def _free_port() -> int:
 if __name__ == "__main__":
     if needed := missing():
         sys.exit(f"missing: {', '.join(needed)}")
-    with OneNode(sys.argv[1]) as node:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt), OneNode(sys.argv[1]) as node:
         print(f"export SLURM_CONF={node.config}; Ctrl-C ends it", flush=True)
         signal.pause()

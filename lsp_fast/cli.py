@@ -136,7 +136,10 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Run an experiment's file, tasks x methods x seeds, or go on with what is missing; then draw its curves."""
+    """Run an experiment's file, tasks x methods x seeds, or go on with what is missing; then draw its curves.
+
+    A file with [search] has Optuna propose values, and prune what its curves give little hope for.
+    """
 
     file: Annotated[Path, tyro.conf.Positional]
     """TOML, as those in experiments/."""
@@ -156,23 +159,29 @@ class Sweep:
     """Only list the runs and how far they have come."""
 
     def run(self) -> int:
-        from lsp_fast.training import sweep
+        from lsp_fast.training import search, sweep
 
         if self.jobs < 1:
             raise LspFastError(f"jobs = {self.jobs}: must be at least 1")
         out = self.out or Path("runs") / self.file.stem
-        cells = sweep.read(self.file, out, **assignments("--set", self.set))
+        values, parameters = assignments("--set", self.set), assignments("--submitit", self.submitit)
+        cells = sweep.read(self.file, out, **values)
+        where: dict[str, Any] = {"jobs": self.jobs, "cluster": self.cluster, "parameters": parameters}
+        if search.asked_for(self.file):
+            asked = search.read(self.file, out, **values)
+            found = None if self.dry_run else search.run(asked, out, **where)
+            print(found or asked)
+            return 0 if found is None else found.status
         if self.dry_run:
             sweep.check_folders(cells)
             for cell in cells:
                 told = "  finished" if cell.finished else ""
                 print(f"{cell.env_steps:>9} of {cell.config.env_steps:>9}  {cell.folder}{told}")
             return 0
-        parameters = assignments("--submitit", self.submitit)
-        report = sweep.run(cells, out, jobs=self.jobs, cluster=self.cluster, parameters=parameters)
+        report = sweep.run(cells, out, **where)
         warn(report.warnings)
         print(report)
-        return 1 if report.failed else 130 if report.left else 0
+        return report.status
 
 
 def folder_name(text: str) -> str:

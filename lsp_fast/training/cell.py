@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import textwrap
+import time
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from submitit.helpers import DelayedSubmission
+from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
-from lsp_fast.config import Config, differences
+from lsp_fast import machine
+from lsp_fast.config import Config, differences, replace
 from lsp_fast.errors import CheckpointError, ConfigError, LspFastError
 from lsp_fast.storage import checkpoint
 from lsp_fast.storage.metrics import last_row
 from lsp_fast.storage.run_folder import RESUMABLE, RunFolder
 from lsp_fast.training.loop import train
 from lsp_fast.training.run import Result
+from lsp_fast.training.signals import Stop, stop_on_signal
 from lsp_fast.training.transfer import transfer_config
 
 FROM_SOURCE = {"transfer.source", "transfer.source_env_steps"}
 """Values that only the source's folder and checkpoint can tell; `train` compares them."""
 WIDEST = 300
 """Characters of a reason; a library's own may fill pages."""
+WARNING = signal.SIGUSR2
+"""What Slurm sends a job before its time is over, as submitit has asked it to."""
+WITHOUT_A_STEP = 3
+"""Starts of one job in a queue after which one that makes no step is the last."""
+PATIENCE = 120
+"""Seconds that a job waits for the folder: the one before it may still write its checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -92,24 +103,96 @@ class Cell:
         return {name: both for name, both in differences(there, asked).items() if name not in free}
 
     def __call__(self) -> str | Failed:
-        """Train. Returns `finished`, `interrupted` or `timed out`, or why it failed."""
-        if os.environ.get("SUBMITIT_EXECUTOR") == "local":
+        """Train. Returns `finished`, `interrupted` or `timed out`, or why it failed.
+
+        On Slurm also `preempted`: the job has put itself into the queue again, or whoever began it should.
+        """
+        where = os.environ.get("SUBMITIT_EXECUTOR")
+        if where == "local":
             # Ctrl-C at a terminal reaches the sweep alone, which then asks every run to end with a checkpoint.
             os.setpgrp()
+        config = self.config
         try:
-            config = self.config
-            if self.source is not None:
-                device = {name: getattr(config, name) for name in ("device", "backend", "threads")}
-                config = transfer_config(self.source, self.folder, **{**self.overrides, **device})
-            result: Result = train(config, self.folder, progress=False)
+            if where != "slurm":
+                return _outcome(self._train(config))
+            # submitit's own answer to the warning would lose what was learned since the newest checkpoint.
+            with stop_on_signal(WARNING) as stop:
+                if config.processes > 1:  # each a task of the job
+                    TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+                if _first():
+                    _wait_for(self.folder, stop)
+                before, result = self._made, self._train(_with_share_of_node(config))
+                if result.finished or WARNING not in stop.signals:
+                    return _outcome(result)
+                return _come_back(before != self._made)
         except Exception as error:
             traceback.print_exc()  # for the log
             return Failed(reason(error))
-        return "timed out" if result.timed_out else "finished" if result.finished else "interrupted"
+
+    def _train(self, config: Config) -> Result:
+        if self.source is not None:
+            device = {name: getattr(config, name) for name in ("device", "backend", "threads")}
+            config = transfer_config(self.source, self.folder, **{**self.overrides, **device})
+        return train(config, self.folder, progress=False)
+
+    @property
+    def _made(self) -> tuple[int, int]:
+        """Environment steps and updates of the newest checkpoint."""
+        steps, folder = self.env_steps, RunFolder(self.folder)
+        try:
+            return steps, checkpoint.plain_values(checkpoint.path_of(folder.checkpoints, steps)).get("updates", 0)
+        except CheckpointError:
+            return 0, 0
 
     def checkpoint(self) -> Any:
-        """What submitit puts into the queue again where a cluster takes the machine away: the same, which goes on."""
+        """What submitit puts into the queue again where a cluster takes the machine away: the same, which goes on.
+
+        That is for a warning that comes before the run listens, and for clusters other than Slurm.
+        """
         return DelayedSubmission(self)
+
+
+def _outcome(result: Result) -> str:
+    return "timed out" if result.timed_out else "finished" if result.finished else "interrupted"
+
+
+def _wait_for(path: Path, stop: Stop) -> None:
+    """Until nobody trains in the folder, or patience ends: a job may be begun again while its end is still written."""
+    folder, until = RunFolder(path), time.monotonic() + PATIENCE
+    while True:
+        try:
+            folder.lock()
+        except ConfigError:
+            if stop.asked or time.monotonic() > until:
+                return  # training says what is wrong
+            time.sleep(1)
+        else:
+            return folder.release()
+
+
+def _with_share_of_node(config: Config) -> Config:
+    """As many threads as the job was given processors: not every cluster binds a job to its own."""
+    given = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    if config.threads or not given.isdecimal():
+        return config
+    tasks = os.environ.get("SLURM_NTASKS_PER_NODE", "")
+    share = int(given) // (int(tasks) if tasks.isdecimal() else 1)
+    return replace(config, {"threads": max(1, min(share, machine.cores()))})
+
+
+def _first() -> bool:
+    """Whether this is the job's first task, which speaks for all of them."""
+    return os.environ.get("SLURM_PROCID", "0") == "0"
+
+
+def _come_back(made_steps: bool) -> str | Failed:
+    """Put this job into Slurm's queue again, unless it would begin for ever without coming anywhere."""
+    if not made_steps and int(os.environ.get("SLURM_RESTART_COUNT", 0)) >= WITHOUT_A_STEP:
+        return Failed("its time on the cluster ends before it makes a step; ask for more with timeout_min=...")
+    if _first():
+        done = subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], capture_output=True, text=True)
+        print(f"put into the queue again: {done.stderr.strip() or 'yes'}", flush=True)
+    return "preempted"
 
 
 def reason(error: Exception) -> str:

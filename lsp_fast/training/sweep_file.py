@@ -27,17 +27,27 @@ def read(path: str | Path, out: str | Path, **values: Any) -> list[Cell]:
         ConfigError: the file cannot be read or asks for something that cannot run; it names the file and what to mend.
     """
     path, out = Path(path), Path(out)
+    content = parse(path)
+    content.pop("search", None)  # its values come in as `values`
     try:
-        content = tomllib.loads(path.read_text())
+        return _cells(content, out, {name.replace("__", "."): value for name, value in values.items()})
+    except LspFastError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def parse(path: Path) -> dict[str, Any]:
+    """The file's tables.
+
+    Raises:
+        ConfigError: it cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path} cannot be read: {why}; name a file, as those in experiments/") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}; docs/running.md shows a file") from error
-    try:
-        return _cells(content, out, {name.replace("__", "."): value for name, value in values.items()})
-    except LspFastError as error:
-        raise ConfigError(f"{path}: {error}") from error
 
 
 PLACES = {

@@ -18,8 +18,10 @@ from lsp_fast.storage import checkpoint
 from lsp_fast.storage.checkpoint import list_checkpoints
 from lsp_fast.storage.run_folder import RunFolder
 from lsp_fast.training import cell as cells_module
+from lsp_fast.training import jobs as jobs_module
 from lsp_fast.training import sweep
 from lsp_fast.training.cell import Failed, reason
+from lsp_fast.training.jobs import Executors, LocalJob, NotSubmitted
 from lsp_fast.training.trainer import Trainer
 
 SMALL = """
@@ -143,11 +145,11 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(write, tmp_path, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 4 and not (tmp_path / "out").exists()
 
 
-class Here(sweep.Executors):
-    """Runs in this process, when they are asked for their result."""
+class Here(Executors):
+    """Runs in this process, when they are asked what became of them."""
 
     def submit(self, cell, slot):
-        return SimpleNamespace(done=lambda: True, result=cell)
+        return SimpleNamespace(outcome=lambda stopping: cell(), ask_to_end=lambda: None, waits=False)
 
 
 def test_what_is_missing_is_run_and_a_failure_is_named(write, tmp_path, monkeypatch, capsys):
@@ -162,7 +164,7 @@ def test_what_is_missing_is_run_and_a_failure_is_named(write, tmp_path, monkeypa
         return train(config, folder, **more)
 
     monkeypatch.setattr(cells_module, "train", broken)
-    monkeypatch.setattr(sweep, "Executors", Here)
+    monkeypatch.setattr(sweep, "executors", Here)
     broken.task = "walker_walk"
     report = sweep.run(cells, out, progress=False)
     assert begun == ["walker_walk-dreamer-0"]
@@ -190,7 +192,7 @@ def test_a_run_that_was_stopped_in_its_last_updates_goes_on(write, tmp_path, mon
     """All its steps are made, as its checkpoint's number says; its last evaluation is not."""
     text = SMALL.replace("[0, 3]", "[0]").replace("1020", "1000").replace("eval_every = 600", "eval_every = 2000")
     [cell, _] = sweep.read(write(text), tmp_path / "out", train__pretrain=6)
-    monkeypatch.setattr(sweep, "Executors", Here)
+    monkeypatch.setattr(sweep, "executors", Here)
     learn = Trainer.learn
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -225,24 +227,26 @@ You can check full logs with 'job.stderr(0)' and 'job.stdout(0)'or at paths:
   - /logs/7_0_log.out"""
 
 
-def test_a_job_that_returns_nothing_has_its_reason_told():
-    def job(error):
-        return SimpleNamespace(result=lambda: (_ for _ in ()).throw(error))
+def test_a_job_that_returns_nothing_has_its_reason_told(tmp_path, monkeypatch):
+    def outcome(error, stopping=False):
+        job = SimpleNamespace(done=lambda: True, result=lambda: (_ for _ in ()).throw(error))
+        return LocalJob(job, "local", tmp_path).outcome(stopping)
 
-    failed = sweep._outcome(job(FailedJobError(TRACE)), False)
-    assert failed == Failed("ModuleNotFoundError: No module named 'my_tasks'")
+    assert outcome(FailedJobError(TRACE)) == Failed("ModuleNotFoundError: No module named 'my_tasks'")
     killed = UncompletedJobError("Job 7 has not produced any output\nCheck: /logs/7_0_log.out")
-    assert "it was killed" in sweep._outcome(job(killed), False).reason
-    assert sweep._outcome(job(killed), True) == "interrupted"  # by us, before it could listen
+    assert "it was killed" in outcome(killed).reason
+    assert outcome(killed, stopping=True) == "interrupted"  # by us, before it could listen
+    monkeypatch.setattr(machine, "disk_free", lambda folder: 0)
+    assert f"the disk of {tmp_path} is full" in outcome(killed).reason
     assert reason(ValueError()) == "ValueError" and len(reason(ValueError("x " * 999))) <= 300
 
 
-def test_a_local_job_is_asked_to_end_by_its_public_id():
+def test_a_local_job_is_asked_to_end_by_its_public_id(tmp_path):
     process = subprocess.Popen(["sleep", "60"])
     job = SimpleNamespace(job_id=str(process.pid), done=lambda: process.poll() is not None)
-    sweep._ask_to_end(job, "local")
+    LocalJob(job, "local", tmp_path).ask_to_end()
     assert process.wait(timeout=10) == -signal.SIGTERM
-    sweep._ask_to_end(job, "local")  # the number may be another process's by now
+    LocalJob(job, "local", tmp_path).ask_to_end()  # the number may be another process's by now
 
 
 class Job:
@@ -252,24 +256,26 @@ class Job:
         self.cell, self.looks, self.running = cell, 0, running
         running.add(cell.folder)
 
-    def done(self):
+    waits = False
+
+    def note(self):
+        return None
+
+    def outcome(self, stopping):
         self.looks += 1
         if self.looks == 3:
             self.running.discard(self.cell.folder)
             folder = RunFolder(self.cell.folder).checkpoints
             checkpoint.save(folder, self.cell.config.env_steps, {"finished": True})
-        return self.looks >= 3
-
-    def result(self):
-        return "finished"
+        return "finished" if self.looks >= 3 else None
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3, 9])
 def test_at_most_so_many_at_a_time(write, tmp_path, monkeypatch, jobs):
     running, most, threads = set(), [], []
 
-    class Fake(sweep.Executors):
-        def _executor(self, folder):
+    class Fake(Executors):
+        def _executor(self, folder, tasks=1):
             return None
 
         def submit(self, cell, slot):
@@ -278,7 +284,7 @@ def test_at_most_so_many_at_a_time(write, tmp_path, monkeypatch, jobs):
             most.append(len(running))
             return job
 
-    monkeypatch.setattr(sweep, "Executors", Fake)
+    monkeypatch.setattr(sweep, "executors", Fake)
     monkeypatch.setattr(sweep, "POLL_SECONDS", 0)
     monkeypatch.setattr(machine, "cores", lambda: 6)
     cells = sweep.read(write(SMALL), tmp_path)
@@ -286,6 +292,27 @@ def test_at_most_so_many_at_a_time(write, tmp_path, monkeypatch, jobs):
     assert report.figure is None and "no figure" in report.warnings[0]
     assert max(most) == min(jobs, 4) and len(report.finished) == 4
     assert set(threads) == {max(1, 6 // jobs)}
+
+
+def test_a_run_that_cannot_be_submitted_waits_for_another_ones_end(write, tmp_path, monkeypatch):
+    running, refused = set(), []
+
+    class Fake(Executors):
+        def submit(self, cell, slot):
+            if running:
+                refused.append(cell.folder)
+                raise NotSubmitted("no more for now")
+            return Job(cell, running)
+
+    monkeypatch.setattr(sweep, "executors", Fake)
+    monkeypatch.setattr(sweep, "POLL_SECONDS", 0)
+    monkeypatch.setattr(jobs_module, "AGAIN_SECONDS", 0)
+    cells = sweep.read(write(SMALL), tmp_path)
+    assert len(sweep.run(cells, tmp_path, jobs=2, progress=False).finished) == 4 and refused
+    running.add("another user's")
+    cells = sweep.read(write(SMALL), tmp_path / "more")
+    report = sweep.run(cells, tmp_path, jobs=2, progress=False)
+    assert set(report.failed.values()) == {"no more for now"} and len(report.failed) == 4
 
 
 @pytest.mark.slow

@@ -127,16 +127,20 @@ class Executors:
         return False
 
     def submit(self, cell: Cell, slot: int) -> Job:
-        """Begin a run. Where several share a machine, each takes its share of the processors, and the next GPU.
+        """Begin a run. Where several share a machine, each takes its share of the processors, and the next GPU
+        for each of its processes.
 
         Raises:
             NotSubmitted: with the reason.
         """
         if self.threads and not cell.config.threads:
-            cell = dataclasses.replace(cell, config=replace(cell.config, {"threads": self.threads}))
+            each = max(1, self.threads // cell.config.processes)
+            cell = dataclasses.replace(cell, config=replace(cell.config, {"threads": each}))
         executor = self._executor(self.logs(cell), self.tasks(cell))
         if self.cluster == "local" and (gpus := _gpus()):
-            executor.update_parameters(gpus_per_node=1, local_visible_gpus=(slot % gpus,))
+            count = cell.config.processes
+            visible = tuple(dict.fromkeys((slot * count + i) % gpus for i in range(count)))
+            executor.update_parameters(gpus_per_node=len(visible), local_visible_gpus=visible)
         return self._job(_submitted(executor, cell), cell)
 
     def _job(self, job: Any, cell: Cell) -> Job:

@@ -13,7 +13,7 @@ from lsp_fast.errors import LspFastError
 from lsp_fast.storage import checkpoint
 from lsp_fast.storage.run_folder import RunFolder
 from lsp_fast.training import cell as cell_module
-from lsp_fast.training import slurm
+from lsp_fast.training import jobs, slurm
 from lsp_fast.training.cell import Cell, Failed
 from lsp_fast.training.jobs import Again
 from lsp_fast.training.signals import stop_on_signal
@@ -152,3 +152,26 @@ def test_a_job_hears_the_warning_from_its_beginning():
             assert not stop.asked and not stop.signals
     finally:
         signal.signal(signal.SIGUSR2, before)
+
+
+def test_a_run_of_several_processes_gets_as_many_gpus_and_its_share_of_the_cores(tmp_path, monkeypatch):
+    given = []
+
+    class Executor:
+        def __init__(self, folder, cluster):
+            self.parameters = {}
+
+        def update_parameters(self, **values):
+            self.parameters |= values
+
+        def submit(self, cell):
+            given.append((cell.config.threads, self.parameters.get("local_visible_gpus")))
+
+    monkeypatch.setattr(jobs.submitit, "AutoExecutor", Executor)
+    monkeypatch.setattr(jobs, "_gpus", lambda: 4)
+    monkeypatch.setattr(jobs.machine, "cores", lambda: 16)
+    hands = jobs.Executors(tmp_path, 2, "local", {})
+    for slot, processes in enumerate((1, 2, 2)):
+        config = make_config("smoke", processes=processes, collect__num_envs=2, threads=0)
+        hands.submit(Cell(tmp_path / str(slot), config), slot)
+    assert given == [(8, (0,)), (4, (2, 3)), (4, (0, 1))]

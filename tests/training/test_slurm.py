@@ -48,10 +48,17 @@ SECONDS = 120
 @pytest.fixture(scope="module")
 def node(tmp_path_factory):
     before = dict(os.environ)
+    one = OneNode(tmp_path_factory.mktemp("slurm"))
     try:
-        with OneNode(tmp_path_factory.mktemp("slurm")) as node:
-            yield node
+        one.__enter__()
+    except (RuntimeError, OSError) as error:  # a container may lack the rights, or a name for itself
+        os.environ.clear()
+        os.environ.update(before)
+        pytest.skip(f"a Slurm of one node does not start here: {error}")
+    try:
+        yield one
     finally:
+        one.__exit__()
         os.environ.clear()
         os.environ.update(before)
 

@@ -41,11 +41,11 @@ def here(content: str, train: Callable[..., Any] | None = None) -> Callable[[Any
     """The file, and runs in this process."""
 
     def before(monkeypatch: Any) -> None:
-        from lsp_fast.training import cell, sweep
+        from lsp_fast.training import cell, jobs, sweep
 
-        class Here(sweep.Executors):
+        class Here(jobs.Executors):
             def submit(self, cell: Any, slot: int) -> Any:
-                return SimpleNamespace(done=lambda: True, result=cell)
+                return self._job(SimpleNamespace(done=lambda: True, result=cell), cell)
 
         made.put("e.toml", content)
         monkeypatch.setattr(sweep, "Executors", Here)

@@ -64,8 +64,8 @@ def share(config: Config) -> Config:
     count, rank = processes.count(), processes.rank()
     if count == 1:
         return config
-    values: dict[str, Any] = flat(to_dict(config))
-    values = {name: -(-values[name] // count) for name in SHARED}
+    whole = flat(to_dict(config))
+    values: dict[str, Any] = {name: -(-whole[name] // count) for name in SHARED}
     if rank:
         values["seed"] = stream_seed(config.seed, f"process/{rank}") % 2**31
     number, here = processes.local()
@@ -102,12 +102,10 @@ def launch(config: Config, logdir: Path, *, progress: bool, profile: bool) -> Re
             _signal(folder, signal.SIGKILL)
             raise
         answers = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    errors_told = [answer for answer in answers if "error" in answer]
-    # Whoever lost the others only tells where none of them tells why.
-    errors_told.sort(key=lambda answer: answer["error"] == ProcessLost.__name__)
-    for answer in (*errors_told, *answers):
-        return from_answer(answer)
-    raise ProcessLost(_lost(failures, logdir))
+    if not answers:
+        raise ProcessLost(_lost(failures, logdir))
+    # An error before a result; and who lost the others tells only where none of them tells why.
+    return from_answer(min(answers, key=lambda answer: ("error" not in answer, answer.get("error") == "ProcessLost")))
 
 
 def _start(count: int, given: str, folder: Path, failures: list[Exception]) -> None:

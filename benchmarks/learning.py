@@ -23,7 +23,7 @@ import torch
 from measure import machine
 
 from lsp_fast import evaluate
-from lsp_fast.cli import assignments
+from lsp_fast.commands.words import assignments
 from lsp_fast.config import base_config, differences
 from lsp_fast.reports.figures import learning_curves
 from lsp_fast.storage.metrics import read_rows

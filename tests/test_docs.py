@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lsp_fast.cli import COMMANDS, parse
+from lsp_fast.cli import parse
+from lsp_fast.commands import COMMANDS
 from lsp_fast.storage.metrics import read_rows
 from lsp_fast.training.loop import train
 

@@ -1,1 +1,1 @@
-"""Training: collect, learn, and what surrounds it (transfer, sweeps)."""
+"""Training: collect, learn, and what surrounds it (processes, transfers)."""

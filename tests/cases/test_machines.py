@@ -16,9 +16,10 @@ import torch
 from cases.table import SHORT
 
 import lsp_fast
-import lsp_fast.training.sweep  # submitit sets logging up anew, which must not happen while a test's streams stand in
+import lsp_fast.sweeps.sweep  # submitit sets logging up anew, which must not happen while a test's streams stand in
 from lsp_fast import files, machine, terminal, threads
-from lsp_fast.cli import COMMANDS, main
+from lsp_fast.cli import main
+from lsp_fast.commands import COMMANDS
 from lsp_fast.errors import ConfigError
 from lsp_fast.njit import njit
 from lsp_fast.reports import doctor
@@ -152,7 +153,7 @@ def test_signals_that_another_one_answers_are_left_alone():
         ("evaluate --logdir run", "lsp_fast.evaluate.load"),
         ("skills --logdir run", "lsp_fast.evaluate.load"),
         ("plot run", "lsp_fast.reports.plot.plot"),
-        ("sweep file.toml", "lsp_fast.training.sweep.read"),
+        ("sweep file.toml", "lsp_fast.sweeps.sweep.read"),
         ("doctor", "lsp_fast.reports.doctor.report"),
     ],
 )

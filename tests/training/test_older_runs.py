@@ -17,7 +17,7 @@ from lsp_fast import evaluate
 from lsp_fast.cli import main
 from lsp_fast.config import make_config, replace, to_dict
 from lsp_fast.storage.run_folder import RunFolder
-from lsp_fast.training import sweep
+from lsp_fast.sweeps import sweep
 from lsp_fast.training.loop import train
 
 DATA = Path(__file__).parents[1] / "data" / "before_wings"

@@ -41,7 +41,7 @@ def here(content: str, train: Callable[..., Any] | None = None) -> Callable[[Any
     """The file, and runs in this process."""
 
     def before(monkeypatch: Any) -> None:
-        from lsp_fast.training import cell, jobs, sweep
+        from lsp_fast.sweeps import cell, jobs, sweep
 
         class Here(jobs.Executors):
             def submit(self, cell: Any, slot: int) -> Any:

@@ -14,7 +14,7 @@ from one_node import OneNode, missing
 
 from lsp_fast.storage.checkpoint import list_checkpoints
 from lsp_fast.storage.metrics import read_rows
-from lsp_fast.training import sweep
+from lsp_fast.sweeps import sweep
 
 pytestmark = [
     pytest.mark.slow,
@@ -38,7 +38,7 @@ algorithm = "dreamer"
 COMMAND = """
 import sys
 from lsp_fast.cli import main
-from lsp_fast.training import slurm
+from lsp_fast.sweeps import slurm
 slurm.ASK_SECONDS, slurm.GRACE_SECONDS = 1, 3
 sys.exit(main(["sweep", *sys.argv[1:], "--cluster", "slurm"]))
 """

@@ -12,12 +12,12 @@ from lsp_fast.config import make_config
 from lsp_fast.errors import LspFastError
 from lsp_fast.storage import checkpoint
 from lsp_fast.storage.run_folder import RunFolder
-from lsp_fast.training import cell as cell_module
-from lsp_fast.training import jobs, slurm
-from lsp_fast.training.cell import Cell, Failed
-from lsp_fast.training.jobs import Again
+from lsp_fast.sweeps import cell as cell_module
+from lsp_fast.sweeps import jobs, slurm
+from lsp_fast.sweeps.cell import Cell, Failed
+from lsp_fast.sweeps.jobs import Again
+from lsp_fast.sweeps.slurm import Queue, SlurmJob
 from lsp_fast.training.signals import stop_on_signal
-from lsp_fast.training.slurm import Queue, SlurmJob
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from lsp_fast.cli import main
 from lsp_fast.errors import ConfigError, LspFastError
 from lsp_fast.storage import checkpoint
 from lsp_fast.storage.run_folder import RunFolder
-from lsp_fast.training import search, sweep
-from lsp_fast.training.cell import Failed
-from lsp_fast.training.jobs import Executors
+from lsp_fast.sweeps import search, sweep
+from lsp_fast.sweeps.cell import Failed
+from lsp_fast.sweeps.jobs import Executors
 
 optuna = pytest.importorskip("optuna", reason="Optuna is not installed (pip install 'lsp_fast[search]')")
 

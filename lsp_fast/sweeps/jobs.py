@@ -19,7 +19,7 @@ from submitit.core.utils import FailedJobError, UncompletedJobError
 from lsp_fast import machine
 from lsp_fast.config import replace
 from lsp_fast.errors import ConfigError, LspFastError
-from lsp_fast.training.cell import Cell, Failed, reason
+from lsp_fast.sweeps.cell import Cell, Failed, reason
 from lsp_fast.training.signals import Stop
 
 LOGS = "logs"

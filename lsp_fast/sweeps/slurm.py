@@ -18,8 +18,8 @@ from typing import Any
 from submitit.core.utils import JobPaths, pickle_load
 
 from lsp_fast.errors import LspFastError
-from lsp_fast.training.cell import Cell, Failed
-from lsp_fast.training.jobs import Again, Executors, Job, no_result, trace_end
+from lsp_fast.sweeps.cell import Cell, Failed
+from lsp_fast.sweeps.jobs import Again, Executors, Job, no_result, trace_end
 from lsp_fast.training.signals import Stop
 
 ASK_SECONDS = 10

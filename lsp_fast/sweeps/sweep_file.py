@@ -12,7 +12,7 @@ from lsp_fast import envs
 from lsp_fast.config import Config, base_config, check, flat, replace
 from lsp_fast.envs import gym
 from lsp_fast.errors import ConfigError, LspFastError
-from lsp_fast.training.cell import Cell
+from lsp_fast.sweeps.cell import Cell
 
 
 def read(path: str | Path, out: str | Path, **values: Any) -> list[Cell]:

@@ -8,7 +8,7 @@ import pytest
 from lsp_fast import envs
 from lsp_fast.config import ALGORITHMS
 from lsp_fast.experience.relabel import relabeller
-from lsp_fast.training import sweep
+from lsp_fast.sweeps import sweep
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 FILES = sorted(FOLDER.glob("*.toml"))

@@ -17,11 +17,11 @@ from tqdm import tqdm
 from lsp_fast.errors import LspFastError
 from lsp_fast.files import check_writable
 from lsp_fast.reports.plot import plot
-from lsp_fast.training.cell import Cell, Failed, check_folders
-from lsp_fast.training.jobs import Again, Executors, NotSubmitted, Pool
+from lsp_fast.sweeps.cell import Cell, Failed, check_folders
+from lsp_fast.sweeps.jobs import Again, Executors, NotSubmitted, Pool
+from lsp_fast.sweeps.slurm import Slurm
+from lsp_fast.sweeps.sweep_file import read
 from lsp_fast.training.signals import stop_on_signal
-from lsp_fast.training.slurm import Slurm
-from lsp_fast.training.sweep_file import read
 
 __all__ = ["Cell", "Report", "check_folders", "executors", "read", "run"]
 

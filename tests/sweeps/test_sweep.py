@@ -17,11 +17,11 @@ from lsp_fast.errors import ConfigError, LspFastError
 from lsp_fast.storage import checkpoint
 from lsp_fast.storage.checkpoint import list_checkpoints
 from lsp_fast.storage.run_folder import RunFolder
-from lsp_fast.training import cell as cells_module
-from lsp_fast.training import jobs as jobs_module
-from lsp_fast.training import sweep
-from lsp_fast.training.cell import Failed, reason
-from lsp_fast.training.jobs import Executors, LocalJob, NotSubmitted
+from lsp_fast.sweeps import cell as cells_module
+from lsp_fast.sweeps import jobs as jobs_module
+from lsp_fast.sweeps import sweep
+from lsp_fast.sweeps.cell import Failed, reason
+from lsp_fast.sweeps.jobs import Executors, LocalJob, NotSubmitted
 from lsp_fast.training.trainer import Trainer
 
 SMALL = """

@@ -18,12 +18,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lsp_fast import extras
 from lsp_fast.errors import ConfigError, LspFastError
 from lsp_fast.files import check_writable
 from lsp_fast.storage.run_folder import RunFolder
-from lsp_fast.training import sweep, sweep_file
-from lsp_fast.training.cell import Cell, Failed, check_folders
-from lsp_fast.training.jobs import Again, Executors, NotSubmitted, Pool
+from lsp_fast.sweeps import sweep, sweep_file
+from lsp_fast.sweeps.cell import Cell, Failed, check_folders
+from lsp_fast.sweeps.jobs import Again, Executors, NotSubmitted, Pool
 from lsp_fast.training.signals import stop_on_signal
 
 DATABASE = "search.db"
@@ -148,10 +149,7 @@ def _read(path: Path, table: Any, values: Mapping[str, Any]) -> Search:
 
 
 def _optuna() -> Any:
-    try:
-        import optuna  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ConfigError("Optuna is not installed; pip install 'lsp_fast[search]'") from error
+    optuna = extras.load("optuna", "search", "[search]")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 

@@ -1,0 +1,69 @@
+"""`lsp-fast evaluate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from lsp_fast.commands.words import assignments
+from lsp_fast.config import check_seed
+from lsp_fast.errors import LspFastError
+from lsp_fast.files import check_writable
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Run whole episodes of a trained agent and print their returns."""
+
+    logdir: Path
+    """Folder of the run."""
+    episodes: int = 5
+    seed: int = 0
+    """Decides the episodes' beginnings and the policy's noise."""
+    baselines: bool = False
+    """Also score random actions, zero actions and the untrained agent."""
+    video: Path | None = None
+    """Also a video of one deterministic episode, a .gif."""
+    set: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE...")] = ()
+    """Values to plan with instead of the run's, as planner.replan=1 or planner.candidates=64."""
+    device: str = "auto"
+    backend: Literal["auto", "reference", "cpp", "triton"] = "auto"
+
+    def run(self) -> int:
+        from lsp_fast import evaluate
+
+        if self.video is not None:
+            if self.video.suffix.lower() != ".gif" or self.video.is_dir():
+                raise LspFastError(f"--video {self.video}: name a .gif")
+            check_writable(self.video.parent)
+        if self.episodes < 1:
+            raise LspFastError(f"episodes = {self.episodes}: must be at least 1")
+        check_seed(self.seed)
+        planner = {_of_planner(name): value for name, value in assignments("--set", self.set).items()}
+        agent = evaluate.load(self.logdir, device=self.device, backend=self.backend, planner=planner)
+        with evaluate.Evaluator(agent.config, self.episodes) as evaluator:
+            scores = {
+                "deterministic": evaluator.run_agent(agent, self.seed),
+                "exploring": evaluator.run_agent(agent, self.seed, explore=True),
+            }
+        if self.baselines:
+            scores |= evaluate.baselines(agent.config, self.episodes, self.seed)
+        for name, score in scores.items():
+            print(f"{name:20} {score}")
+        if self.video is not None:
+            from lsp_fast.reports import skills
+
+            skills.film(agent, self.video, self.seed)
+            print(f"{'video':20} {self.video}")
+        return 0
+
+
+def _of_planner(name: str) -> str:
+    """`planner.replan` as `replan`."""
+    table, _, value = name.partition(".")
+    if table != "planner" or not value:
+        raise LspFastError(f"--set {name}: of a trained agent only planner.… can be changed, as planner.replan")
+    return value

@@ -1,0 +1,39 @@
+"""`lsp-fast skills`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lsp_fast.config import check_seed
+from lsp_fast.files import check_writable
+
+
+@dataclass(frozen=True)
+class Skills:
+    """Show what a run's skills do: frames and a video of several held from one state, paths, how distinct they are."""
+
+    logdir: Path
+    """Folder of the run."""
+    out: Path | None = None
+    """Folder of the pictures; LOGDIR/skills by default."""
+    count: int = 6
+    """Skills, drawn from N(0, I)."""
+    env_steps: int = 40
+    """Environment steps that each is held."""
+    seed: int = 0
+    """Of the state they begin in and of the skills."""
+    device: str = "auto"
+    backend: Literal["auto", "reference", "cpp", "triton"] = "auto"
+
+    def run(self) -> int:
+        from lsp_fast import evaluate
+        from lsp_fast.reports import skills
+
+        check_seed(self.seed)
+        out = self.out or self.logdir / "skills"
+        check_writable(out)
+        agent = evaluate.load(self.logdir, device=self.device, backend=self.backend)
+        print(skills.show(agent, out, count=self.count, env_steps=self.env_steps, seed=self.seed))
+        return 0

@@ -1,0 +1,44 @@
+"""What several commands share: texts as folders' names, NAME=VALUE, warnings."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable
+from itertools import chain
+from typing import Any
+
+from lsp_fast.errors import LspFastError
+
+
+def folder_name(text: str) -> str:
+    """A text as the name of a folder: `gym:Pendulum-v1` has a colon, which not every file system knows."""
+    return re.sub(r"[^\w.-]", "-", text)
+
+
+def assignments(option: str, given: Iterable[Iterable[str]]) -> dict[str, Any]:
+    """NAME=VALUE as a dictionary, of all times that the option is there; a value that is not JSON (true, 8, 0.1) is
+    text.
+
+    Raises:
+        LspFastError: a text without a name or a value, or a name that is there twice.
+    """
+    values: dict[str, Any] = {}
+    for text in chain.from_iterable(given):
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise LspFastError(f"{option} {text}: must be NAME=VALUE")
+        if name in values:
+            raise LspFastError(f"{option} {text}: {name} is there twice; name it once")
+        try:
+            values[name] = json.loads(value)
+        except json.JSONDecodeError:
+            values[name] = value
+    return values
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Say on standard error what a user should know of a result."""
+    for warning in warnings:
+        print(f"lsp-fast: warning: {warning}", file=sys.stderr)

@@ -25,7 +25,7 @@ from lsp_fast.learning.skill_health import ROLLOUTS, SKILLS, STATES, plan_scores
 from lsp_fast.models.world_model import SequenceBatch
 from lsp_fast.noise import Noise
 from lsp_fast.ops.types import map_state
-from lsp_fast.storage.run_folder import read_run
+from lsp_fast.storage.sources import read_run
 from lsp_fast.training.trainer import Trainer
 
 DRAWS = 4

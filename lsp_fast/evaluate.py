@@ -23,7 +23,7 @@ from lsp_fast.experience.driver import Driver, EpisodeSummary
 from lsp_fast.experience.workers import Workers
 from lsp_fast.noise import Noise, stream_seed
 from lsp_fast.storage import checkpoint
-from lsp_fast.storage.run_folder import read_run
+from lsp_fast.storage.sources import read_run
 
 Policy = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(observations [N, O], is_first [N]) -> actions [N, A]"""
@@ -283,9 +283,10 @@ def dimensions(env) -> tuple[int | tuple[int, ...], int]:
 def load(
     logdir: str | Path, *, device: str = "auto", backend: str = "auto", planner: Mapping[str, Any] | None = None
 ) -> Agent:
-    """The trained agent of a run folder, from its newest checkpoint.
+    """The trained agent of a run folder, from its newest checkpoint; or one that came with the package.
 
     Args:
+        logdir: the folder, or `pretrained:cheetah_run`.
         planner: values of `PlannerConfig` that it plans with instead of the run's, as `{"candidates": 64}`.
 
     Raises:
@@ -297,7 +298,7 @@ def load(
     if learned:
         raise ConfigError(f"planner.{min(learned)}: a run keeps the one that it was trained with; leave it out")
     others = {f"planner.{name}": value for name, value in (planner or {}).items()}
-    config, state = read_run(Path(logdir), device=device, backend=backend, **others)
+    config, state = read_run(logdir, device=device, backend=backend, **others)
     with checkpoint.fitting(state):
         agent = agents.make(checkpoint.observation_of(state), state["action_dim"], config, state.get("goals"))
         agent.load_weights(state["agent"])

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lsp_fast.commands.words import assignments
+from lsp_fast.commands.words import agent_of, assignments
 from lsp_fast.config import check_seed
 from lsp_fast.errors import LspFastError
 from lsp_fast.files import check_writable
@@ -18,8 +18,10 @@ from lsp_fast.files import check_writable
 class Evaluate:
     """Run whole episodes of a trained agent and print their returns."""
 
-    logdir: Path
+    logdir: Path | None = None
     """Folder of the run."""
+    pretrained: str | None = None
+    """Or the name of an agent that comes with the package, as cheetah_run."""
     episodes: int = 5
     seed: int = 0
     """Decides the episodes' beginnings and the policy's noise."""
@@ -35,6 +37,7 @@ class Evaluate:
     def run(self) -> int:
         from lsp_fast import evaluate
 
+        source = agent_of(self.logdir, self.pretrained)
         if self.video is not None:
             if self.video.suffix.lower() != ".gif" or self.video.is_dir():
                 raise LspFastError(f"--video {self.video}: name a .gif")
@@ -43,7 +46,7 @@ class Evaluate:
             raise LspFastError(f"episodes = {self.episodes}: must be at least 1")
         check_seed(self.seed)
         planner = {_of_planner(name): value for name, value in assignments("--set", self.set).items()}
-        agent = evaluate.load(self.logdir, device=self.device, backend=self.backend, planner=planner)
+        agent = evaluate.load(source, device=self.device, backend=self.backend, planner=planner)
         with evaluate.Evaluator(agent.config, self.episodes) as evaluator:
             scores = {
                 "deterministic": evaluator.run_agent(agent, self.seed),

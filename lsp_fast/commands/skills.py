@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lsp_fast.commands.words import agent_of
 from lsp_fast.config import check_seed
 from lsp_fast.files import check_writable
 
@@ -14,10 +15,12 @@ from lsp_fast.files import check_writable
 class Skills:
     """Show what a run's skills do: frames and a video of several held from one state, paths, how distinct they are."""
 
-    logdir: Path
+    logdir: Path | None = None
     """Folder of the run."""
+    pretrained: str | None = None
+    """Or the name of an agent that comes with the package, as cheetah_run."""
     out: Path | None = None
-    """Folder of the pictures; LOGDIR/skills by default."""
+    """Folder of the pictures; by default LOGDIR/skills, or runs/NAME-skills."""
     count: int = 6
     """Skills, drawn from N(0, I)."""
     env_steps: int = 40
@@ -32,8 +35,9 @@ class Skills:
         from lsp_fast.reports import skills
 
         check_seed(self.seed)
-        out = self.out or self.logdir / "skills"
+        source = agent_of(self.logdir, self.pretrained)
+        out = self.out or (source / "skills" if self.logdir else Path("runs") / f"{self.pretrained}-skills")
         check_writable(out)
-        agent = evaluate.load(self.logdir, device=self.device, backend=self.backend)
+        agent = evaluate.load(source, device=self.device, backend=self.backend)
         print(skills.show(agent, out, count=self.count, env_steps=self.env_steps, seed=self.seed))
         return 0

@@ -19,7 +19,7 @@ class Transfer:
     """Train on another task from what a run has learned: its networks, with fresh optimisers."""
 
     source: Path
-    """Folder of the run to begin from; nothing in it is changed."""
+    """Folder of the run to begin from, in which nothing is changed; or pretrained:NAME."""
     task: str
     """Of the same spaces, as quadruped_getup_reach is to quadruped_getup_walk."""
     logdir: Path | None = None
@@ -45,15 +45,15 @@ class Transfer:
     threads: int | None = None
 
     def run(self) -> int:
-        from lsp_fast.storage.run_folder import RunFolder
+        from lsp_fast.storage import sources
         from lsp_fast.training.transfer import transfer_config
 
         if self.seed is not None:
             check_seed(self.seed)
         named = "-frozen" * self.freeze_policy + "-relabel" * self.relabel
         if (logdir := self.logdir) is None:
-            seed = RunFolder(self.source).read_config().seed if self.seed is None else self.seed
-            logdir = Path("runs") / folder_name(f"{self.task}-from-{self.source.resolve().name}{named}-{seed}")
+            seed = sources.read_config(self.source).seed if self.seed is None else self.seed
+            logdir = Path("runs") / folder_name(f"{self.task}-from-{sources.label(self.source)}{named}-{seed}")
         given = {
             "transfer__freeze_policy": self.freeze_policy,
             "transfer__relabel": self.relabel,

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterable
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from lsp_fast.errors import LspFastError
@@ -15,6 +16,23 @@ from lsp_fast.errors import LspFastError
 def folder_name(text: str) -> str:
     """A text as the name of a folder: `gym:Pendulum-v1` has a colon, which not every file system knows."""
     return re.sub(r"[^\w.-]", "-", text)
+
+
+def agent_of(logdir: Path | None, pretrained: str | None) -> Path:
+    """Where the agent lies that a command is asked for: a run's folder, or `pretrained:NAME`.
+
+    Raises:
+        LspFastError: not exactly one of the two is named, or there is no such pretrained agent.
+    """
+    if (logdir is None) == (pretrained is None):
+        raise LspFastError("name one agent: --logdir FOLDER of a run, or --pretrained NAME")
+    if pretrained is None:
+        assert logdir is not None
+        return logdir
+    from lsp_fast.storage import pretrained as all_of_them
+
+    all_of_them.describe(pretrained)
+    return Path(f"{all_of_them.PREFIX}{pretrained}")
 
 
 def assignments(option: str, given: Iterable[Iterable[str]]) -> dict[str, Any]:

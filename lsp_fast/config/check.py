@@ -7,7 +7,7 @@ import math
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lsp_fast.config.seeds import check_seed
-from lsp_fast.config.values import Config
+from lsp_fast.config.values import PRETRAINED, Config
 from lsp_fast.errors import ConfigError
 
 
@@ -95,6 +95,10 @@ def check(config: Config) -> None:
         collect.commit == 0 or (planned and collect.commit <= 1),
         f"collect.commit = {collect.commit}: must be a share, 0 to 1, and needs planned skills; set it to 0, or "
         "skill.source to planned",
+    )
+    need(
+        not (config.transfer.relabel and config.transfer.source.startswith(PRETRAINED)),
+        f"transfer.relabel = True: {config.transfer.source} comes without experience; transfer without it",
     )
     need(
         bool(config.transfer.source) or not (config.transfer.freeze_policy or config.transfer.relabel),

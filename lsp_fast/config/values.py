@@ -308,12 +308,16 @@ class OptimizerConfig:
     grad_clip: float = 100.0
 
 
+PRETRAINED = "pretrained:"
+"""Begins the name of an agent that comes with the package."""
+
+
 @dataclass(frozen=True)
 class TransferConfig:
     """What a run takes over from another one before it begins (SPEC section 5); `lsp-fast transfer` fills it in."""
 
     source: str = ""
-    """The other run's folder; empty: nothing."""
+    """The other run's folder, or `pretrained:NAME`; empty: nothing."""
     source_env_steps: int = 0
     """Of the checkpoint there."""
     freeze_policy: bool = False

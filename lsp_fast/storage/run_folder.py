@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lsp_fast.config import Config, check, differences, from_dict, replace, to_dict
+from lsp_fast.config import Config, differences, from_dict, replace, to_dict
 from lsp_fast.errors import CheckpointError, ConfigError
 from lsp_fast.files import write_text
 from lsp_fast.storage import checkpoint
@@ -133,18 +133,3 @@ class RunFolder:
             raise CheckpointError(f"{self.path} holds no run (no {self.config.name}); name a run's folder") from error
         except (OSError, json.JSONDecodeError, UnicodeDecodeError, ConfigError) as error:
             raise CheckpointError(f"{self.config} cannot be used: {error}") from error
-
-
-def read_run(path: Path, **overrides: Any) -> tuple[Config, dict[str, Any]]:
-    """Configuration (with overrides) and newest checkpoint of a run.
-
-    Raises:
-        CheckpointError: no run, or no readable checkpoint.
-    """
-    folder = RunFolder(path)
-    config = replace(folder.read_config(), overrides)
-    check(config)
-    state = checkpoint.load_latest(folder.checkpoints)
-    if state is None:
-        raise CheckpointError(f"{path} has no checkpoint yet; let the run go on until it has written one")
-    return config, state

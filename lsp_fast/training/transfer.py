@@ -11,7 +11,7 @@ from lsp_fast.config import Config, check, replace
 from lsp_fast.errors import CheckpointError, ConfigError
 from lsp_fast.experience import relabel
 from lsp_fast.experience.replay import Replay
-from lsp_fast.storage import checkpoint
+from lsp_fast.storage import checkpoint, sources
 from lsp_fast.storage.run_folder import RunFolder
 
 
@@ -19,7 +19,7 @@ def transfer_config(source: str | Path, logdir: str | Path, task: str, **overrid
     """The configuration of a run on `task` that takes over what the run in `source` has learned.
 
     Args:
-        source: a run's folder. Nothing in it is changed.
+        source: a run's folder, in which nothing is changed; or `pretrained:NAME`.
         logdir: of the new run; where it has begun already, the checkpoint that it began from stays.
         task: with observations and actions of the source's sizes.
         overrides: values by their dotted names, the dot written as two underscores; all others are the source's.
@@ -28,23 +28,21 @@ def transfer_config(source: str | Path, logdir: str | Path, task: str, **overrid
         CheckpointError: there is no run or no checkpoint in `source`.
         ConfigError: a value that does not fit.
     """
-    folder, new = RunFolder(source), RunFolder(logdir)
-    if folder.path.resolve() == new.path.resolve():
+    new = RunFolder(logdir)
+    if (whole := sources.whole(source)) == str(new.path.resolve()):
         raise ConfigError(f"{source} is the source itself; choose another --logdir")
     given = {"task": task, **{k.replace("__", "."): v for k, v in overrides.items()}}
     begun = new.read_config() if new.config.exists() else None
-    if begun is not None and _took_over(begun, folder.path, new):
+    if begun is not None and _took_over(begun, whole, new):
         # As it was begun, whatever has become of the source since.
         config = replace(begun, given)
     else:
-        config = folder.read_config()
+        config = sources.read_config(source)
         # The newest that can be read, as a resumed run would take it.
-        state = checkpoint.load_latest(folder.checkpoints)
-        if state is None:
-            raise CheckpointError(f"{source} has no checkpoint yet; let the run go on until it has written one")
+        state = sources.read_state(source)
         # What the source itself was transferred from, and how, is its own matter.
         fresh = {"transfer.freeze_policy": False, "transfer.relabel": False}
-        taken = {"transfer.source": str(folder.path.resolve()), "transfer.source_env_steps": state["env_steps"]}
+        taken = {"transfer.source": whole, "transfer.source_env_steps": state["env_steps"]}
         predicts = config.predicts_terminations
         config = replace(config, {**fresh, **taken, **given})
         if "model.discount_head" not in given and config.predicts_terminations != predicts:
@@ -64,22 +62,21 @@ def with_whole_source(config: Config, folder: RunFolder) -> Config:
     if not config.transfer.source:
         return config
     begun = folder.read_config() if folder.config.exists() else None
-    source = Path(config.transfer.source).expanduser().resolve()
+    source = sources.whole(config.transfer.source)
     known = begun is not None and _took_over(begun, source, folder)
-    return replace(config, {"transfer.source": begun.transfer.source if begun and known else str(source)})
+    return replace(config, {"transfer.source": begun.transfer.source if begun and known else source})
 
 
-def _took_over(begun: Config, source: Path, folder: RunFolder) -> bool:
+def _took_over(begun: Config, source: str, folder: RunFolder) -> bool:
     """Whether the run in `folder`, which has begun, took over that source."""
-    if not begun.transfer.source:
+    if not (there := begun.transfer.source):
         return False
-    found = Path(begun.transfer.source)
-    if found.resolve() == source.resolve():
+    if (found := sources.whole(there)) == source:
         return True
-    if not found.is_absolute():  # older versions stored it as it was typed
+    if found != there:  # older versions stored it as it was typed
         raise ConfigError(
-            f"{folder.path} began from {begun.transfer.source}, a path from the folder that its command was called in; "
-            f"from here that is {found.resolve()} and not {source.resolve()}: call the command there"
+            f"{folder.path} began from {there}, a path from the folder that its command was called in; from here that "
+            f"is {found} and not {source}: call the command there"
         )
     return False
 
@@ -92,10 +89,9 @@ def take_over(config: Config, agent: Agent, replay: Replay) -> None:
         ConfigError: its spaces or its experience do not fit this task.
     """
     t = config.transfer
-    source = RunFolder(t.source)
     try:
-        before = source.read_config()
-        state = checkpoint.load(checkpoint.path_of(source.checkpoints, t.source_env_steps))
+        before = sources.read_config(t.source)
+        state = sources.read_state(t.source, t.source_env_steps)
     except CheckpointError as error:
         raise CheckpointError(
             f"transfer.source: {error}; nothing can be taken over. lsp-fast transfer takes the newest that a run has, "
@@ -136,5 +132,5 @@ def take_over(config: Config, agent: Agent, replay: Replay) -> None:
         rewards = relabel.relabeller(before.task, config.task, repeat)
         if before.collect.action_repeat != repeat:
             raise ConfigError(f"collect.action_repeat = {repeat}: the source's experience has another one")
-        replay.load(source.replay, json.loads(state["replay"]), borrow=True)
+        replay.load(RunFolder(t.source).replay, json.loads(state["replay"]), borrow=True)
         replay.relabel(rewards)

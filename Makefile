@@ -4,10 +4,12 @@
 # make bench   what is fast here, as ratios in one run beside its peers, which it installs
 # make gpu     what a card is asked first: tests, kernels, tiles, a run that goes on, steps a second; each at most ten
 #              minutes. It goes on where it was stopped, and ends with status 2 where there is no card
+# make docs    the documentation as a site, in build/site
+# make wheel   a wheel for this Python and the source archive, in dist/
 # make sanitize   the C++ engine's own test under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer; it
 #              needs a compiler and cmake, and no Python
 #
-#   PYTHON       the interpreter that .venv is made with (3.11 or 3.12)
+#   PYTHON       the interpreter that .venv is made with (3.11, 3.12 or 3.13)
 #   ARGS         passed on to `lsp-fast train`, e.g. ARGS="--task walker_walk --env-steps 3000 --logdir runs/x"
 #   BENCH_ARGS   passed on to benchmarks/run.py, e.g. BENCH_ARGS="envs --threads 1 --out benchmarks/results/NAME.json"
 #   GPU_ARGS     passed on to benchmarks/gpu/first_hour.py, e.g. GPU_ARGS="--only kernels" or GPU_ARGS=--list
@@ -27,9 +29,12 @@ WHEELS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
+# dm_control's labmaze has no wheel for Python 3.13, and nothing here asks for mazes.
+ALONE = @$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 13))' || exit 0; \
+	$(PIP) install -c constraints.txt --no-deps dm_control
 NATIVE := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*/*.cpp csrc/*/*.hpp csrc/*/*.inl)
 
-.PHONY: train test test-slow bench gpu gpu-seen sanitize lint install clean
+.PHONY: train test test-slow bench gpu gpu-seen docs wheel sanitize lint install clean
 .DELETE_ON_ERROR:
 
 train: .venv/.installed
@@ -57,6 +62,17 @@ gpu-seen:
 	@ls /dev/nvidia[0-9]* >/dev/null 2>&1 || test -e /dev/dxg || command -v nvidia-smi >/dev/null || { echo \
 		"make gpu: no NVIDIA GPU is seen (no /dev/nvidia0, no nvidia-smi); run it on a machine with one" >&2; exit 2; }
 
+docs: .venv/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
+
+# Without isolation: what it builds with is in .venv.
+wheel: .venv/.installed
+	rm -rf build/wheel
+	$(PIP) wheel --no-deps --no-build-isolation -w build/wheel .
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair -w dist build/wheel/*.whl
+	$(BIN)/python -c 'from setuptools import build_meta; print("dist/" + build_meta.build_sdist("dist"))'
+
 # ThreadSanitizer does not know every layout that randomised addresses can give a program.
 sanitize: CMAKE = $(or $(shell command -v cmake),$(wildcard $(BIN)/cmake),cmake)
 sanitize: ENGINE_TEST = $(CMAKE) -S . -DLSP_FAST_ENGINE_TEST=ON
@@ -79,8 +95,8 @@ install: .venv/.installed
 
 # Debian's python3 comes without ensurepip; pip itself can fill such an environment.
 .venv/bin/python:
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 13) else \
-		"Python 3.11 or 3.12 is needed, and $(PYTHON) is %d.%d; try: make PYTHON=python3.12" % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else \
+		"Python 3.11 to 3.13 is needed, and $(PYTHON) is %d.%d; try: make PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv .venv || { $(PYTHON) -m venv --clear --without-pip .venv && \
 		$(PYTHON) -m pip --python .venv/bin/python install pip; }
 
@@ -89,6 +105,7 @@ install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt setup.py CMakeLists.txt $(NATIVE) | .venv/bin/python
 	$(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	$(PIP) install -c constraints.txt -e '.[dev]'
+	$(ALONE)
 	@$(BIN)/python -c 'from lsp_fast.backends import cpp; cpp.load()' || \
 		echo "WARNING: the native extension is not there (see above); training goes on with the reference backend." >&2
 	@touch $@

@@ -1,6 +1,7 @@
 """What pip and make do with the tree: wheels, the source archive, an install without a compiler, repeated runs."""
 
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -65,12 +66,21 @@ def test_a_wheel_made_from_the_source_archive_trains_from_another_folder(tree, t
     with tarfile.open(archive) as tar:
         tar.extractall(tmp_path / "unpacked", filter="data")
     (source,) = (tmp_path / "unpacked").iterdir()
-    run(*PIP, "wheel", *PIP_BUILD, "-w", wheels, ".", cwd=source)
+    run(*PIP, "wheel", *PIP_BUILD, "-w", tmp_path / "built", ".", cwd=source)
+    (built,) = (tmp_path / "built").glob("lsp_fast-*.whl")
+    if sys.platform == "linux":  # as `make wheel` does
+        tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        run(sys.executable, "-m", "auditwheel", "repair", "-w", wheels, built, cwd=tmp_path, PATH=tools)
+    else:
+        shutil.copytree(tmp_path / "built", wheels)
     (wheel,) = wheels.glob("lsp_fast-*.whl")
+    assert sys.platform != "linux" or "-manylinux_" in wheel.name
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     for kernel in (ROOT / "kernels").glob("*.py"):
         assert f"lsp_fast/kernels/{kernel.name}" in names
+    for weights in (ROOT / "lsp_fast/pretrained").glob("*"):
+        assert f"lsp_fast/pretrained/{weights.name}" in names
     assert any(re.fullmatch(r"lsp_fast/_native\..*(so|pyd)", name) for name in names)
     assert not any(name.startswith(("tests", "kernels", "csrc")) or name.endswith(".log") for name in names)
 
@@ -91,6 +101,8 @@ def test_a_wheel_made_from_the_source_archive_trains_from_another_folder(tree, t
     )
     assert python(code, site, tmp_path / "trained")[-2:] == ["at", str(site / "lsp_fast" / "training" / "loop.py")]
     assert (tmp_path / "trained" / "run" / "learning_curve.png").exists()
+    code = "from lsp_fast import cli; assert not cli.main('evaluate --pretrained cheetah_run --episodes 1'.split())"
+    assert float(python(code, site, tmp_path / "evaluated")[1]) > 500
 
 
 @pytest.mark.slow
@@ -148,6 +160,29 @@ def test_constraints_pin_every_requirement():
         name = normal(re.match(r"[\w.-]+", requirement)[0])
         # Builds of torch for CUDA each ask for a triton of their own; the package's own extras stand in the others.
         assert name in pins or name in ("triton", "lsp-fast")
+
+
+def test_workflows_do_what_make_and_ci_do():
+    yaml = pytest.importorskip("yaml")
+    makefile = (ROOT / "Makefile").read_text()
+    for path in (ROOT / ".github/workflows").glob("*.yml"):
+        for job in yaml.safe_load(path.read_text())["jobs"].values():
+            for command in (step["run"] for step in job["steps"] if "run" in step):
+                program, *target = command.split()
+                if program == "make":
+                    assert f"\n{target[0]}:" in makefile, command
+                else:
+                    assert os.access(ROOT / program, os.X_OK), command
+
+
+def test_pythons_are_the_same_everywhere():
+    """What pyproject.toml allows, make takes, the workflows try and the README names."""
+    (low, high) = re.search(r'requires-python = ">=3\.(\d+),<3\.(\d+)"', (ROOT / "pyproject.toml").read_text()).groups()
+    allowed = [f"3.{minor}" for minor in range(int(low), int(high))]
+    assert f"(3, {low}) <= v < (3, {high})" in (ROOT / "Makefile").read_text()
+    for path in (ROOT / ".github/workflows").glob("*.yml"):
+        assert f"python: {json.dumps(allowed)}" in path.read_text()
+    assert f"Python {', '.join(allowed[:-1])} or {allowed[-1]} and make" in (ROOT / "README.md").read_text()
 
 
 def test_console_script():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import sys
 from typing import Any
 
 from lsp_fast.envs import gl
@@ -24,6 +25,11 @@ def suite() -> Any:
         gl.before_loading()
     try:
         from dm_control import suite
+    except ModuleNotFoundError as error:
+        alone = "--no-deps " if error.name == "dm_control" and sys.version_info >= (3, 13) else ""
+        raise LspFastError(
+            f"dm_control cannot be imported: {error}; pip install {alone}{error.name}, or install lsp_fast again"
+        ) from error
     except (ImportError, AttributeError, RuntimeError) as error:
         # A renderer without its library breaks dm_control's import with an AttributeError that does not say so.
         raise LspFastError(

@@ -66,7 +66,7 @@ def soft_clamp_std(raw_log_std: Tensor, low: float, high: float) -> Tensor:
 
 
 def densest_action(policy: Normal, noise: Tensor) -> Tensor:
-    """The sample of highest density, [N, A], from noise [samples, N, A] [D]."""
+    """The sample of highest density, [N, A], from noise [samples, N, A]; of Dreamer, [D]."""
     pre_tanh = policy.mean + policy.std * noise  # [samples, N, A]
     best = tanh_normal_log_prob(pre_tanh, policy).sum(-1).argmax(0)  # [N]
     chosen = pre_tanh.gather(0, best[None, :, None].expand(1, -1, pre_tanh.shape[-1]))[0]

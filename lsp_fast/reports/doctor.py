@@ -25,6 +25,8 @@ PATIENCE = 8.0
 LONG_PATIENCE = 30.0
 """The same for an environment: from a cold disk its imports take long, and training can run all the same."""
 NEEDED = ("torch", "numpy", "numba", "mujoco", "dm_control", "gymnasium", "tqdm", "tensorboard", "matplotlib")
+MAZES = sys.version_info < (3, 13)
+"""Whether dm_control's labmaze has a wheel."""
 INSTRUCTIONS = ("avx2", "fma", "avx512f", "avx512_bf16")
 
 
@@ -97,12 +99,19 @@ def _versions() -> Iterator[Finding]:
     for name in NEEDED:
         version = _version(name)
         if version is None:
-            yield Finding(name, f"missing; pip install {name}, or install lsp_fast again", fatal=True)
+            alone = "--no-deps " if name == "dm_control" and not MAZES else ""
+            yield Finding(name, f"missing; pip install {alone}{name}, or install lsp_fast again", fatal=True)
         elif name == "mujoco" and not _mujoco_fits(version):
             remedy = f"{version} does not fit dm_control's tasks: pip install 'mujoco>=3.17,<4'"
             yield Finding(name, remedy, fatal=True)
         else:
             yield Finding(name, version)
+    if not MAZES and _version("labmaze") is None:
+        yield Finding(
+            "labmaze",
+            "missing, as it has no wheel for this Python; the suite's tasks, the paper's and gym: work, and only "
+            "dm_control's mazes do not",
+        )
     yield Finding("triton", _version("triton") or "missing (only the triton backend needs it)")
 
 

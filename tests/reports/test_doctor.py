@@ -163,3 +163,12 @@ def test_a_gpu_is_described(monkeypatch):
     gpu, driver = doctor._gpu()
     assert gpu == doctor.Finding("cuda:0", "Abacus, 80 GB, compute capability 9.0")
     assert driver.text.startswith("runs CUDA up to 13.1;")
+
+
+def test_a_python_without_mazes_is_told_what_works(healthy, monkeypatch):
+    monkeypatch.setattr(doctor, "NEEDED", ("dm_control",))
+    monkeypatch.setattr(doctor, "MAZES", False)
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name in ("labmaze", "dm_control") else "3.17.0")
+    text = str(doctor.report())
+    assert "missing; pip install --no-deps dm_control" in text
+    assert "labmaze       missing, as it has no wheel for this Python; the suite's tasks" in text

@@ -354,6 +354,12 @@ class Config:
     this machine, unless torchrun started them. One run has the same number from beginning to end."""
     process_timeout: float = 600.0
     """Seconds that a process waits for the others, also while the first one evaluates or writes a checkpoint."""
+    data: str = ""
+    """Recorded data that the replay begins with, in place of the prefill: a folder that `lsp-fast data import` wrote,
+    or a recording that says all itself. Empty: none."""
+    offline: bool = False
+    """Learn from `data` alone: no environment is stepped but to evaluate. `env_steps` then counts as if steps were
+    taken, `collect.num_envs` agent steps at a time."""
     max_minutes: float = 0.0
     """End the run with a checkpoint after so many minutes of this start; the same command goes on. 0: no limit."""
     collect: CollectConfig = field(default_factory=CollectConfig)
@@ -438,10 +444,12 @@ class Config:
 
 
 def method_name(values: Mapping[str, Any]) -> str:
-    """What curves of a run are called, from its `config.json`: its label or algorithm, and how it was transferred."""
+    """What curves of a run are called, from its `config.json`: its label or algorithm, what data it began with, and how
+    it was transferred."""
     transfer = values.get("transfer", {})
     fixed, relabelled = bool(transfer.get("freeze_policy")), bool(transfer.get("relabel"))
-    return (values.get("label") or values["algorithm"]) + ", fixed policy" * fixed + ", relabelled" * relabelled
+    data = ", offline" if values.get("offline") else ", with data" if values.get("data") else ""
+    return (values.get("label") or values["algorithm"]) + data + ", fixed policy" * fixed + ", relabelled" * relabelled
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from lsp_fast.config import Config, check
 from lsp_fast.evaluate import Evaluator, close, make_envs, start_workers
 from lsp_fast.storage.run_folder import RunFolder
 from lsp_fast.training import together
+from lsp_fast.training.data import with_whole_data
 from lsp_fast.training.preflight import check_resources, disk_errors
 from lsp_fast.training.run import Result, Run, announce
 from lsp_fast.training.signals import Stop, stop_on_signal
@@ -40,7 +41,7 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True, profile:
     folder = RunFolder(logdir)
     if config.processes > 1 and not processes.invited():
         return together.launch(config, folder.path, progress=progress, profile=profile)
-    config = with_whole_source(config, folder)
+    config = with_whole_data(with_whole_source(config, folder))
     with ExitStack() as stack:
         if config.processes > 1:
             stack.enter_context(together.joined(config, folder))
@@ -76,8 +77,8 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True, profile:
                 folder.claim(config)
             processes.barrier()  # nor before the folder is the run's
             run = Run(config, folder, trainer, evaluator, progress, profile, state)
-            if state is None and config.transfer.source:
-                # The source may go on and drop the checkpoint that this run begins from.
+            if state is None and (config.transfer.source or config.data):
+                # The source may go on and drop the checkpoint that this run begins from, and data may be moved.
                 run.save()
             with stop_on_signal() as stop, run.told():
                 finished = loop(run, stop)

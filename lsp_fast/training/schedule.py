@@ -71,8 +71,9 @@ class Schedule:
         Returns:
             whether learning begins now.
         """
-        # Learning needs one whole episode, however long that takes. Relabelled experience is there from the start.
-        enough = self.config.transfer.relabel or env_steps >= self.config.collect.prefill
+        # Learning needs one whole episode, however long that takes. Recorded data and relabelled experience are there
+        # from the start.
+        enough = bool(self.config.data) or self.config.transfer.relabel or env_steps >= self.config.collect.prefill
         if self.learning or not enough or not episodes:
             return False
         self.learning_since = env_steps

@@ -209,4 +209,5 @@ _MAY_BE_ZERO = {
     "transfer.source_env_steps",
     "model.kl_balance", "value.slow", "value.replay",
     "actor.saturation", "behavior.starts", "skill.random_share", "collect.workers",
+    "train.eval_every",
 }  # fmt: skip

@@ -61,7 +61,7 @@ class TrainConfig:
     batch_length: int = 50
     """Agent steps in a sequence, L [D]."""
     eval_every: int = 10_000
-    """Environment steps between evaluations [D]."""
+    """Environment steps between evaluations [D]; 0: none is made, not even at the end."""
     eval_episodes: int = 5
     """Episodes of an evaluation; their mean return is the score [D]."""
     log_every: int = 1000
@@ -355,11 +355,9 @@ class Config:
     process_timeout: float = 600.0
     """Seconds that a process waits for the others, also while the first one evaluates or writes a checkpoint."""
     data: str = ""
-    """Recorded data that the replay begins with, in place of the prefill: a folder that `lsp-fast data import` wrote,
-    or a recording that says all itself. Empty: none."""
+    """What the replay begins with in place of the prefill: a folder of `lsp-fast data import`, or a recording."""
     offline: bool = False
-    """Learn from `data` alone: no environment is stepped but to evaluate. `env_steps` then counts as if steps were
-    taken, `collect.num_envs` agent steps at a time."""
+    """Learn from `data` alone: environments are stepped to evaluate only, and `env_steps` counts as if they were."""
     max_minutes: float = 0.0
     """End the run with a checkpoint after so many minutes of this start; the same command goes on. 0: no limit."""
     collect: CollectConfig = field(default_factory=CollectConfig)
@@ -444,8 +442,7 @@ class Config:
 
 
 def method_name(values: Mapping[str, Any]) -> str:
-    """What curves of a run are called, from its `config.json`: its label or algorithm, what data it began with, and how
-    it was transferred."""
+    """What curves of a run are called, from its `config.json`: its label or algorithm, and what it began from."""
     transfer = values.get("transfer", {})
     fixed, relabelled = bool(transfer.get("freeze_policy")), bool(transfer.get("relabel"))
     data = ", offline" if values.get("offline") else ", with data" if values.get("data") else ""

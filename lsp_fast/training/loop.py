@@ -60,7 +60,7 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True, profile:
         environments = make_envs(own, own.collect.num_envs, workers)
         stack.callback(close, environments)
         evaluator = None
-        if processes.leads():
+        if processes.leads() and config.train.eval_every:
             evaluator = stack.enter_context(Evaluator(own, own.train.eval_episodes, environments, workers))
         trainer = Trainer(own, folder.replay_of(processes.rank()), state, environments)
         needs = check_resources(own, trainer, folder)
@@ -91,7 +91,7 @@ def loop(run: Run, stop: Stop) -> bool:
     # What is owed comes first: a run that was stopped between two updates goes on between them.
     while run.learn_owed(stop):
         at_end = run.at_end
-        if (schedule.learning and run.may_evaluate and schedule.evaluate(run.env_steps)) or at_end:
+        if (schedule.learning and run.may_evaluate and schedule.evaluate(run.env_steps)) or (at_end and run.evaluates):
             run.evaluate()
         if schedule.log(run.env_steps) or at_end:
             run.log()

@@ -165,10 +165,9 @@ def flattened(space: gymnasium.Space, values: Any) -> np.ndarray:
         return np.concatenate([flattened(part, value) for part, value in zip(space.spaces, values, strict=True)], 1)
     if isinstance(space, Box):
         return _flat(np.asarray(values))
-    try:
-        return np.stack([np.asarray(flatten(space, value)) for value in values])
-    except NotImplementedError as error:
-        raise LspFastError(f"observations {space} have no fixed number of entries") from error
+    if not space.is_np_flattenable:
+        raise LspFastError(f"observations {space} have no fixed number of entries, and cannot be learned from")
+    return np.stack([np.asarray(flatten(space, value)) for value in values])
 
 
 def _flat(array: np.ndarray) -> np.ndarray:

@@ -18,9 +18,9 @@ class Import:
     It takes a dataset of Minari's, a folder of Dreamer-style .npz episodes, or an HDF5 file of D4RL's kind.
     """
 
-    source: Annotated[Path, tyro.conf.Positional]
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RECORDING")]
     """Folder or file of the recording; nothing in it is changed."""
-    out: Annotated[Path, tyro.conf.Positional]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder of the replay, which must be new."""
     task: str | None = None
     """What was recorded, as cheetah_run or gym:HalfCheetah-v5: shapes and order of its observations are checked, and
@@ -82,11 +82,12 @@ class Export:
     Rows are agent steps, and actions lie in [-1, 1].
     """
 
-    source: Annotated[Path, tyro.conf.Positional]
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of a run, whose newest checkpoint says what there is, or of an imported replay."""
-    out: Annotated[Path, tyro.conf.Positional]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder of the recording, which must be new."""
     format: Literal["minari", "npz"] = "minari"
+    """A dataset of Minari's, or .npz episodes as Dreamer's programs read them."""
     name: str | None = None
     """Of Minari's dataset, as walker_walk/lsp-v0; the folder's by default."""
     author: str | None = None
@@ -100,6 +101,7 @@ class Export:
         from lsp_fast.experience.recorded import exchange, minari, npz
         from lsp_fast.training import data
 
+        exchange.check_free(self.out)
         name = self.name or self.out.name
         if self.format == "minari":
             minari.check_name(name)

@@ -115,7 +115,7 @@ def import_recording(path: Path, out: Path, asked: Asked) -> Summary:
         LspFastError: what does not fit, with episode, field and row; or `out` holds something.
         OSError: the disk's.
     """
-    _check_free(out)
+    check_free(out)
     notes = Notes()
     converter, about = converted(path, open_recording(path, asked), asked, notes)
     seen = _Seen(converter)
@@ -137,7 +137,7 @@ def export_replay(stored: Stored, out: Path, write: Callable[[Path, Stored], obj
     Raises:
         LspFastError: there is no episode, `out` holds something, or the disk fails.
     """
-    _check_free(out)
+    check_free(out)
     if not stored.lengths:
         raise LspFastError(f"{stored.name} holds no completed episode yet; let the run go on")
     seen = _Seen(())
@@ -177,7 +177,7 @@ def _kept(about: About, asked: Asked) -> About:
     return dataclasses.replace(about, extras="") if asked.merge > 1 else about
 
 
-def _check_free(out: Path) -> None:
+def check_free(out: Path) -> None:
     """Refuse early a folder that holds something, or that cannot be written."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise LspFastError(f"{out} is there already; name a new folder")

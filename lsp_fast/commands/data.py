@@ -68,9 +68,10 @@ class Import:
         summary = import_recording(self.source, self.out, asked)
         print(summary)
         print(f"replay        {self.out}")
+        frames = "" if isinstance(summary.observation, int) else " --obs pixels"
         print(
             f"next          lsp-fast train --data {self.out} --task {summary.about.task or 'TASK'} "
-            f"--collect.action-repeat {summary.about.action_repeat}"
+            f"--collect.action-repeat {summary.about.action_repeat}{frames}"
         )
         return 0
 

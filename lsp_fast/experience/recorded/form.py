@@ -154,8 +154,3 @@ class Stored(NamedTuple):
     extras_dim: int
     lengths: list[int]  # rows of each episode
     episodes: Callable[[], Iterator[Rows]]  # oldest first, one in memory at a time
-
-    @property
-    def dtype(self) -> type:
-        """Of observations."""
-        return np.float32 if isinstance(self.observation, int) else np.uint8

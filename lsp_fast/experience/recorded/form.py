@@ -33,7 +33,7 @@ class Recording(NamedTuple):
     reward: np.ndarray  # [n], that came with it
     terminated: bool  # the task ended with the last observation, not its time
     places: tuple[Place, Place, Place]  # of observation, action, reward
-    extras: np.ndarray | None = None  # [n + 1, X] float32, of our own exports
+    extras: np.ndarray | None = None  # [n + 1, X] float32, if the recording is an export of ours
 
 
 @dataclass(frozen=True)

@@ -113,13 +113,13 @@ class Converter:
         reward = _numbers(name, earn, recording.reward).astype(np.float64)
         if reward.size != n:
             raise LspFastError(f"{name}: {earn.field} has shape {reward.shape}; one number a step is needed")
-        reward, extras = reward.reshape(n), recording.extras
+        reward, extras = reward.reshape(n), self._extras(name, n, recording.extras)
         if (merge := self.asked.merge) > 1:
             observation = observation[[*range(0, n, merge), n]]
-            action, reward, extras = self._held(name, act, action), np.add.reduceat(reward, range(0, n, merge)), None
+            action, reward = self._held(name, act, action), np.add.reduceat(reward, range(0, n, merge))
             n = len(action)
+            extras = np.empty((n + 1, 0), np.float32)
         shape = observation.shape[1:]
-        extras = np.empty((n + 1, 0), np.float32) if extras is None else np.asarray(extras, np.float32)
         found = Shapes(shape if len(shape) > 1 else observation[0].size, action.shape[1], extras.shape[-1])
         self._agree(name, found)
         rows = Rows(
@@ -148,6 +148,17 @@ class Converter:
             flat = given.reshape(len(given), -1).astype(np.float32)
         _finite(name, place, flat, "does not fit into float32")
         return flat
+
+    def _extras(self, name: str, n: int, given: np.ndarray | None) -> np.ndarray:
+        """The numbers beside the rows, where an export of ours says what they are: float32 [n + 1, X]."""
+        if given is None or not self.source.about.extras:
+            return np.empty((n + 1, 0), np.float32)
+        place = Place("extras")
+        given = _numbers(name, place, given)
+        if given.ndim != 2 or len(given) != n + 1:
+            raise LspFastError(f"{name}: extras has shape {given.shape}; {n + 1} rows of numbers are needed")
+        _finite(name, place, given)
+        return given.astype(np.float32)
 
     def _action(self, name: str, place: Place, given: np.ndarray) -> np.ndarray:
         """In [-1, 1], float32 [n, A]."""

@@ -206,3 +206,16 @@ def test_episodes_without_a_step_are_left_out_and_said(tmp_path):
     (folder / "e0.npz").unlink()
     with pytest.raises(LspFastError, match="holds no episode with a step"):
         read(folder, actions="led_to")
+
+
+def test_numbers_beside_the_rows_are_taken_of_our_own_exports_alone(tmp_path):
+    folder = put(tmp_path / "d", extras=np.array(["theirs"] * 5))
+    assert read(folder)[0][0].extras.shape == (5, 0)
+    (folder / "lsp_fast.json").write_text('{"action_repeat": 2, "extras": "relabel"}')
+    with pytest.raises(LspFastError, match="extras holds <U6; numbers are needed"):
+        read(folder)
+    put(folder, extras=np.ones((5, 3)))
+    assert read(folder)[0][0].extras.tolist() == [[1, 1, 1]] * 5
+    put(folder, extras=np.ones((4, 3)))
+    with pytest.raises(LspFastError, match=r"e0\.npz: extras has shape \(4, 3\); 5 rows of numbers are needed"):
+        read(folder)

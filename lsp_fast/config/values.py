@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lsp_fast.config.hiro import HiroConfig
+from lsp_fast.config.names import method_name
 
 AlgorithmName = Literal["lsp", "no_mi", "random_skills", "rand_skills_init", "dreamer", "planet", "hiro", "hiro_mi"]
 PresetName = Literal["paper", "gpu", "cpu", "smoke"]
@@ -439,14 +439,6 @@ class Config:
         """
         extra = self.skill.source != "none" and self.skill.intrinsic_form != "every"
         return self.behavior.horizon + int(extra)
-
-
-def method_name(values: Mapping[str, Any]) -> str:
-    """What curves of a run are called, from its `config.json`: its label or algorithm, and what it began from."""
-    transfer = values.get("transfer", {})
-    fixed, relabelled = bool(transfer.get("freeze_policy")), bool(transfer.get("relabel"))
-    data = ", offline" if values.get("offline") else ", with data" if values.get("data") else ""
-    return (values.get("label") or values["algorithm"]) + data + ", fixed policy" * fixed + ", relabelled" * relabelled
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -178,6 +178,11 @@ def test_numbers_beside_the_rows_stay_with_data_of_their_kind_and_relabelling_as
     assert all(
         np.array_equal(a.extras, b.extras) for a, b in zip(trainer.replay.episodes(), given.episodes(), strict=True)
     )
+    about = (tmp_path / "out" / "lsp_fast.json").read_text()
+    (tmp_path / "out" / "lsp_fast.json").write_text(about.replace('"relabel"', '"hiro state"'))  # of another kind
+    other = Trainer(replace(walk, {"data": str(tmp_path / "out")}), tmp_path / "x").replay
+    assert all((rows.extras == UNTOLD).all() for rows in other.episodes())
+    (tmp_path / "out" / "lsp_fast.json").write_text(about)
     for path in (tmp_path / "out").glob("*.npz"):
         arrays = dict(np.load(path))
         np.savez(path, **{k: v for k, v in arrays.items() if k != "extras"})

@@ -280,5 +280,6 @@ def test_commands_from_one_run_to_the_next(config, tmp_path, monkeypatch, capsys
     assert len(list((tmp_path / "again").glob("*.npz"))) == 3
     command = f"train --preset smoke --device cpu --task {PENDULUM} --data again --offline --env-steps 20 --logdir last"
     assert main(f"{command} --train.eval-every 0".split()) == 0
+    assert RunFolder(tmp_path / "last").read_config().data == str(tmp_path / "again")  # found from every folder
     ours, first = (list(data.of_run(tmp_path / name).episodes()) for name in ("run", "last"))
     assert all(np.array_equal(a, b) for x, y in zip(ours, first, strict=True) for a, b in zip(x, y, strict=True))

@@ -103,6 +103,8 @@ def at_home(command: Any) -> Any:
     def expanded(value: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(map(expanded, value))
+        if hasattr(value, "run"):  # a command's own command
+            return at_home(value)
         return value.expanduser() if isinstance(value, Path) else value
 
     try:

@@ -3,6 +3,7 @@
 Nothing heavy is imported before a command runs.
 """
 
+from lsp_fast.commands.data import Data
 from lsp_fast.commands.doctor import Doctor
 from lsp_fast.commands.evaluate import Evaluate
 from lsp_fast.commands.plot import Plot
@@ -18,6 +19,7 @@ COMMANDS = {
     "evaluate": Evaluate,
     "skills": Skills,
     "plot": Plot,
+    "data": Data,
     "doctor": Doctor,
 }
 """By the words that call them, in the order of the help."""

@@ -2,6 +2,7 @@
 
 from lsp_fast.config.check import check
 from lsp_fast.config.make import base_config, differences, flat, from_dict, make_config, replace
+from lsp_fast.config.names import method_name
 from lsp_fast.config.rows import ALGORITHMS, PRESETS
 from lsp_fast.config.seeds import check_seed
 from lsp_fast.config.values import (
@@ -18,7 +19,6 @@ from lsp_fast.config.values import (
     TrainConfig,
     TransferConfig,
     ValueConfig,
-    method_name,
     to_dict,
 )
 

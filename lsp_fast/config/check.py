@@ -104,6 +104,11 @@ def check(config: Config) -> None:
         bool(config.transfer.source) or not (config.transfer.freeze_policy or config.transfer.relabel),
         "transfer.freeze_policy and transfer.relabel need a run to take over: use lsp-fast transfer",
     )
+    need(not config.offline or bool(config.data), "offline = True: there is nothing to learn from; name it by --data")
+    need(
+        not (config.data and config.transfer.source),
+        f"data = {config.data!r}: a run that takes another one over begins with that one's policy; leave one out",
+    )
     hiro = config.hiro.goals != "none"
     need(
         not hiro or (config.skill.source == "none" and p.over == "skills"),
@@ -204,4 +209,5 @@ _MAY_BE_ZERO = {
     "transfer.source_env_steps",
     "model.kl_balance", "value.slow", "value.replay",
     "actor.saturation", "behavior.starts", "skill.random_share", "collect.workers",
+    "train.eval_every",
 }  # fmt: skip

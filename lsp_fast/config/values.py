@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lsp_fast.config.hiro import HiroConfig
+from lsp_fast.config.names import method_name
 
 AlgorithmName = Literal["lsp", "no_mi", "random_skills", "rand_skills_init", "dreamer", "planet", "hiro", "hiro_mi"]
 PresetName = Literal["paper", "gpu", "cpu", "smoke"]
@@ -61,7 +61,7 @@ class TrainConfig:
     batch_length: int = 50
     """Agent steps in a sequence, L [D]."""
     eval_every: int = 10_000
-    """Environment steps between evaluations [D]."""
+    """Environment steps between evaluations [D]; 0: none is made, not even at the end."""
     eval_episodes: int = 5
     """Episodes of an evaluation; their mean return is the score [D]."""
     log_every: int = 1000
@@ -354,6 +354,10 @@ class Config:
     this machine, unless torchrun started them. One run has the same number from beginning to end."""
     process_timeout: float = 600.0
     """Seconds that a process waits for the others, also while the first one evaluates or writes a checkpoint."""
+    data: str = ""
+    """What the replay begins with in place of the prefill: a folder of `lsp-fast data import`, or a recording."""
+    offline: bool = False
+    """Learn from `data` alone: environments are stepped to evaluate only, and `env_steps` counts as if they were."""
     max_minutes: float = 0.0
     """End the run with a checkpoint after so many minutes of this start; the same command goes on. 0: no limit."""
     collect: CollectConfig = field(default_factory=CollectConfig)
@@ -435,13 +439,6 @@ class Config:
         """
         extra = self.skill.source != "none" and self.skill.intrinsic_form != "every"
         return self.behavior.horizon + int(extra)
-
-
-def method_name(values: Mapping[str, Any]) -> str:
-    """What curves of a run are called, from its `config.json`: its label or algorithm, and how it was transferred."""
-    transfer = values.get("transfer", {})
-    fixed, relabelled = bool(transfer.get("freeze_policy")), bool(transfer.get("relabel"))
-    return (values.get("label") or values["algorithm"]) + ", fixed policy" * fixed + ", relabelled" * relabelled
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -97,6 +97,7 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
         Attributes:
             entries: the observation's, their widths by name, in their order.
+            action_bounds: low and high, float64 [A], that -1 and 1 are mapped to; ±1 of an actuator without bounds.
         """
         if action_repeat < 1:
             raise ValueError(f"action_repeat must be at least 1, not {action_repeat}")
@@ -125,6 +126,7 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         # Centre and scale, rather than low + share * range: bounds of ±1 then pass an action through to the bit.
         self._centre = np.where(bounded, (low + high) / 2, 0.0)
         self._scale = np.where(bounded, (high - low) / 2, 1.0)
+        self.action_bounds = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

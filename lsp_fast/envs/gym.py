@@ -34,6 +34,10 @@ class GymEnv(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any], gymnasium.util
             action_repeat: at least 1.
             task: names it in messages.
 
+        Attributes:
+            own_space: the observations' before they are flattened.
+            action_bounds: low and high, float64 [A], that -1 and 1 are mapped to.
+
         Raises:
             LspFastError: spaces that cannot be learned with.
         """
@@ -53,9 +57,10 @@ class GymEnv(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any], gymnasium.util
         super().__init__(env)
         self.max_env_steps = env.spec.max_episode_steps if env.spec else None
         self.name = task
-        self._action_repeat, self._own_space = action_repeat, env.observation_space
+        self._action_repeat, self.own_space = action_repeat, env.observation_space
         self.observation_space = Box(-np.inf, np.inf, (size,), np.float32)
         self.action_space = Box(-1.0, 1.0, (flatdim(actions),), np.float32)
+        self.action_bounds = tuple(x.astype(np.float64).reshape(-1) for x in (actions.low, actions.high))
         # Not RescaleAction, which maps in the bounds' own float32: an action of 1 can then miss the bound, and every
         # curve so far was made with this.
         self._centre = (actions.low.astype(np.float64) + actions.high) / 2
@@ -108,7 +113,7 @@ class GymEnv(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any], gymnasium.util
         """Flat float32, of the width that the space declares: a copy, as an environment may reuse its array."""
         try:
             with np.errstate(over="ignore"):  # what becomes infinite is refused wherever the environment is stepped
-                flat = np.array(flatten(self._own_space, observation), np.float32)
+                flat = np.array(flatten(self.own_space, observation), np.float32)
         except (KeyError, TypeError, ValueError) as error:
             what = "has no entry" if isinstance(error, KeyError) else "is no array of numbers:"
             raise self._misfit(

@@ -22,6 +22,8 @@ from lsp_fast.experience.replay_files import Rows
 ROOT = 10
 """Numbers of a control step."""
 PREFIX = "quadruped_"
+UNTOLD = -1.0
+"""Every number beside a row of recorded data, which does not tell them."""
 
 
 def keeps_extras(task: str) -> bool:
@@ -72,6 +74,11 @@ def relabeller(source: str, target: str, action_repeat: int) -> Callable[[Rows],
     within = -1.0 if there.within is None else there.within
 
     def rewards(rows: Rows) -> np.ndarray:
+        if (rows.extras[:, ROOT * action_repeat] < 0).any():
+            raise ConfigError(
+                f"{source} cannot be relabelled as {target}: it holds recorded data, which does not tell what the "
+                "rewards follow from; leave --relabel out"
+            )
         return _rewards(rows.extras, rows.is_first, action_repeat, within, there.margin)
 
     return rewards

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from lsp_fast.errors import CheckpointError, LspFastError
-from lsp_fast.experience.replay_files import ReplayFiles, Rows
+from lsp_fast.experience.replay_files import ReplayFiles, Rows, empty_rows
 from lsp_fast.njit import njit
 
 FIRST_ROWS = 4096
@@ -189,6 +189,25 @@ class Replay:
             self._complete(Rows(*(np.asarray(column) for column in zip(*episode, strict=True))))
             episode.clear()
 
+    def append(self, episode: Rows) -> None:
+        """Add a completed episode that was recorded elsewhere; the running ones are not touched.
+
+        Args:
+            episode: of the replay's widths and types, is_first in its first row alone; copied.
+
+        Raises:
+            ValueError: a width or a type is another one, or is_first says that it is not one episode.
+            LspFastError: the episode alone is longer than the capacity.
+        """
+        for name, array, own in zip(Rows._fields, episode, self._rows, strict=True):
+            if array.shape != (len(episode.reward), *own.shape[1:]) or array.dtype != own.dtype:
+                raise ValueError(f"{name} is {array.dtype} {array.shape}, a row's is {own.dtype} {own.shape[1:]}")
+        if not np.array_equal(np.flatnonzero(episode.is_first), [0]):
+            raise ValueError("an episode has is_first in its first row alone")
+        if len(episode.reward) > self.capacity:
+            raise LspFastError(f"an episode is longer than the replay's capacity of {self.capacity} rows; raise it")
+        self._complete(episode)
+
     def sample(self, rng: np.random.Generator, batch: int, length: int, out: Batch | None = None) -> Batch:
         """`batch` windows of `length` rows: an episode uniformly, then its start uniformly, the window inside it.
 
@@ -329,14 +348,7 @@ class Replay:
         self._unsaved_rows = 0
 
     def _empty(self, rows: int) -> Rows:
-        return Rows(
-            np.empty((rows, self.observation_dim), self.dtype),
-            np.empty((rows, self.action_dim), np.float32),
-            np.empty(rows, np.float32),
-            np.empty(rows, np.float32),
-            np.empty(rows, bool),
-            np.empty((rows, self.extras_dim), np.float32),
-        )
+        return empty_rows(rows, self.observation_dim, self.action_dim, self.extras_dim, self.dtype)
 
     def _complete(self, episode: Rows) -> None:
         """Append a completed episode, evicting the oldest ones where it needs their room."""

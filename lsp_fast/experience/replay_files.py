@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from lsp_fast.errors import CheckpointError
 from lsp_fast.files import sync_folder
@@ -26,6 +27,18 @@ class Rows(NamedTuple):
     terminal: np.ndarray  # [R] float32
     is_first: np.ndarray  # [R] bool
     extras: np.ndarray  # [R, X] float32, what task or agent wants to be kept; X is 0 for most
+
+
+def empty_rows(rows: int, observation: int, action: int, extras: int = 0, dtype: DTypeLike = np.float32) -> Rows:
+    """Uninitialised rows of these widths, observations of that type."""
+    return Rows(
+        np.empty((rows, observation), dtype),
+        np.empty((rows, action), np.float32),
+        np.empty(rows, np.float32),
+        np.empty(rows, np.float32),
+        np.empty(rows, bool),
+        np.empty((rows, extras), np.float32),
+    )
 
 
 class Column(NamedTuple):
@@ -50,6 +63,7 @@ class ReplayFiles:
 
     def __init__(self, rows: Rows) -> None:
         self._widths = rows.observation.shape[1], rows.action.shape[1]
+        self._extras, self._dtype = rows.extras.shape[1], rows.observation.dtype
         self.columns: dict[str, Column] = {}
         for field, array in zip(Rows._fields, rows, strict=True):
             width = int(np.prod(array.shape[1:]))
@@ -123,6 +137,38 @@ class ReplayFiles:
                 raise CheckpointError(f"{path} is not the file that the checkpoint belongs to: its content differs")
             if array.dtype != column.dtype and array.dtype.kind == "f":  # a machine of the other byte order
                 array.byteswap(inplace=True)
+
+    def episodes(self, folder: Path, state: dict[str, Any]) -> Iterator[Rows]:
+        """The episodes that a folder's state says, oldest first, one in memory at a time; the files are checked first.
+
+        Raises:
+            CheckpointError: as `read` and `read_state` do, before the first episode.
+        """
+        rows, lengths, checksums = self.read_state(folder, state)
+        columns: dict[str, np.ndarray] = {}
+        for name, column in self.columns.items():
+            path = folder / name
+            _check_size(path, size := rows * column.row_bytes)
+            with open(path, "rb") as file:
+                part, checksum, left = bytearray(min(CHUNK_BYTES, size)), 0, size
+                while left:
+                    into = memoryview(part)[:left]
+                    checksum, left = _read(file, into, path, checksum), left - len(into)
+            if checksum != checksums[name]:
+                raise CheckpointError(f"{path} is not the file that was written: its content differs")
+            width = column.row_bytes // column.dtype.itemsize
+            columns[column.field] = (
+                np.memmap(path, column.dtype, "r", shape=(rows, width)) if size else np.empty((0, width), column.dtype)
+            )
+        begin = rows - sum(lengths)
+        for length in lengths:
+            episode = empty_rows(length, *self._widths, self._extras, self._dtype)
+            for field, array in columns.items():
+                getattr(episode, field)[...] = array[begin : begin + length].reshape(getattr(episode, field).shape)
+            if not np.array_equal(np.flatnonzero(episode.is_first), [0]):
+                raise CheckpointError(f"{self.path(folder, 'is_first')} does not fit the episodes of its folder")
+            yield episode
+            begin += length
 
     def adopt(self, folder: Path, rows: int, checksums: dict[str, int]) -> None:
         """Go on in a folder with so many rows; the next `append` cuts what lies behind them."""

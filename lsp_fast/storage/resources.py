@@ -66,13 +66,15 @@ def estimate(
     m, b = config.model, config.behavior
     pixels = config.obs == "pixels"
     row = observation_dim * (1 if pixels else FLOAT) + FLOAT * (action_dim + 2 + extras) + 1
-    agent_steps = config.env_steps // config.collect.action_repeat
-    episodes = 1 + config.env_steps // 1000  # an episode of n steps has n + 1 rows
+    made = 0 if config.offline else config.env_steps
+    agent_steps = made // config.collect.action_repeat
+    episodes = 1 + made // 1000  # an episode of n steps has n + 1 rows
     rows = agent_steps + episodes + held
     replay_memory = min(rows, config.collect.replay_capacity) * row * 3 // 2  # storage grows by copying
     model = 3 * FLOAT * parameters  # weights and Adam's two moments
     checkpoint = model + 200_000  # the streams of noise, the counters, the running episodes
-    log_rows = config.env_steps // config.train.log_every + config.env_steps // config.train.eval_every
+    t = config.train
+    log_rows = config.env_steps // t.log_every + (config.env_steps // t.eval_every if t.eval_every else 0)
     disk = rows * row + (KEEP + 1) * checkpoint + log_rows * ROW_OF_METRICS + 1_000_000
 
     # What autograd keeps of a layer is its input and its output.

@@ -13,6 +13,7 @@ from lsp_fast.config import Config, base_config, check, flat, replace
 from lsp_fast.envs import gym
 from lsp_fast.errors import ConfigError, LspFastError
 from lsp_fast.sweeps.cell import Cell
+from lsp_fast.training.data import with_whole_data
 
 
 def read(path: str | Path, out: str | Path, **values: Any) -> list[Cell]:
@@ -101,12 +102,14 @@ def _cells(content: dict[str, Any], out: Path, given: Mapping[str, Any]) -> list
                 for table in (common, task, values):
                     config = _with_values(config, table)
                 config = replace(_with_values(config, {"seed": seed}), given if target is None else _no_steps(given))
+                config = with_whole_data(config)
                 folder = out / _slug(f"{config.task}-{config.method}-{seed}")
                 add(Cell(folder, config))
                 if target is not None:
                     names = {f"transfer.{k}" if k in TRANSFER else k: v
                              for k, v in {**flat(target), **flat(on_target), **given}.items()}  # fmt: skip
-                    later = replace(config, {"transfer.source": str(folder), **names})
+                    # What the source began with is its own matter.
+                    later = replace(config, {"data": "", "offline": False, "transfer.source": str(folder), **names})
                     name = _slug(f"{later.task}-from-{task['task']}-{later.method}-{seed}")
                     overrides = {k.replace(".", "__"): v for k, v in names.items()}
                     add(Cell(out / name, later, folder, overrides))

@@ -99,6 +99,11 @@ class Collector:
         self._count(env_steps, agent_steps, failure)
         agent.at(self.env_steps)
 
+    def pass_by(self, env_steps: int) -> None:
+        """Count environment steps of this process as if they were taken; nothing is stepped and nothing recorded."""
+        self._count(env_steps, 0, None)
+        self.agent.at(self.env_steps)
+
     def _count(self, env_steps: int, agent_steps: int, failure: EnvironmentFailed | None) -> None:
         """Add the steps of all processes, and raise what failed in any of them."""
         told = processes.all_gather([env_steps, agent_steps, self.replay.num_episodes, failure is not None])

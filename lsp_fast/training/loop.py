@@ -11,6 +11,7 @@ from lsp_fast.config import Config, check
 from lsp_fast.evaluate import Evaluator, close, make_envs, start_workers
 from lsp_fast.storage.run_folder import RunFolder
 from lsp_fast.training import together
+from lsp_fast.training.data import with_whole_data
 from lsp_fast.training.preflight import check_resources, disk_errors
 from lsp_fast.training.run import Result, Run, announce
 from lsp_fast.training.signals import Stop, stop_on_signal
@@ -40,7 +41,7 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True, profile:
     folder = RunFolder(logdir)
     if config.processes > 1 and not processes.invited():
         return together.launch(config, folder.path, progress=progress, profile=profile)
-    config = with_whole_source(config, folder)
+    config = with_whole_data(with_whole_source(config, folder))
     with ExitStack() as stack:
         if config.processes > 1:
             stack.enter_context(together.joined(config, folder))
@@ -59,7 +60,7 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True, profile:
         environments = make_envs(own, own.collect.num_envs, workers)
         stack.callback(close, environments)
         evaluator = None
-        if processes.leads():
+        if processes.leads() and config.train.eval_every:
             evaluator = stack.enter_context(Evaluator(own, own.train.eval_episodes, environments, workers))
         trainer = Trainer(own, folder.replay_of(processes.rank()), state, environments)
         needs = check_resources(own, trainer, folder)
@@ -76,8 +77,8 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True, profile:
                 folder.claim(config)
             processes.barrier()  # nor before the folder is the run's
             run = Run(config, folder, trainer, evaluator, progress, profile, state)
-            if state is None and config.transfer.source:
-                # The source may go on and drop the checkpoint that this run begins from.
+            if state is None and (config.transfer.source or config.data):
+                # The source may go on and drop the checkpoint that this run begins from, and data may be moved.
                 run.save()
             with stop_on_signal() as stop, run.told():
                 finished = loop(run, stop)
@@ -90,7 +91,7 @@ def loop(run: Run, stop: Stop) -> bool:
     # What is owed comes first: a run that was stopped between two updates goes on between them.
     while run.learn_owed(stop):
         at_end = run.at_end
-        if (schedule.learning and run.may_evaluate and schedule.evaluate(run.env_steps)) or at_end:
+        if (schedule.learning and run.may_evaluate and schedule.evaluate(run.env_steps)) or (at_end and run.evaluates):
             run.evaluate()
         if schedule.log(run.env_steps) or at_end:
             run.log()

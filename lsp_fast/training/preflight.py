@@ -39,7 +39,7 @@ def check_resources(config: Config, trainer: Trainer, folder: RunFolder) -> str:
         parameters,
         on_gpu,
         extras=trainer.replay.extras_dim,
-        held=0 if trainer.env_steps else trainer.replay.num_rows,
+        held=trainer.held,
     )
     memory, disk = machine.memory_available(), machine.disk_free(folder.path)
     to_come = 0 if trainer.env_steps >= config.env_steps else needs.disk - machine.folder_size(folder.path)

@@ -118,12 +118,21 @@ class Run:
         return self.trainer.env_steps
 
     @property
+    def evaluates(self) -> bool:
+        """Whether there are evaluations."""
+        return self.config.train.eval_every > 0
+
+    @property
     def at_end(self) -> bool:
         """Whether all steps are made and the last evaluation is still to come: a run may be stopped in its last
         updates."""
         if not self.trainer.schedule.finished(self.env_steps):
             return False
-        return bool(processes.all_gather([self.logger.xs[-1:] != [self.env_steps]])[0][0])
+        if self.evaluates:
+            left = self.logger.xs[-1:] != [self.env_steps]
+        else:
+            left = not self._told_finished or self._saved != (self.env_steps, self.trainer.updates)
+        return bool(processes.all_gather([left])[0][0])
 
     @property
     def can_evaluate(self) -> bool:

@@ -9,16 +9,19 @@ from lsp_fast.config import Config
 
 
 class Every:
-    """Says when a cadence in environment steps has come round, once for each time."""
+    """Says when a cadence in environment steps has come round, once for each time; of 0 it never does."""
 
     def __init__(self, every: int) -> None:
         self.every, self.done = every, 0
 
     def __call__(self, env_steps: int) -> bool:
         """Whether a multiple of `every` was passed since the last time it was asked."""
-        due = env_steps // self.every > self.done
-        self.done = max(self.done, env_steps // self.every)
-        return due
+        before, self.done = self.done, max(self.done, self.passed(env_steps))
+        return self.done > before
+
+    def passed(self, env_steps: int) -> int:
+        """Multiples of `every` up to these steps."""
+        return env_steps // self.every if self.every else 0
 
     def again(self) -> None:
         """What was due the last time is due once more: it failed."""
@@ -71,8 +74,9 @@ class Schedule:
         Returns:
             whether learning begins now.
         """
-        # Learning needs one whole episode, however long that takes. Relabelled experience is there from the start.
-        enough = self.config.transfer.relabel or env_steps >= self.config.collect.prefill
+        # Learning needs one whole episode, however long that takes. Recorded data and relabelled experience are there
+        # from the start.
+        enough = bool(self.config.data) or self.config.transfer.relabel or env_steps >= self.config.collect.prefill
         if self.learning or not enough or not episodes:
             return False
         self.learning_since = env_steps
@@ -122,7 +126,7 @@ class Schedule:
         self.learning_since = state["prefilled"] or None
         for name, cadence in self._cadences().items():
             every, done = state["due"][name]
-            cadence.done = done if every == cadence.every else state["env_steps"] // cadence.every
+            cadence.done = done if every == cadence.every else cadence.passed(state["env_steps"])
 
     def _cadences(self) -> dict[str, Every]:
         return {"evaluate": self.evaluate, "log": self.log, "checkpoint": self.checkpoint}

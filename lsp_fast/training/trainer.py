@@ -25,6 +25,7 @@ from lsp_fast.experience import relabel
 from lsp_fast.experience.replay import Replay
 from lsp_fast.storage import checkpoint
 from lsp_fast.training.collector import Collector
+from lsp_fast.training.data import begin_with
 from lsp_fast.training.learner import Learner
 from lsp_fast.training.means import Means
 from lsp_fast.training.schedule import Phase, Schedule
@@ -46,6 +47,7 @@ class Trainer:
 
     Attributes:
         reseeded: the checkpoint is of another kind of device, whose random numbers cannot go on here.
+        held: rows that the replay began with, of another run or recorded.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Trainer:
         self.means = Means()
         self.on_update: Callable[[], object] | None = None
         self.reseeded = False
+        self.held = 0
         if state is not None:
             with checkpoint.fitting(state):
                 self.reseeded = not agent.noise.continues(state["agent"]["noise"])
@@ -75,6 +78,9 @@ class Trainer:
         else:
             if config.transfer.source:
                 take_over(config, agent, self.replay)
+            if config.data:
+                begin_with(config, agent, self.replay)
+            self.held = self.replay.num_rows
             # One agent, drawn from the run's seed; noise is each process's own.
             weights = [p.data for p in (*agent.modules.parameters(), *agent.modules.buffers())]
             processes.broadcast(weights)
@@ -96,7 +102,8 @@ class Trainer:
         return self.learner.updates
 
     def collect(self) -> bool:
-        """One agent step in every environment; with `train.overlap` what is to be learned is learned meanwhile.
+        """One agent step in every environment; with `train.overlap` what is to be learned is learned meanwhile. A run
+        that is `offline` counts it alone.
 
         Returns:
             whether learning begins now.
@@ -104,8 +111,14 @@ class Trainer:
         schedule, collector = self.schedule, self.collector
         phase, before = schedule.phase, collector.env_steps
         meanwhile = self.learn_due if schedule.learning and self.config.train.overlap else None
-        # On a GPU nobody has looked yet at what was learned.
-        collector.collect(phase, meanwhile, self.learner.check_finite)
+        if self.config.offline:
+            if meanwhile is not None:
+                meanwhile()
+            c = self.config.collect
+            collector.pass_by(c.num_envs * c.action_repeat)
+        else:
+            # On a GPU nobody has looked yet at what was learned.
+            collector.collect(phase, meanwhile, self.learner.check_finite)
         begins = schedule.advance(collector.env_steps, collector.episodes)
         if (begins and phase is Phase.RANDOM) or (not begins and schedule.refits(before, collector.env_steps)):
             # A policy that was taken over has its scales of observations and goals. The one here enters the episode
@@ -152,6 +165,7 @@ class Trainer:
             "observation": self.agent.observation,
             "action_dim": self.agent.action_dim,
             "goals": self.goals,
+            "held": self.held,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -164,6 +178,7 @@ class Trainer:
         self.collector.load_state_dict(state)
         self.schedule.load_state_dict(state)
         self.means.load_state_dict(state["means"])
+        self.held = state.get("held", 0)  # runs from before it was kept say less
 
 
 def _checksum(modules: nn.Module) -> int:

@@ -40,8 +40,8 @@ def transfer_config(source: str | Path, logdir: str | Path, task: str, **overrid
         config = sources.read_config(source)
         # The newest that can be read, as a resumed run would take it.
         state = sources.read_state(source)
-        # What the source itself was transferred from, and how, is its own matter.
-        fresh = {"transfer.freeze_policy": False, "transfer.relabel": False}
+        # What the source itself began from, and how, is its own matter.
+        fresh = {"transfer.freeze_policy": False, "transfer.relabel": False, "data": "", "offline": False}
         taken = {"transfer.source": whole, "transfer.source_env_steps": state["env_steps"]}
         predicts = config.predicts_terminations
         config = replace(config, {**fresh, **taken, **given})

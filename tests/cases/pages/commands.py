@@ -46,6 +46,8 @@ READ = {
     "skills": ("skills --logdir {}", "holds no run", "has no checkpoint yet; let the run go on"),
     "transfer": (f"transfer --task {TASK} --logdir new --source {{}}", "holds no run", "has no checkpoint yet"),
     "sweep": ("sweep {} --out new", "cannot be read: ", "young cannot be read: Is a directory; name a file"),
+    "data import": ("data import {} new", "holds no recording: neither .npz", "young holds no recording: neither .npz"),
+    "data export": ("data export {} new --format npz", "holds no run", "has no checkpoint yet; let the run go on"),
     "plot": ("plot {} --out new.png", "", "young has no evaluations yet; let the run go on"),
 }
 TOLD = {
@@ -53,6 +55,8 @@ TOLD = {
     ("plot", "nowhere"): "nowhere does not exist; name a run's folder",
     ("plot", "file"): "file is not JSON",
     ("sweep", "file"): "file is not TOML",
+    ("data import", "file"): "file is no recording: name an .hdf5 or .npz file",
+    ("data import", "nowhere"): "nowhere does not exist; name a recording",
     ("skills", "file"): "file: Not a directory; name a path",
 }
 # Where a command writes, and what is told of a file there and of a file above it.
@@ -73,6 +77,12 @@ WRITTEN = {
     "film without a format": ("evaluate --logdir saved --video x", "--video x: name a .gif"),
     "skills into a file": ("skills --logdir saved --out file", "file: Not a directory; name a path that can be used"),
     "skills below a file": ("skills --logdir saved --out file/x", "file: Not a directory; name a path"),
+    "import into a file": ("data import young file", "file is there already; name a new folder"),
+    "import over something else": ("data import young folder", "folder is there already; name a new folder"),
+    "import below a file": ("data import young file/x", "file: Not a directory; name a path that can be used"),
+    "export over something else": ("data export saved folder", "folder is there already; name a new folder"),
+    "export below a file": ("data export saved file/x-v0", "file: Not a directory; name a path that can be used"),
+    "export under a name that Minari does not take": ("data export saved new", "new is not a name of Minari's; end it"),
     "plot below a file": ("plot saved --out file/x.png", "file is not a folder; name another file"),
     "plot into a folder that is not there": ("plot saved --out a/x.png", "a does not exist; make it or name another"),
     "plot in an unknown format": ("plot saved --out x.gif", "its suffix must be one of"),
@@ -83,8 +93,55 @@ CLOSED = {
     "evaluate": "evaluate --logdir saved --video closed/x.gif",
     "skills": "skills --logdir saved --out closed/skills",
     "plot": "plot saved --out closed/x.png",
+    "data import": "data import young closed/x",
+    "data export": "data export saved closed/x-v0",
 }
+OURS = "sweep", "evaluate", "skills", "data import", "data export"
+"""Look whether they may write, and so do not ask the system, which grants a superuser everything."""
 SEEDS = {"evaluate": "evaluate --logdir saved", "skills": "skills --logdir saved", "train": f"{TRAIN} new"}
+
+
+# What is asked of recorded data, once there is some.
+ASKED = {
+    "import {} new": "does not say how many environment steps lie between two of its rows; give --action-repeat",
+    "import {} new --action-repeat 0": "--action-repeat 0: must be at least 1",
+    "import {} new --action-repeat 1 --merge 0": "--merge 0: must be at least 1",
+    "import {} new --action-repeat 1 --merge 2": "leave --merge out, and train with --collect.action-repeat",
+    "import {} new --action-repeat 1 --action-low -1": "--action-low and --action-high belong together",
+    "import {} new --action-repeat 1 --action-low -0.2 --action-high 0.2": "episode e.npz: action[0] of row 3 is 0.3",
+    "import {} new --action-repeat 1 --observation seen": "e.npz: seen is missing; there are action, discount",
+    "import {} new --action-repeat 1 --task cheetah_run": "where cheetah_run has 17 and 6",
+    "import {} new --action-repeat 1 --task nothing": "unknown task 'nothing'",
+    "import {}/e.npz new --action-repeat 1 --actions taken --merge 4": "action of row 1 is not that of row 0",
+}
+
+
+def recorded(_: Any) -> None:
+    """An episode as Dreamer's programs write it, of the plain task's shapes."""
+    import numpy as np
+
+    there(_)
+    Path("recording").mkdir()
+    count = np.arange(6, dtype=np.float32)
+    np.savez("recording/e.npz", observation=count[:, None].repeat(2, 1), action=count[:, None] / 10, reward=count,
+             discount=np.ones(6))  # fmt: skip
+
+
+def imported(_: Any) -> None:
+    """And as a replay."""
+    from lsp_fast.cli import main
+
+    recorded(_)
+    assert main(f"data import recording replay --action-repeat 2 --task {TASK}".split()) == 0
+
+
+def cut_short(_: Any) -> None:
+    imported(_)
+    path = Path("replay/action.f32")
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+DATA = f"{TRAIN} new --data"
 
 
 def _with_something_else(_: Any) -> None:
@@ -134,7 +191,7 @@ ROWS = [
     *(
         Row(f"{name} where nothing may be written", command, 2, tells=["lsp-fast: ", "closed", "Permission denied"],
             before=_sealed(there), leaves=())
-        for name, command in CLOSED.items() if name in ("sweep", "evaluate", "skills") or os.getuid()
+        for name, command in CLOSED.items() if name in OURS or os.getuid()
     ),
     *(
         Row(f"{name}: a seed of {seed}", f"{command} --seed {seed}", 2, tells=[f"seed = {seed}: must "], before=there,
@@ -146,6 +203,25 @@ ROWS = [
             before=there, leaves=())
         for given, words in PLANNED.items()
     ),
+    *(
+        Row(f"data {command}", f"data {command.format('recording')}", 2, tells=["lsp-fast: ", words], before=recorded,
+            leaves=())
+        for command, words in ASKED.items()
+    ),
+    Row("train with data", f"{DATA} replay --offline --train.eval-every 0", 0, before=imported),
+    Row("train offline without data", f"{TRAIN} new --offline", 2, before=there, leaves=(),
+        tells=["offline = True: there is nothing to learn from; name it by --data"]),
+    Row("train with data that is not there", f"{DATA} nowhere", 2, before=there, leaves=(),
+        tells=["nowhere does not exist; name a recording"]),
+    Row("train with a run as data", f"{DATA} young", 2, before=there, leaves=(), tells=["young holds no recording"]),
+    Row("train with data of another repeat", f"{DATA} replay --collect.action-repeat 4", 2, before=imported, leaves=(),
+        tells=["collect.action_repeat = 4: a step of", "is of 2 environment steps; set --collect.action-repeat 2"]),
+    Row("train with data of another task", f"{DATA} replay --task gym:troubles:Brief-v0", 2, before=imported,
+        leaves=(), tells=[f"it is of {TASK}, whose rewards are not those of gym:troubles:Brief-v0"]),
+    Row("train with data that does not fit", f"{DATA} replay --collect.replay-capacity 5 --env-steps 4", 2,
+        before=imported, leaves=(), tells=["collect.replay_capacity = 5"]),
+    Row("train with damaged data", f"{DATA} replay", 2, before=cut_short, leaves=(),
+        tells=["action.f32 has 23 bytes", "import the recording anew"]),
     Row("transfer below a file", f"transfer --source run --task {TASK} --logdir file/x", 2, before=trained, leaves=(),
         tells=["cannot write to file/x: Not a directory; choose another --logdir"]),
     Row("doctor in an empty folder", "doctor", 0, leaves=()),

@@ -7,6 +7,7 @@ from lsp_fast.commands.data import Data
 from lsp_fast.commands.doctor import Doctor
 from lsp_fast.commands.evaluate import Evaluate
 from lsp_fast.commands.plot import Plot
+from lsp_fast.commands.report import Report
 from lsp_fast.commands.skills import Skills
 from lsp_fast.commands.sweep import Sweep
 from lsp_fast.commands.train import Train
@@ -19,6 +20,7 @@ COMMANDS = {
     "evaluate": Evaluate,
     "skills": Skills,
     "plot": Plot,
+    "report": Report,
     "data": Data,
     "doctor": Doctor,
 }

@@ -76,7 +76,7 @@ def check_format(path: Path) -> None:
 
 def draw(panels: Mapping[str, Panel], path: Path, pooled: Mapping[str, Pooled] | None = None) -> Path:
     """The last panel is that of all tasks, if there are such curves."""
-    matplotlib = drawing()
+    drawing()
     from matplotlib.ticker import EngFormatter
 
     check_format(path)
@@ -85,14 +85,12 @@ def draw(panels: Mapping[str, Panel], path: Path, pooled: Mapping[str, Pooled] |
     columns, lines = min(count, COLUMNS), math.ceil(count / COLUMNS)
     figure, grid = canvas(columns, lines, size=(5.5, 3.6))
     axes = list(grid.flat)
-    methods = sorted({method for panel in panels.values() for rows in panel for method in rows})
-    palette = matplotlib.colormaps["tab10" if len(methods) <= 10 else "tab20"]
-    colors = {method: palette(i % palette.N) for i, method in enumerate(methods)}
+    colors = colors_of(panels)
     for axis, (task, panel) in zip(axes, panels.items(), strict=False):
-        _draw_panel(axis, panel, colors)
+        draw_panel(axis, panel, colors)
         axis.set(title=_text(task), ylabel="evaluation return")
     if pooled:
-        _draw_pooled(axes[len(panels)], pooled, colors)
+        draw_pooled(axes[len(panels)], pooled, colors)
         axes[len(panels)].set(title=ALL_TASKS, ylabel=f"IQM of return / {MOST}")
     for axis in axes[: len(panels) + bool(pooled)]:
         axis.set(xlabel="environment steps")
@@ -102,6 +100,13 @@ def draw(panels: Mapping[str, Panel], path: Path, pooled: Mapping[str, Pooled] |
     for axis in axes[count:]:
         axis.set_visible(False)
     return save(figure, path, dpi=120)
+
+
+def colors_of(panels: Mapping[str, Panel]) -> dict[str, Any]:
+    """A colour for each method, the same in every panel."""
+    methods = sorted({method for panel in panels.values() for rows in panel for method in rows})
+    palette = drawing().colormaps["tab10" if len(methods) <= 10 else "tab20"]
+    return {method: palette(i % palette.N) for i, method in enumerate(methods)}
 
 
 def drawing() -> Any:
@@ -156,7 +161,8 @@ def save(figure: Figure, path: Path, *, dpi: int) -> Path:
     return path
 
 
-def _draw_panel(axis: Axes, panel: Panel, colors: Mapping[str, Any]) -> None:
+def draw_panel(axis: Axes, panel: Panel, colors: Mapping[str, Any]) -> None:
+    """One task's curves and references; the legend is the caller's."""
     for method, seeds in sorted(panel.ours.items()):
         color = colors[method]
         if len(seeds) > 1:
@@ -186,7 +192,8 @@ def _draw_panel(axis: Axes, panel: Panel, colors: Mapping[str, Any]) -> None:
     _limit(axis, edge)
 
 
-def _draw_pooled(axis: Axes, pooled: Mapping[str, Pooled], colors: Mapping[str, Any]) -> None:
+def draw_pooled(axis: Axes, pooled: Mapping[str, Pooled], colors: Mapping[str, Any]) -> None:
+    """The curves over all tasks; there is at least one."""
     for method, of in sorted(pooled.items()):
         label = _text(f"{method} ({of.tasks} tasks, {_seeds(of.seeds)})")
         axis.plot(of.xs, of.curve, color=colors[method], linewidth=2, marker="o", markersize=3, label=label)

@@ -12,9 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lsp_fast.errors import LspFastError
-from lsp_fast.reports.figures import ALL_TASKS, check_format, draw, last_x, panels_of
+from lsp_fast.reports.figures import ALL_TASKS, Panel, check_format, draw, last_x, panels_of
 from lsp_fast.reports.scores import Row, Run, file_rows, find_runs, origin
 from lsp_fast.reports.statistics import MOST, Pooled, interquartile_mean, interval, pair, pool, reference_curve, shared
+
+HEAD = ["task", "method", "seeds", "environment steps", "final mean [95 % interval]", "IQM [95 % interval]"]
+"""Of the table's columns."""
 
 
 class Final(NamedTuple):
@@ -59,13 +62,25 @@ class Plot:
 
     def __str__(self) -> str:
         """The table, and where the figure lies."""
-        head = ["task", "method", "seeds", "environment steps", "final mean [95 % interval]", "IQM [95 % interval]"]
-        lines = [head, *(final.cells() for final in self.table)]
+        lines = [HEAD, *(final.cells() for final in self.table)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
         if any(final.task == ALL_TASKS for final in self.table):
             text += ["", f"{ALL_TASKS}: returns over {MOST}, the most that an episode of dm_control returns"]
         return "\n".join([*(line.rstrip() for line in text), "", f"figure {self.path}"])
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Runs side by side, and beside published scores."""
+
+    runs: list[Run]
+    panels: dict[str, Panel]
+    """By task."""
+    pooled: dict[str, Pooled]
+    """Of the methods that were run on all of several tasks."""
+    table: list[Final]
+    warnings: list[str]
 
 
 def plot(paths: Sequence[Path], out: Path = Path("learning_curves.png"), references: Sequence[Path] = ()) -> Plot:
@@ -80,10 +95,25 @@ def plot(paths: Sequence[Path], out: Path = Path("learning_curves.png"), referen
         LspFastError: nothing to draw, a file that cannot be used, a figure that cannot be written, or rliable is
             missing where there are several seeds; nothing is written then.
     """
+    check_folder_of(out)
+    check_format(out)
+    found = compare(paths, references)
+    return Plot(draw(found.panels, out, found.pooled), found.table, found.warnings)
+
+
+def check_folder_of(out: Path) -> None:
+    """Raise LspFastError where a file has no folder to lie in."""
     if not out.parent.is_dir():
         why = "is not a folder; name another file" if out.parent.exists() else "does not exist; make it or name another"
         raise LspFastError(f"cannot write {out}: {out.parent} {why}")
-    check_format(out)
+
+
+def compare(paths: Sequence[Path], references: Sequence[Path] = ()) -> Compared:
+    """What `plot` draws, its table, and what to be warned of.
+
+    Raises:
+        LspFastError: nothing to draw, a file that cannot be used, or rliable is missing where there are several seeds.
+    """
     runs, warnings = find_runs(paths)
     if not runs:
         raise LspFastError("nothing to draw; name a run's folder, a folder of runs, or a scores.json")
@@ -108,7 +138,7 @@ def plot(paths: Sequence[Path], out: Path = Path("learning_curves.png"), referen
     for method, of in pooled.items():
         at = of.ends[0] if len(set(of.ends)) == 1 else None
         table.append(Final(ALL_TASKS, method, of.seeds, at, None, None, of.final, of.final_interval))
-    return Plot(draw(panels, out, pooled), table, warnings)
+    return Compared(runs, panels, pooled, table, warnings)
 
 
 def _pool(tasks: Mapping[str, Mapping[str, Sequence[Row]]]) -> tuple[dict[str, Pooled], list[str]]:
@@ -161,7 +191,7 @@ NO_MATTER = {
 """Values in which seeds of one method may differ: nothing that decides what is learned."""
 
 
-def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
+def compared(config: Mapping[str, Any]) -> dict[str, Any]:
     """The values that runs of one mean share: of a transfer's source what it was trained on and how, as every seed has
     a source of its own."""
     values = {name: value for name, value in config.items() if name not in NO_MATTER}
@@ -180,7 +210,7 @@ def _mixed(group: Sequence[Run]) -> list[str]:
         if len(same) > 1:
             places = ", ".join(str(run.source) for run in same)
             warnings.append(f"seed {seed} is there {len(same)} times and counts as so many seeds: {places}")
-    known = [(run.source, _compared(run.config)) for run in group if run.config is not None]
+    known = [(run.source, compared(run.config)) for run in group if run.config is not None]
     lines = []
     for name in sorted({name for _, config in known for name in config}):
         where: dict[str, list[str]] = defaultdict(list)

@@ -81,6 +81,7 @@ def test_a_wheel_made_from_the_source_archive_trains_from_another_folder(tree, t
         assert f"lsp_fast/kernels/{kernel.name}" in names
     for weights in (ROOT / "lsp_fast/pretrained").glob("*"):
         assert f"lsp_fast/pretrained/{weights.name}" in names
+    assert {"lsp_fast/reports/report/page.html.j2", "lsp_fast/reports/report/page.css"} <= set(names)
     assert any(re.fullmatch(r"lsp_fast/_native\..*(so|pyd)", name) for name in names)
     assert not any(name.startswith(("tests", "kernels", "csrc")) or name.endswith(".log") for name in names)
 
@@ -137,7 +138,8 @@ def test_source_archive_holds_what_the_build_needs(tree):
         names = {name.partition("/")[2] for name in tar.getnames()}
     sources = [path.relative_to(ROOT) for path in (ROOT / "csrc").rglob("*") if path.suffix in (".cpp", ".hpp", ".inl")]
     assert len(sources) >= 3
-    for wanted in (*map(str, sources), *FILES, "kernels/__init__.py", "lsp_fast/kernels/__init__.py"):
+    page = [f"lsp_fast/reports/report/{name}" for name in ("page.html.j2", "page.css")]
+    for wanted in (*map(str, sources), *FILES, *page, "kernels/__init__.py", "lsp_fast/kernels/__init__.py"):
         assert wanted in names
 
 

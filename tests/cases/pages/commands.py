@@ -27,6 +27,7 @@ def there(_: Any) -> None:
     made.put("e.toml", EXPERIMENT)
     Path("empty").mkdir()
     Path("folder.gif").mkdir()
+    Path("folder.html").mkdir()
     made.run("young", task=TASK)
     made.run("saved", [(1000, 5.0)], 1000, task=TASK, device="cpu")
     Path("closed").mkdir(mode=0o555)
@@ -49,11 +50,12 @@ READ = {
     "data import": ("data import {} new", "holds no recording: neither .npz", "young holds no recording: neither .npz"),
     "data export": ("data export {} new --format npz", "holds no run", "has no checkpoint yet; let the run go on"),
     "plot": ("plot {} --out new.png", "", "young has no evaluations yet; let the run go on"),
+    "report": ("report {} --out new.html", "", "young has no evaluations yet; let the run go on"),
 }
 TOLD = {
-    ("plot", "empty"): "empty holds no run with evaluations; name a run's folder",
-    ("plot", "nowhere"): "nowhere does not exist; name a run's folder",
-    ("plot", "file"): "file is not JSON",
+    **{(name, "empty"): "empty holds no run with evaluations; name a run's folder" for name in ("plot", "report")},
+    **{(name, "nowhere"): "nowhere does not exist; name a run's folder" for name in ("plot", "report")},
+    **{(name, "file"): "file is not JSON" for name in ("plot", "report")},
     ("sweep", "file"): "file is not TOML",
     ("data import", "file"): "file is no recording: name an .hdf5 or .npz file",
     ("data import", "nowhere"): "nowhere does not exist; name a recording",
@@ -86,6 +88,16 @@ WRITTEN = {
     "plot below a file": ("plot saved --out file/x.png", "file is not a folder; name another file"),
     "plot into a folder that is not there": ("plot saved --out a/x.png", "a does not exist; make it or name another"),
     "plot in an unknown format": ("plot saved --out x.gif", "its suffix must be one of"),
+    "report below a file": ("report saved --out file/x.html", "file is not a folder; name another file"),
+    "report into a folder that is not there": (
+        "report saved --out a/x.html",
+        "a does not exist; make it or name another",
+    ),
+    "report into a folder": ("report saved --out folder.html", "cannot write folder.html: Is a directory"),
+    "report in an unknown format": ("report saved --out x.pdf", "cannot write x.pdf: a page's name ends with .html"),
+    "report with less than no room": ("report saved --megabytes -1", "-1 megabytes: must be at least 0"),
+    "report beside what is no score": ("report saved --reference file", "file is not JSON"),
+    "report of nothing": ("report", "nothing to draw; name a run's folder"),
 }
 CLOSED = {
     "train": f"{TRAIN} closed/run",
@@ -95,6 +107,7 @@ CLOSED = {
     "plot": "plot saved --out closed/x.png",
     "data import": "data import young closed/x",
     "data export": "data export saved closed/x-v0",
+    "report": "report saved --out closed/x.html",
 }
 OURS = "sweep", "evaluate", "skills", "data import", "data export"
 """Look whether they may write, and so do not ask the system, which grants a superuser everything."""
@@ -224,6 +237,10 @@ ROWS = [
         tells=["action.f32 has 23 bytes", "import the recording anew"]),
     Row("transfer below a file", f"transfer --source run --task {TASK} --logdir file/x", 2, before=trained, leaves=(),
         tells=["cannot write to file/x: Not a directory; choose another --logdir"]),
+    Row("report of a run among what is none", "report saved empty young file nowhere.html", 2, before=there, leaves=(),
+        tells=["nowhere.html does not exist"]),
+    Row("report of a run among broken ones", "report saved empty young file", 0, before=there, leaves=["report.html"],
+        tells=["left out: empty holds no run", "left out: young has no", "left out: file is not JSON", "page report"]),
     Row("doctor in an empty folder", "doctor", 0, leaves=()),
     Row("doctor with a path", "doctor --out x.txt", 2, tells=["--out"], alone=True, leaves=()),
     Row("train into an empty folder", f"{TRAIN} empty", 0, before=there, leaves=()),

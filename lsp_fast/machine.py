@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import platform
 import resource
 import shutil
 import sys
@@ -131,6 +132,12 @@ def size_text(size: float) -> str:
         if size < 1000 or unit == "GB":
             break
     return f"{size:.1f} {unit}" if size < 10 else f"{size:.0f} {unit}"
+
+
+def processor() -> str:
+    """What the processor is called."""
+    name = colon_lines(Path("/proc/cpuinfo")).get("model name")
+    return name or platform.processor() or platform.machine()
 
 
 def cgroup(controller: str, name: str) -> str | None:

@@ -132,7 +132,7 @@ def _mujoco_fits(version: str) -> bool:
 
 def _processor() -> Iterator[Finding]:
     info = machine.colon_lines(Path("/proc/cpuinfo"))
-    yield Finding("name", info.get("model name") or platform.processor() or platform.machine())
+    yield Finding("name", machine.processor())
     flags = set(info.get("flags", "").split())
     if flags:
         there = " ".join(name for name in INSTRUCTIONS if name in flags) or "-"

@@ -9,6 +9,7 @@ from typing import Any
 from lsp_fast import machine, processes, threads
 from lsp_fast.config import Config, check
 from lsp_fast.evaluate import Evaluator, close, make_envs, start_workers
+from lsp_fast.storage import made_with
 from lsp_fast.storage.run_folder import RunFolder
 from lsp_fast.training import together
 from lsp_fast.training.data import with_whole_data
@@ -75,6 +76,7 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True, profile:
         with disk_errors(folder):
             if processes.leads():
                 folder.claim(config)
+                made_with.note(folder.path, trainer.agent.device)
             processes.barrier()  # nor before the folder is the run's
             run = Run(config, folder, trainer, evaluator, progress, profile, state)
             if state is None and (config.transfer.source or config.data):

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import lsp_fast
 from lsp_fast.cli import main, parse
 from lsp_fast.config import ALGORITHMS, PRESETS, Config, make_config, replace, to_dict
 from lsp_fast.errors import LspFastError
@@ -340,6 +342,9 @@ def test_the_page_goes_on_with_a_run_that_was_trained(tmp_path, monkeypatch, cap
     options = "--preset smoke --device cpu --backend reference --train.eval-every 500 --logdir runs/x"
     assert main(f"train --env-steps 1000 {options}".split()) == 0
     page = Page(report([Path("runs")], Path("r.html")).path.read_text())
+    facts = dict(zip(page.text("dt"), page.text("dd"), strict=True))
+    assert facts["lsp_fast"] == lsp_fast.__version__ and facts["torch"] == torch.__version__
+    assert facts["device"].startswith("cpu (") and facts["preset"] == "smoke"
     [command] = page.text("pre")
     assert main(shlex.split(command.replace("--env-steps 1000", "--env-steps 1010"))[1:]) == 0
     assert main(["report", "runs", "--out", "r.html", "--title", "Mine"]) == 0
@@ -355,6 +360,14 @@ def test_a_run_of_another_version_is_shown_as_far_as_it_can_be(tmp_path):
     page, _ = page_of(tmp_path / "runs", tmp_path)
     assert not page.text("pre") and any("of another version" in text for text in page.text("p"))
     assert "2,000 of 2,000" in page.text("dd") and not any("good" in text for text in page.text("td"))
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "[" * 100_000, '{"device": 3}'])
+def test_what_says_the_versions_may_be_damaged(tmp_path, content):
+    folder = write_run(tmp_path / "runs" / "a", device="cpu")
+    (folder / "made_with.json").write_text(content)
+    page, _ = page_of(tmp_path / "runs", tmp_path)
+    assert ("3" if "device" in content else "cpu") in page.text("dd")
 
 
 def test_seconds_are_those_of_all_starts(tmp_path):

@@ -35,7 +35,8 @@ def files(folder):
 def test_the_folder_holds_the_run(run):
     assert run.finished and run.checkpoint.exists() and run.curve.exists()
     names = {p.name for p in run.folder.iterdir()}
-    assert {"config.json", "metrics.jsonl", "scores.json", "checkpoints", "replay", "learning_curve.png"} <= names
+    written = {"config.json", "made_with.json", "metrics.jsonl", "scores.json", "learning_curve.png"}
+    assert written | {"checkpoints", "replay"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     [scores] = json.loads(run.scores.read_text())
     assert (scores["task"], scores["method"], scores["seed"]) == ("cheetah_run", "lsp", 0)

@@ -16,6 +16,7 @@ from lsp_fast.reports.plot import compared
 from lsp_fast.reports.report.command import go_on
 from lsp_fast.reports.report.health import finite
 from lsp_fast.reports.scores import Row, Run
+from lsp_fast.storage import made_with
 from lsp_fast.storage.metrics import read_rows
 
 
@@ -35,6 +36,8 @@ class Told:
     """None where this version cannot read it."""
     rows: list[dict[str, Any]]
     """Of metrics."""
+    made_with: dict[str, str]
+    """Versions and device of its newest start; nothing where they were not written."""
 
     @property
     def folder(self) -> Path | None:
@@ -82,10 +85,10 @@ class Told:
             "best return": _number(self.best),
             "time": _duration(self._seconds()),
             "updates per second": _number(self._newest("updates_per_second")),
-            "device": str(self.values.get("device", "")),
+            "device": str(self.made_with.get("device", self.values.get("device", ""))),
             "backend": str(self.values.get("backend", "")),
             "transferred from": str(self.values.get("transfer.source", "")),
-            **self._made_with(),
+            **{name: text for name, text in self.made_with.items() if name != "device"},
         }
         return {name: text for name, text in found.items() if text}
 
@@ -97,26 +100,22 @@ class Told:
         found = [row["seconds"] for row in self.rows if finite(row.get("seconds")) is not None]
         return sum(before for before, after in pairwise([*found, -1]) if after < before) if found else None
 
-    def _made_with(self) -> dict[str, str]:
-        """Versions and machine of the newest start, where they were written."""
-        return {}
-
 
 def told(runs: Sequence[Run]) -> list[Told]:
     """What there is to say of each run; runs that differ in nothing that orders them stay as they come."""
     found = []
     labels = [f"{run.row['task']} {run.row['method']}, seed {run.row['seed']}" for run in runs]
     for number, run in enumerate(runs):
-        values, config, rows = dict(run.config or {}), None, []
+        values, config, rows, versions = dict(run.config or {}), None, [], {}
         if run.config is not None:
-            rows = read_rows(run.source / "metrics.jsonl")
+            rows, versions = read_rows(run.source / "metrics.jsonl"), made_with.read(run.source)
             try:
                 config = from_dict(json.loads((run.source / "config.json").read_text()))
                 values = flat(to_dict(config))
             except (ConfigError, OSError, ValueError):
                 config = None  # of another version: what can be said without it is said
         label = labels[number] if labels.count(labels[number]) == 1 else f"{labels[number]} ({run.source})"
-        found.append(Told(f"run-{number}", label, run.source, run.row, values, config, rows))
+        found.append(Told(f"run-{number}", label, run.source, run.row, values, config, rows, versions))
     return found
 
 

@@ -468,6 +468,8 @@ MEASURING = """<script>addEventListener("load", () => {
     beyond: beyond.map((e) => e.outerHTML.slice(0, 80)),
     broken: [...document.images].filter((e) => !e.naturalWidth).length
       + [...document.querySelectorAll("video")].filter((e) => e.error).length,
+    narrow: [...document.querySelectorAll("th, td, dd, figcaption, li, p, h3, h4")].filter(
+      (e) => e.getBoundingClientRect().height > 5 * e.getBoundingClientRect().width).length,
     charts: [...document.querySelectorAll("svg")].filter((e) => e.getBoundingClientRect().height > 50).length,
   }, "*");
 });</script>"""
@@ -509,7 +511,7 @@ def test_a_browser_shows_the_page_on_a_telephone_and_on_a_screen(tmp_path):
     assert not console
     for width in (360, 1280):
         one = found[width]
-        assert one["width"] == width and one["beyond"] == [] and one["broken"] == 0
+        assert one["width"] == width and one["beyond"] == [] and one["broken"] == one["narrow"] == 0
         assert one["charts"] == html.count("<svg") > 10
 
 

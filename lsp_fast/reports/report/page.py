@@ -108,7 +108,7 @@ def _rendered(found: Compared, runs: Sequence[Told], **said: Any) -> str:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["words"] = _words
+    environment.filters |= {"words": _words, "breaking": _breaking}
     colors = svg.css_colors(colors_of(found.panels))
     palette = sorted(set(colors.values()))
     groups = grouped(runs)
@@ -196,6 +196,11 @@ def _words(text: str) -> Markup:
     """A text with `code` and **weight** as HTML."""
     marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
     return Markup(re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", marked))
+
+
+def _breaking(name: str) -> Markup:
+    """A name in dots and strokes as code that breaks after them where it has to."""
+    return Markup("<code>") + Markup("<wbr>").join(re.split(r"(?<=[./_])", name)) + Markup("</code>")
 
 
 def _counted(number: int, what: str) -> str:

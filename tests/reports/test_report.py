@@ -321,6 +321,16 @@ def test_a_table_of_what_differs(tmp_path):
     assert [a.get("class") for a in page.of("td")][-4:] == [None, "other", None, "other"]
 
 
+def test_runs_that_would_be_called_alike_are_told_apart_by_their_folders(tmp_path):
+    for name in ("a", "b"):
+        write_run(tmp_path / "runs" / name)
+    write_run(tmp_path / "runs" / "c", seed=1)
+    page, _ = page_of(tmp_path / "runs", tmp_path)
+    labels = [a["aria-label"] for a in page.of("article")]
+    alike = [f"walker_walk lsp, seed 0 ({tmp_path / 'runs' / name})" for name in ("a", "b")]
+    assert labels == [*alike, "walker_walk lsp, seed 1"]
+
+
 def test_runs_that_share_everything_differ_in_nothing(tmp_path):
     write_run(tmp_path / "runs" / "a")
     page, _ = page_of(tmp_path / "runs", tmp_path)
@@ -409,13 +419,15 @@ def test_videos_and_pictures_lie_within_the_page(tmp_path):
 def test_what_the_page_has_no_room_for_is_said_and_linked(tmp_path):
     folder = write_run(tmp_path / "runs" / "a")
     (folder / "small.png").write_bytes(png())
+    for name in ("one.png", "other.png"):  # of which there is room for one
+        (folder / name).write_bytes(png(130, 130, noise=True))
     (folder / "large.png").write_bytes(png(200, 200, noise=True))
     (tmp_path / "pages").mkdir()
     result = report([folder], tmp_path / "pages" / "r.html", megabytes=0.1)
     page = Page(result.path.read_text())
-    assert len(page.of("img")) == 1 and result.size < 400_000
+    assert len(page.of("img")) == 2 and result.size < 400_000
     [said] = [text for text in result.warnings if "beyond 0.1 MB" in text]
-    assert "large.png (12" in said and "small.png" not in said
+    assert "large.png (12" in said and "other.png (5" in said and "small.png" not in said and "one.png" not in said
     assert any(a["href"] == "../runs/a/large.png" for a in page.of("a"))
     assert not Page(report([folder], tmp_path / "r.html", megabytes=0).path.read_text()).of("img")
 

@@ -1,24 +1,22 @@
 """The page of runs: what it says, that it is whole and safe, and how it looks in a browser."""
 
 import base64
-import io
 import json
 import re
 import shlex
-import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from report_pages import HEALTH, Page, film, png, write_run
 
 import lsp_fast
 from lsp_fast.cli import main, parse
-from lsp_fast.config import ALGORITHMS, PRESETS, Config, make_config, replace, to_dict
+from lsp_fast.config import ALGORITHMS, PRESETS, Config, make_config, replace
 from lsp_fast.errors import LspFastError
 from lsp_fast.reports.plot import plot
 from lsp_fast.reports.report import svg
@@ -28,46 +26,6 @@ from lsp_fast.reports.report.page import report
 
 ROOT = Path(__file__).parents[2]
 MEASURES = {measure.name: measure for measures in QUESTIONS.values() for measure in measures}
-HEALTH = {
-    "updates": 10, "seconds": 30.0, "updates_per_second": 5.0, "world_model/reward_error": 0.02,
-    "world_model/kl": 5.0, "world_model/observation_nll": -3.0, "behavior/task_reward": 0.5,
-    "behavior/value_abs_max": 30.0, "behavior/reward_abs_max": 1.0, "behavior/saturation": 0.95,
-    "behavior/action_std": 0.3, "skill/action_spread": 0.5, "skill/information": 1.4, "planner/gain": 0.1,
-    "planner/gain_error": 0.2, "planner/elite_overlap": 0.3, "planner/std": 0.4,
-}  # fmt: skip
-
-
-def write_run(folder, ys=(10.0, 20.0), *, rows=0, health=None, **config):
-    """A run's folder as training leaves it, without checkpoints."""
-    folder.mkdir(parents=True)
-    values = {"task": "walker_walk", "env_steps": 2000, **config}
-    (folder / "config.json").write_text(json.dumps(to_dict(make_config("smoke", **values))))
-    steps = [2000 * (i + 1) // rows for i in range(rows)]
-    lines = [{"env_steps": x, **HEALTH, **(health or {})} for x in steps]
-    lines += [{"env_steps": 2000 * (i + 1) // len(ys), "eval/return": y} for i, y in enumerate(ys)]
-    lines.sort(key=lambda row: row["env_steps"])
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
-    return folder
-
-
-def png(width=40, height=20, noise=False):
-    from PIL import Image
-
-    pixels = np.random.default_rng(0).integers(0, 256 if noise else 1, (height, width, 3), np.uint8)
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, format="PNG")
-    return content.getvalue()
-
-
-def film(path, frames=6, size=(64, 160)):
-    """A video, by what the package writes videos with."""
-    import imageio_ffmpeg
-
-    writer = imageio_ffmpeg.write_frames(str(path), size[::-1], fps=20, macro_block_size=2, ffmpeg_log_level="error")
-    writer.send(None)
-    for i in range(frames):
-        writer.send(np.full((*size, 3), 40 * i, np.uint8).tobytes())
-    writer.close()
 
 
 @pytest.fixture(scope="module")
@@ -91,53 +49,6 @@ def shown(runs):
     """Their page."""
     result = report([runs], runs.parent / "report.html")
     return Page(result.path.read_text()), result
-
-
-class Page(HTMLParser):
-    """A page, parsed strictly: every element that must be closed is, in order.
-
-    Attributes:
-        elements: name and attributes of each.
-        texts: of headings, cells and the like: the name and the text within.
-    """
-
-    EMPTY = frozenset({"meta", "link", "img", "wbr", "br", "hr"})
-
-    def __init__(self, html):
-        super().__init__(convert_charrefs=True)
-        self.elements, self.texts, self.open = [], [], []
-        assert html.startswith("<!DOCTYPE html>\n<html lang=")
-        self.feed(html)
-        self.close()
-        assert not self.open
-        names = [attributes["id"] for _, attributes in self.elements if "id" in attributes]
-        assert len(names) == len(set(names))
-        self.ids = set(names)
-
-    def handle_starttag(self, tag, attrs):
-        assert len(dict(attrs)) == len(attrs)
-        self.elements.append((tag, dict(attrs)))
-        if tag not in self.EMPTY:
-            self.open.append((tag, []))
-
-    def handle_startendtag(self, tag, attrs):
-        assert any(name == "svg" for name, _ in self.open), f"<{tag}/> closes itself only in SVG"
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        name, texts = self.open.pop()
-        assert name == tag, f"</{tag}> closes <{name}>"
-        self.texts.append((tag, " ".join("".join(texts).split())))
-
-    def handle_data(self, data):
-        for _, texts in self.open:
-            texts.append(data)
-
-    def of(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
-
-    def text(self, tag):
-        return [text for name, text in self.texts if name == tag]
 
 
 def page_of(folder, tmp_path, **options):
@@ -459,86 +370,6 @@ def test_a_page_needs_no_torch():
 
 def test_dark_colours_are_lighter():
     assert svg.light("#000000") == "#666666" and svg.light("#ffffff") == "#ffffff"
-
-
-# In a browser
-
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-OPTIONS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars --enable-logging=stderr --virtual-time-budget=20000 "
-    "--window-size=1700,1200 --dump-dom"
-)
-# What lies beyond the screen, unless it scrolls within itself; and what is there and does not show.
-MEASURING = """<script>addEventListener("load", () => {
-  const width = document.documentElement.clientWidth;
-  const beyond = [...document.body.querySelectorAll("*")].filter(
-    (e) => !e.closest(".scroll > *") && !e.closest("svg *") && e.getBoundingClientRect().right > width + 0.5);
-  parent.postMessage({
-    asked: innerWidth, width: document.documentElement.scrollWidth,
-    beyond: beyond.map((e) => e.outerHTML.slice(0, 80)),
-    broken: [...document.images].filter((e) => !e.naturalWidth).length
-      + [...document.querySelectorAll("video")].filter((e) => e.error).length,
-    narrow: [...document.querySelectorAll("th, td, dd, figcaption, li, p, h3, h4")].filter(
-      (e) => e.getBoundingClientRect().height > 5 * e.getBoundingClientRect().width).length,
-    charts: [...document.querySelectorAll("svg")].filter((e) => e.getBoundingClientRect().height > 50).length,
-  }, "*");
-});</script>"""
-
-
-def looked_at(html, folder, widths):
-    """What a browser finds in a page at some widths; and what it writes to the console."""
-    policy = "script-src 'unsafe-inline'; default-src 'none'"
-    (folder / "copy.html").write_text(html.replace("default-src 'none'", policy, 1).replace("</body>", MEASURING))
-    # A window cannot be as narrow as a telephone; a frame can.
-    frames = "".join(
-        f'<iframe src="copy.html" width="{width}" height="900" frameborder="0"></iframe>' for width in widths
-    )
-    outer = (
-        "<!DOCTYPE html><body><script>addEventListener('message', (e) => { const p = document.createElement('p'); "
-        f"p.textContent = JSON.stringify(e.data); document.body.append(p); }});</script>{frames}"
-    )
-    (folder / "outer.html").write_text(outer)
-    command = [CHROMIUM, *OPTIONS.split(), f"--user-data-dir={folder / 'profile'}", (folder / "outer.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    found = [json.loads(text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
-             for text in re.findall(r"<p>(.*?)</p>", done.stdout)]  # fmt: skip
-    return {one["asked"]: one for one in found}, [line for line in done.stderr.splitlines() if ":CONSOLE:" in line]
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_a_browser_shows_the_page_on_a_telephone_and_on_a_screen(tmp_path):
-    runs = tmp_path / "runs"
-    write_run(runs / "a", rows=8, seed=1)
-    write_run(runs / "b", rows=8, algorithm="dreamer", model__deter=24)
-    long = write_run(runs / ("a-very-long-name-of-a-folder-" * 5), label="without_a_place_to_break_" * 4, seed=3)
-    write_run(runs / "copy", label="without_a_place_to_break_" * 4, seed=3)
-    (long / "skills").mkdir()
-    (long / "skills" / "skills.png").write_bytes(png(1280, 300))
-    (long / "wide.png").write_bytes(png(700, 600))
-    film(long / "skills" / "skills.mp4")
-    html = report([runs], tmp_path / "r.html", title="x" * 200).path.read_text()
-    found, console = looked_at(html, tmp_path, (360, 1280))
-    assert not console
-    for width in (360, 1280):
-        one = found[width]
-        assert one["width"] == width and one["beyond"] == [] and one["broken"] == one["narrow"] == 0
-        assert one["charts"] == html.count("<svg") > 10
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_the_browser_would_find_what_is_wrong(tmp_path):
-    html = (
-        "<!DOCTYPE html><html><head><meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src "
-        "data:; style-src 'unsafe-inline'\"><meta charset=\"utf-8\">"
-        '<title>x</title></head><body><div style="width: 600px">x</div>'
-        '<img alt="x" src="data:image/png;base64,AAAA"><img alt="y" src="http://localhost:9/x.png">'
-        "<script>console.error('boo')</script></body></html>"
-    )  # fmt: skip
-    found, console = looked_at(html, tmp_path, (360,))
-    assert found[360]["width"] > 360 and found[360]["beyond"][0].startswith("<div") and found[360]["broken"] == 2
-    assert any("boo" in line for line in console) and any("Content Security Policy" in line for line in console)
 
 
 @pytest.mark.slow

@@ -298,7 +298,12 @@ def load(
     if learned:
         raise ConfigError(f"planner.{min(learned)}: a run keeps the one that it was trained with; leave it out")
     others = {f"planner.{name}": value for name, value in (planner or {}).items()}
-    config, state = read_run(logdir, device=device, backend=backend, **others)
+    return load_as(logdir, device=device, backend=backend, **others)
+
+
+def load_as(logdir: str | Path, **overrides: Any) -> Agent:
+    """`load` with dotted values of the run's configuration replaced, as `{"planner.noise": "tensors"}`."""
+    config, state = read_run(logdir, **overrides)
     with checkpoint.fitting(state):
         agent = agents.make(checkpoint.observation_of(state), state["action_dim"], config, state.get("goals"))
         agent.load_weights(state["agent"])

@@ -126,25 +126,33 @@ class HiroAgent(Agent):
         n = len(carry.step)
         obs = self.checked(observation, n)
         with self.backend.alone():
-            action, aim = self._act(obs, carry, n)
+            action, aim = self._act(obs, carry)
         return action.cpu().numpy(), replace(carry, aim=aim, step=carry.step + 1)
 
-    def _act(self, obs: Tensor, carry: HiroCarry, n: int) -> tuple[Tensor, Tensor]:
+    def _act(self, obs: Tensor, carry: HiroCarry) -> tuple[Tensor, Tensor]:
         """The action [N, A], and the aim that is in force [N, G]."""
-        aim, scale = carry.aim, self.high.scale
+        aim = carry.aim
         rows = (carry.step % self.length == 0).nonzero()[:, 0]
         if len(rows):
             rows = self.upload(rows)
-            goal = self.high.act(obs[rows])
-            if carry.explore:
-                extra = carry.noise.normal("act/goal", *goal.shape)
-                goal = torch.clamp(goal + self.config.hiro.goal_noise * scale * extra, -scale, scale)
-            aim = aim.index_copy(0, rows, self.goals.aim(goal, obs[rows]))
+            aim = aim.index_copy(0, rows, self.propose(obs[rows], carry.noise, explore=carry.explore))
+        return self.act(obs, aim, carry.noise, explore=carry.explore), aim
+
+    def propose(self, obs: Tensor, noise: Noise, *, explore: bool) -> Tensor:
+        """The aim of the goal that the high level sets in each state: [N, O] -> [N, G]."""
+        goal, scale = self.high.act(obs), self.high.scale
+        if explore:
+            extra = noise.normal("act/goal", *goal.shape)
+            goal = torch.clamp(goal + self.config.hiro.goal_noise * scale * extra, -scale, scale)
+        return self.goals.aim(goal, obs)
+
+    def act(self, obs: Tensor, aim: Tensor, noise: Noise, *, explore: bool) -> Tensor:
+        """The low level's action under an aim: ([N, O], [N, G]) -> [N, A]."""
         action = self.low.act(torch.cat([obs, self.goals.seen(aim, obs)], -1))
-        if carry.explore:
-            extra = carry.noise.normal("act/exploration", n, self.action_dim)
+        if explore:
+            extra = noise.normal("act/exploration", *action.shape)
             action = (action + self.exploration * extra).clamp(-1, 1)
-        return action, aim
+        return action
 
     def extras(self, carry: HiroCarry) -> np.ndarray:
         """The aim in force, and 1: that there is one. Rows of random actions are zeros."""

@@ -208,22 +208,55 @@ class ImaginationAgent(Agent):
         skill, plan = carry.skill, carry.plan
         if self.actor is None:
             action, plan = self._plan_first_action(state, carry, graphed)
+            if carry.explore:
+                action = self.explored(action, noise)
         else:
             if (what != acting.HOLD).any():
                 skill, plan = self._plan_skills(state, carry, what, graphed)
             if chosen is not None and skill is not None and not carry.hold:
                 skill, chosen = acting.committed(self.config.collect.commit, carry, skill, what, self.upload)
-            policy = layers.actor(features(state), skill, self.actor.weights())
-            if carry.explore:
-                action = layers.act(policy, noise.normal("act/action", n, self.action_dim))
-            elif self.config.actor.eval_action == "tanh_mean":
-                action = layers.act(policy, None)
-            else:
-                action = densities.densest_action(policy, noise.normal("act/mode", MODE_SAMPLES, n, self.action_dim))
-        if carry.explore:
-            extra = noise.normal("act/exploration", n, self.action_dim)
-            action = (action + self.exploration * extra).clamp(-1, 1)
+            action = self.act(state, skill, noise, explore=carry.explore)
         return replace(carry, state=state, action=action, skill=skill, plan=plan, committed=chosen)
+
+    def act(self, state: State, skill: Tensor | None, noise: Noise, *, explore: bool) -> Tensor:
+        """The policy's action in each state, [N, A]: sampled with the exploration's noise on it, or the mode.
+
+        Args:
+            state: [N, ...]
+            skill: [N, Z], in force; None without skills.
+        """
+        assert self.actor is not None
+        policy, n = layers.actor(features(state), skill, self.actor.weights()), len(state.stoch)
+        if explore:
+            return self.explored(layers.act(policy, noise.normal("act/action", n, self.action_dim)), noise)
+        if self.config.actor.eval_action == "tanh_mean":
+            return layers.act(policy, None)
+        return densities.densest_action(policy, noise.normal("act/mode", MODE_SAMPLES, n, self.action_dim))
+
+    def explored(self, action: Tensor, noise: Noise) -> Tensor:
+        """Actions [N, A] as they are while collecting."""
+        extra = noise.normal("act/exploration", *action.shape)
+        return (action + self.exploration * extra).clamp(-1, 1)
+
+    def propose(
+        self, state: State, noise: Noise, *, explore: bool, last: Tensor | None = None, graphed: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """What a plan from each state begins with, a skill [N, Z] or an action [N, A], and the plan's mean [N, P, .].
+
+        Args:
+            state: [N, ...]
+            explore: plan as in imagination and sample the skill. An action is always the mean of its plan.
+            last: means of the last plans, as `Planner.prior` takes them.
+            graphed: as in `_step`.
+        """
+        over_skills = self.actor is not None
+        plan = self.planner.distribution(
+            state, noise, "act", explore=explore and over_skills, last=last, graphed=graphed
+        )  # fmt: skip
+        first = plan.mean[:, 0]  # [N, Z]; of a plan only the first skill is acted on
+        if over_skills and (explore or self.config.skill.source == "random"):
+            first = first + plan.std[:, 0] * noise.normal("act/skill", *first.shape)
+        return first, plan.mean
 
     def _replayed_step(self, obs: Tensor, carry: Carry, what: Tensor) -> Carry:
         """`_step` as a graph, one for each thing that all rows do. Its numbers are drawn outside, so that
@@ -283,22 +316,17 @@ class ImaginationAgent(Agent):
         last = acting.at_hand(carry.plan, what, self.upload)
         if rows is not None:
             state, last = map_state(lambda x: x[rows], state), None if last is None else last[rows]
-        plan = self.planner.distribution(
-            state, carry.noise, "act", explore=carry.explore, last=last, graphed=graphed
-        )  # fmt: skip
-        skill = plan.mean[:, 0]  # [rows, Z]; of a plan only the first skill is acted on
-        if carry.explore or self.config.skill.source == "random":
-            skill = skill + plan.std[:, 0] * carry.noise.normal("act/skill", *skill.shape)
+        skill, mean = self.propose(state, carry.noise, explore=carry.explore, last=last, graphed=graphed)
         if rows is None:
-            return skill, None if carry.plan is None else plan.mean
-        kept = None if carry.plan is None else carry.plan.index_copy(0, rows, plan.mean)
+            return skill, None if carry.plan is None else mean
+        kept = None if carry.plan is None else carry.plan.index_copy(0, rows, mean)
         return carry.skill.index_copy(0, rows, skill), kept
 
     def _plan_first_action(self, state: State, carry: Carry, graphed: bool) -> tuple[Tensor, Tensor | None]:
         """The mean of the first action of a plan from each state (SPEC section 5, planet): [N, A], and the plan."""
         last = None if carry.plan is None else moved_on(carry.plan)
-        plan = self.planner.distribution(state, carry.noise, "act", explore=False, last=last, graphed=graphed)
-        return plan.mean[:, 0], None if carry.plan is None else plan.mean
+        action, mean = self.propose(state, carry.noise, explore=False, last=last, graphed=graphed)
+        return action, None if carry.plan is None else mean
 
     # Batch -> gradient
 

@@ -6,6 +6,7 @@ Nothing heavy is imported before a command runs.
 from lsp_fast.commands.data import Data
 from lsp_fast.commands.doctor import Doctor
 from lsp_fast.commands.evaluate import Evaluate
+from lsp_fast.commands.export import Export
 from lsp_fast.commands.plot import Plot
 from lsp_fast.commands.report import Report
 from lsp_fast.commands.skills import Skills
@@ -19,6 +20,7 @@ COMMANDS = {
     "sweep": Sweep,
     "evaluate": Evaluate,
     "skills": Skills,
+    "export": Export,
     "plot": Plot,
     "report": Report,
     "data": Data,

@@ -98,6 +98,8 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         Attributes:
             entries: the observation's, their widths by name, in their order.
             action_bounds: low and high, float64 [A], that -1 and 1 are mapped to; ±1 of an actuator without bounds.
+            actuators: names of the action's numbers, in their order; None where they have none.
+            step_seconds: simulated time of an agent step; None where the task does not say.
         """
         if action_repeat < 1:
             raise ValueError(f"action_repeat must be at least 1, not {action_repeat}")
@@ -127,6 +129,16 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._centre = np.where(bounded, (low + high) / 2, 0.0)
         self._scale = np.where(bounded, (high - low) / 2, 1.0)
         self.action_bounds = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
+        physics: Any = getattr(environment, "physics", None)  # dm_env's has none, a suite task does
+        names = [] if physics is None else [physics.model.id2name(i, "actuator") for i in range(physics.model.nu)]
+        self.actuators = names if all(names) and len(names) == self._scale.size else None
+        timestep = getattr(environment, "control_timestep", None)
+        self.step_seconds = None if timestep is None else float(timestep()) * action_repeat
+
+    @property
+    def action_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """The task's own control for an action of 0, and what 1 adds to it: float64 [A] each."""
+        return self._centre, self._scale
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -66,6 +66,17 @@ class GymEnv(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any], gymnasium.util
         self._centre = (actions.low.astype(np.float64) + actions.high) / 2
         self._scale = (actions.high.astype(np.float64) - actions.low) / 2
 
+    @property
+    def action_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """The environment's own action for one of 0, and what 1 adds to it: float64, in the shape of its actions."""
+        return self._centre, self._scale
+
+    @property
+    def entries(self) -> dict[str, int] | None:
+        """The observation's entries, their widths by name, in their order; None where they have no names."""
+        spaces = getattr(self._own_space, "spaces", None)
+        return {name: flatdim(space) for name, space in spaces.items()} if isinstance(spaces, dict) else None
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         try:
             result = self.env.reset(seed=seed, options=options)

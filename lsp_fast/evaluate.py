@@ -293,16 +293,24 @@ def load(
         CheckpointError: the folder holds no run, or no checkpoint that can be read.
         ConfigError: a value that the planner does not know, or that decides what was learned.
     """
-    threads.use()
-    learned = {"over", "value"} & set(planner or {})
+    return load_as(logdir, device=device, backend=backend, **planned_with(planner or {}))
+
+
+def planned_with(planner: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of the planner by their dotted names, for `load_as`.
+
+    Raises:
+        ConfigError: one of them decides what was learned.
+    """
+    learned = {"over", "value"} & set(planner)
     if learned:
         raise ConfigError(f"planner.{min(learned)}: a run keeps the one that it was trained with; leave it out")
-    others = {f"planner.{name}": value for name, value in (planner or {}).items()}
-    return load_as(logdir, device=device, backend=backend, **others)
+    return {f"planner.{name}": value for name, value in planner.items()}
 
 
 def load_as(logdir: str | Path, **overrides: Any) -> Agent:
     """`load` with dotted values of the run's configuration replaced, as `{"planner.noise": "tensors"}`."""
+    threads.use()
     config, state = read_run(logdir, **overrides)
     with checkpoint.fitting(state):
         agent = agents.make(checkpoint.observation_of(state), state["action_dim"], config, state.get("goals"))

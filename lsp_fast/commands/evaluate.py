@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lsp_fast.commands.words import agent_of, assignments
+from lsp_fast.commands.words import agent_of, planner_values
 from lsp_fast.config import check_seed
 from lsp_fast.errors import LspFastError
 from lsp_fast.files import check_writable
@@ -45,7 +45,7 @@ class Evaluate:
         if self.episodes < 1:
             raise LspFastError(f"episodes = {self.episodes}: must be at least 1")
         check_seed(self.seed)
-        planner = {_of_planner(name): value for name, value in assignments("--set", self.set).items()}
+        planner = planner_values(self.set)
         agent = evaluate.load(source, device=self.device, backend=self.backend, planner=planner)
         with evaluate.Evaluator(agent.config, self.episodes) as evaluator:
             scores = {
@@ -62,11 +62,3 @@ class Evaluate:
             skills.film(agent, self.video, self.seed)
             print(f"{'video':20} {self.video}")
         return 0
-
-
-def _of_planner(name: str) -> str:
-    """`planner.replan` as `replan`."""
-    table, _, value = name.partition(".")
-    if table != "planner" or not value:
-        raise LspFastError(f"--set {name}: of a trained agent only planner.… can be changed, as planner.replan")
-    return value

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
+
+from lsp_fast.commands.words import planner_values
 
 
 @dataclass(frozen=True)
@@ -23,9 +27,13 @@ class Export:
     explore: bool = False
     """Act as while collecting: sampled skills and actions, with noise on them; otherwise as in evaluation."""
 
+    set: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE...")] = ()
+    """Values to plan with instead of the run's, as planner.replan=1 or planner.candidates=8."""
+
     def run(self) -> int:
         from lsp_fast.export import policy
 
         out = self.out or self.logdir / "policy"
-        print(policy.export(self.logdir, out, format=self.format, explore=self.explore))
+        planner = planner_values(self.set)
+        print(policy.export(self.logdir, out, format=self.format, explore=self.explore, planner=planner))
         return 0

@@ -56,6 +56,21 @@ def assignments(option: str, given: Iterable[Iterable[str]]) -> dict[str, Any]:
     return values
 
 
+def planner_values(given: Iterable[Iterable[str]]) -> dict[str, Any]:
+    """`--set planner.NAME=VALUE` as a trained agent's values of the planner, by NAME.
+
+    Raises:
+        LspFastError: as `assignments`, or a value that is not the planner's.
+    """
+    values: dict[str, Any] = {}
+    for name, value in assignments("--set", given).items():
+        table, _, of_planner = name.partition(".")
+        if table != "planner" or not of_planner:
+            raise LspFastError(f"--set {name}: of a trained agent only planner.… can be changed, as planner.replan")
+        values[of_planner] = value
+    return values
+
+
 def warn(warnings: Iterable[str]) -> None:
     """Say on standard error what a user should know of a result."""
     for warning in warnings:

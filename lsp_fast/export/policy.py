@@ -22,7 +22,7 @@ from torch import Tensor
 from lsp_fast import envs, files
 from lsp_fast.agents import Agent
 from lsp_fast.errors import LspFastError
-from lsp_fast.evaluate import load_as
+from lsp_fast.evaluate import load_as, planned_with
 from lsp_fast.export import graphs, run
 from lsp_fast.export.describe import description
 from lsp_fast.export.functions import functions, noise_name
@@ -78,7 +78,14 @@ class Exported:
         )
 
 
-def export(logdir: str | Path, out: str | Path, *, format: str = "onnx", explore: bool = False) -> Exported:
+def export(
+    logdir: str | Path,
+    out: str | Path,
+    *,
+    format: str = "onnx",
+    explore: bool = False,
+    planner: Mapping[str, Any] | None = None,
+) -> Exported:
     """Write the agent of a run's newest checkpoint into a folder of its own.
 
     Args:
@@ -86,6 +93,7 @@ def export(logdir: str | Path, out: str | Path, *, format: str = "onnx", explore
         out: new or empty.
         format: "onnx", or "torch" for torch.export's programs.
         explore: act as while collecting, instead of as in evaluation.
+        planner: values of `PlannerConfig` to plan with instead of the run's.
 
     Raises:
         LspFastError: no run, a folder that is not empty, a library that is missing, an environment that cannot be made,
@@ -98,7 +106,7 @@ def export(logdir: str | Path, out: str | Path, *, format: str = "onnx", explore
         raise LspFastError(f"{out} is not empty; name another --out")
     if format == "onnx":
         graphs.check_onnx()
-    agent = load_as(logdir, **PLAIN)
+    agent = load_as(logdir, **{**planned_with(planner or {}), **PLAIN})
     _refuse(agent, explore)
     env = envs.make(agent.config.task, action_repeat=agent.config.collect.action_repeat)
     try:

@@ -1,5 +1,6 @@
 """An exported policy does what the agent does, without PyTorch and without this package."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from lsp_fast import agents, envs
+from lsp_fast.cli import main
 from lsp_fast.config import to_dict
 from lsp_fast.errors import LspFastError
 from lsp_fast.evaluate import load_as
@@ -299,6 +301,31 @@ def test_elites_follow_the_rules_for_ties_and_nan():
         np.testing.assert_array_equal(found[2], expected[2])
         for a, b in zip(found[:2], expected[:2], strict=True):
             np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_it_plans_as_it_is_told_to(smoke, tmp_path):
+    folder = a_run(tmp_path / "run", smoke(**SMALL))
+    command = f"export --logdir {folder} --out {tmp_path / 'policy'} --format torch --set planner.iterations=1"
+    assert main(command.split()) == 0
+    about = json.loads((tmp_path / "policy" / "policy.json").read_text())
+    [candidates] = [x["shape"] for x in about["graphs"]["plan"]["inputs"] if x["name"] == "candidates_noise"]
+    assert candidates == [1, 1, 6, 2, 3]
+
+
+def test_its_benchmark_prints_a_table(exported, tmp_path, capsys, monkeypatch):
+    path = Path(__file__).parents[2] / "benchmarks" / "export.py"
+    monkeypatch.syspath_prepend(str(path.parent))
+    spec = importlib.util.spec_from_file_location("benchmark_of_export", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    folder, made = exported
+    out = tmp_path / "out.json"
+    benchmark.main(f"--logdir {folder} --policy {made} --steps 6 --out {out}".split())
+    assert capsys.readouterr().out.startswith("step")
+    rows = json.loads(out.read_text())["rows"]
+    assert {(row["variant"], row["kind"], row["steps"]) for row in rows if row["variant"] != "C++"} == {
+        (variant, kind, count) for variant in ("exported", "PyTorch") for kind, count in (("plan", 2), ("hold", 4))
+    }
 
 
 def test_what_cannot_be_exported_is_refused_by_name(smoke, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def trained(monkeypatch: Any) -> None:
 READ = {
     "evaluate": ("evaluate --logdir {}", "holds no run", "has no checkpoint yet; let the run go on"),
     "skills": ("skills --logdir {}", "holds no run", "has no checkpoint yet; let the run go on"),
+    "export": ("export --logdir {} --out new", "holds no run", "has no checkpoint yet; let the run go on"),
     "transfer": (f"transfer --task {TASK} --logdir new --source {{}}", "holds no run", "has no checkpoint yet"),
     "sweep": ("sweep {} --out new", "cannot be read: ", "young cannot be read: Is a directory; name a file"),
     "data import": ("data import {} new", "holds no recording: neither .npz", "young holds no recording: neither .npz"),
@@ -85,6 +87,9 @@ WRITTEN = {
     "export over something else": ("data export saved folder", "folder is there already; name a new folder"),
     "export below a file": ("data export saved file/x-v0", "file: Not a directory; name a path that can be used"),
     "export under a name that Minari does not take": ("data export saved new", "new is not a name of Minari's; end it"),
+    "a policy into a file": ("export --logdir saved --out file", "file: Not a directory; name a path that can be used"),
+    "a policy below a file": ("export --logdir saved --out file/x", "file: Not a directory; name a path"),
+    "a policy over something else": ("export --logdir saved --out folder", "folder is not empty; name another --out"),
     "plot below a file": ("plot saved --out file/x.png", "file is not a folder; name another file"),
     "plot into a folder that is not there": ("plot saved --out a/x.png", "a does not exist; make it or name another"),
     "plot in an unknown format": ("plot saved --out x.gif", "its suffix must be one of"),
@@ -104,12 +109,13 @@ CLOSED = {
     "sweep": "sweep e.toml --out closed/out",
     "evaluate": "evaluate --logdir saved --video closed/x.gif",
     "skills": "skills --logdir saved --out closed/skills",
+    "export": "export --logdir saved --out closed/policy",
     "plot": "plot saved --out closed/x.png",
     "data import": "data import young closed/x",
     "data export": "data export saved closed/x-v0",
     "report": "report saved --out closed/x.html",
 }
-OURS = "sweep", "evaluate", "skills", "data import", "data export"
+OURS = "sweep", "evaluate", "skills", "export", "data import", "data export"
 """Look whether they may write, and so do not ask the system, which grants a superuser everything."""
 SEEDS = {"evaluate": "evaluate --logdir saved", "skills": "skills --logdir saved", "train": f"{TRAIN} new"}
 
@@ -189,6 +195,11 @@ def _sealed(before: Callable[[Any], None]) -> Callable[[Any], None]:
     return sealed
 
 
+def _without_onnx(monkeypatch: Any) -> None:
+    there(monkeypatch)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+
+
 ROWS = [
     *(
         Row(f"{name} reads {what}", READ[name][0].format(path), 2, tells=["lsp-fast: ", _told(name, path)],
@@ -212,9 +223,9 @@ ROWS = [
         for name, command in SEEDS.items() for seed in (-1, 2**31, 10**20)
     ),
     *(
-        Row(f"evaluate plans with {given}", f"evaluate --logdir saved --set {given}", 2, tells=["lsp-fast: ", words],
+        Row(f"{name} plans with {given}", f"{name} --logdir saved --set {given}", 2, tells=["lsp-fast: ", words],
             before=there, leaves=())
-        for given, words in PLANNED.items()
+        for name in ("evaluate", "export") for given, words in PLANNED.items()
     ),
     *(
         Row(f"data {command}", f"data {command.format('recording')}", 2, tells=["lsp-fast: ", words], before=recorded,
@@ -235,6 +246,12 @@ ROWS = [
         before=imported, leaves=(), tells=["collect.replay_capacity = 5"]),
     Row("train with damaged data", f"{DATA} replay", 2, before=cut_short, leaves=(),
         tells=["action.f32 has 23 bytes", "import the recording anew"]),
+    Row("export of weights that are not there", "export --logdir saved --out new", 2, before=there, leaves=(),
+        tells=["the checkpoint of 1000 environment steps does not fit"]),
+    Row("export in an unknown format", "export --logdir saved --out new --format tflite", 2, alone=True, before=there,
+        leaves=(), tells=["tflite"]),
+    Row("export without its libraries", "export --logdir saved --out new", 2, before=_without_onnx, leaves=(),
+        tells=["--format onnx needs onnxscript; install it: pip install 'lsp-fast[export]'"]),
     Row("transfer below a file", f"transfer --source run --task {TASK} --logdir file/x", 2, before=trained, leaves=(),
         tells=["cannot write to file/x: Not a directory; choose another --logdir"]),
     Row("report of a run among what is none", "report saved empty young file nowhere.html", 2, before=there, leaves=(),

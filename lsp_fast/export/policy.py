@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lsp_fast import envs, files
 from lsp_fast.agents import Agent
+from lsp_fast.envs.answers import ask, check
 from lsp_fast.errors import LspFastError
 from lsp_fast.evaluate import load_as, planned_with
 from lsp_fast.export import graphs, run
@@ -208,14 +209,16 @@ def _recorded(agent: Agent, env: gymnasium.Env, seed: int, explore: bool) -> byt
     for t in range(steps):
         first = over or t == steps - 2
         if first:
-            observation, _ = env.reset(seed=seed)
+            observation, _ = ask(env, 0, 0, env.reset, seed=seed)
+            check(env, 0, 0, observation, 0.0)
             carry = agent.reset(carry, [True])  # pyright: ignore[reportArgumentType]
         seen = rng.randint(0, 256, agent.observation_shape).astype(np.uint8) if agent.pixels else observation
         actions, carry = agent.policy(seen[None], carry)
         rows["observation"].append(seen)
         rows["is_first"].append(first)
         rows["action"].append(center + scale * actions[0].astype(np.float64).clip(-1, 1).reshape(center.shape))
-        observation, _, terminated, truncated, _ = env.step(actions[0])
+        observation, reward, terminated, truncated, _ = ask(env, 0, t + 1, env.step, actions[0])
+        check(env, 0, t + 1, observation, float(reward))
         over = terminated or truncated
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **rows)

@@ -1,4 +1,4 @@
-"""Acts with an exported policy. It needs NumPy and ONNX Runtime, and nothing else.
+"""Acts with an exported policy. It needs Python 3.10 with NumPy and ONNX Runtime, and nothing else.
 
     policy = Policy("policy")              # the folder that holds policy.json
     policy.reset()                         # where an episode begins
@@ -77,13 +77,12 @@ class Policy:
         """
         if "skill" not in self._memory:
             raise ValueError(f"{self.about['algorithm']} has no skills to hold")
-        self._held = skill is not None
         if skill is not None:
             given, wanted = np.asarray(skill, np.float32), self._memory["skill"].shape[1:]
             if given.shape != wanted or not np.isfinite(given).all():
-                self._held = False
                 raise ValueError(f"a skill must be {wanted[0]} finite numbers, not {np.asarray(skill).tolist()}")
             self._memory["skill"] = given[None].copy()
+        self._held = skill is not None
 
     def act(self, observation: Any) -> np.ndarray:
         """The action of this agent step, to be applied `action_repeat` environment steps.
@@ -97,6 +96,7 @@ class Policy:
 
         Raises:
             ValueError: an observation of another shape, or with a number that is not finite.
+            FloatingPointError: the action is not finite; nothing was remembered of this step.
         """
         values = self._memory | {"observation": self._seen(observation)} | self._draw("act")
         planning = self.about["planning"]
@@ -105,11 +105,13 @@ class Policy:
             if passed % planning["every"] == 0:
                 values |= self._plan(values, begins=passed == 0)
         values |= self._call("act", values)
+        action = np.clip(values["action"][0].astype(np.float64), -1, 1)
+        if not np.isfinite(action).all():
+            raise FloatingPointError(f"an action must be finite, not {action.tolist()}: the observation is too strange")
         self._memory = {
             name: values.get(entry["next"], self._memory[name]) for name, entry in self.about["memory"].items()
         }
         self._step += 1
-        action = np.clip(values["action"][0].astype(np.float64), -1, 1)
         return self._center + self._scale * action.reshape(self._center.shape)
 
     def _plan(self, values: dict[str, np.ndarray], begins: bool) -> dict[str, np.ndarray]:

@@ -226,6 +226,8 @@ def test_what_it_cannot_do_it_says(exported):
         with pytest.raises(ValueError, match="must be 3 finite numbers"):
             acting.hold(wrong)
     acting.hold([1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match="must be 3"):
+        acting.hold([1.0])  # the one before is still held
     acting.reset()
     acting.act(np.zeros(3))
     np.testing.assert_array_equal(acting.skill, [1, 2, 3])
@@ -233,6 +235,19 @@ def test_what_it_cannot_do_it_says(exported):
     for _ in range(3):
         acting.act(np.zeros(3))
     assert not np.array_equal(acting.skill, [1, 2, 3])
+
+
+def test_an_action_that_is_not_finite_is_not_given_to_a_robot(exported, monkeypatch):
+    acting = run.Policy(exported[1])
+    first = acting.act(np.zeros(3))
+    acting.reset()
+    whole = acting._graphs["act"]
+    with monkeypatch.context() as broken:
+        broken.setitem(acting._graphs, "act", lambda values: [x * np.nan for x in whole(values)])
+        broken.setitem(acting.about, "planning", None)
+        with pytest.raises(FloatingPointError, match="must be finite"):
+            acting.act(np.zeros(3))
+    assert all(np.isfinite(x).all() for x in acting._memory.values()) and first.shape == acting.act(np.zeros(3)).shape
 
 
 def test_entries_may_come_by_their_names(exported, tmp_path):

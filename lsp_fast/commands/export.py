@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lsp_fast.commands.words import planner_values
+from lsp_fast.commands.words import agent_of, planner_values
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,12 @@ class Export:
     It takes a minute or so.
     """
 
-    logdir: Path
+    logdir: Path | None = None
     """Folder of the run."""
+    pretrained: str | None = None
+    """Or the name of an agent that comes with the package, as cheetah_run."""
     out: Path | None = None
-    """New or empty folder; LOGDIR/policy by default."""
+    """New or empty folder; by default LOGDIR/policy, or runs/NAME-policy."""
     format: Literal["onnx", "torch"] = "onnx"
     """onnx, or torch for programs that torch.export.load reads."""
     explore: bool = False
@@ -33,7 +35,7 @@ class Export:
     def run(self) -> int:
         from lsp_fast.export import policy
 
-        out = self.out or self.logdir / "policy"
-        planner = planner_values(self.set)
-        print(policy.export(self.logdir, out, format=self.format, explore=self.explore, planner=planner))
+        source, planner = agent_of(self.logdir, self.pretrained), planner_values(self.set)
+        out = self.out or (source / "policy" if self.logdir else Path("runs") / f"{self.pretrained}-policy")
+        print(policy.export(source, out, format=self.format, explore=self.explore, planner=planner))
         return 0

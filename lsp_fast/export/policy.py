@@ -90,7 +90,7 @@ def export(
     """Write the agent of a run's newest checkpoint into a folder of its own.
 
     Args:
-        logdir: the run's folder.
+        logdir: the run's folder, or `pretrained:cheetah_run`.
         out: new or empty.
         format: "onnx", or "torch" for torch.export's programs.
         explore: act as while collecting, instead of as in evaluation.

@@ -74,7 +74,7 @@ class GymEnv(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any], gymnasium.util
     @property
     def entries(self) -> dict[str, int] | None:
         """The observation's entries, their widths by name, in their order; None where they have no names."""
-        spaces = getattr(self._own_space, "spaces", None)
+        spaces = getattr(self.own_space, "spaces", None)
         return {name: flatdim(space) for name, space in spaces.items()} if isinstance(spaces, dict) else None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:

@@ -7,6 +7,7 @@ import sys
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.spaces import Box, Dict
 from gymnasium.utils.env_checker import check_env
 
 from lsp_fast import envs
@@ -128,3 +129,14 @@ def test_an_action_that_does_not_fit_is_named(action):
     env = envs.make("gym:Pendulum-v1")
     with pytest.raises(ValueError, match="action"):
         env.step(action)
+
+
+def test_what_entries_and_actions_are_called_and_mean():
+    class Arm(gymnasium.Env):
+        observation_space = Dict({"velocity": Box(-1, 1, (2,)), "angle": Box(-1, 1, (3,))})
+        action_space = Box(np.array([-1, 0], np.float32), np.array([3, 10], np.float32))
+
+    env = GymEnv(Arm(), 2, "arm")
+    assert list(env.entries.items()) == [("angle", 3), ("velocity", 2)]  # as gymnasium flattens them
+    assert [x.tolist() for x in env.action_range] == [[1, 5], [2, 5]]
+    assert envs.make("gym:Pendulum-v1").entries is None

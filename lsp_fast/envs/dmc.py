@@ -135,11 +135,6 @@ class DmcEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         timestep = getattr(environment, "control_timestep", None)
         self.step_seconds = None if timestep is None else float(timestep()) * action_repeat
 
-    @property
-    def action_range(self) -> tuple[np.ndarray, np.ndarray]:
-        """The task's own control for an action of 0, and what 1 adds to it: float64 [A] each."""
-        return self._centre, self._scale
-
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:

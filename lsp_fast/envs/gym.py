@@ -36,7 +36,7 @@ class GymEnv(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any], gymnasium.util
 
         Attributes:
             own_space: the observations' before they are flattened.
-            action_bounds: low and high, float64 [A], that -1 and 1 are mapped to.
+            action_bounds: low and high that -1 and 1 are mapped to: float64, in the shape of its own actions.
 
         Raises:
             LspFastError: spaces that cannot be learned with.
@@ -60,16 +60,11 @@ class GymEnv(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any], gymnasium.util
         self._action_repeat, self.own_space = action_repeat, env.observation_space
         self.observation_space = Box(-np.inf, np.inf, (size,), np.float32)
         self.action_space = Box(-1.0, 1.0, (flatdim(actions),), np.float32)
-        self.action_bounds = tuple(x.astype(np.float64).reshape(-1) for x in (actions.low, actions.high))
+        self.action_bounds = tuple(x.astype(np.float64) for x in (actions.low, actions.high))
         # Not RescaleAction, which maps in the bounds' own float32: an action of 1 can then miss the bound, and every
         # curve so far was made with this.
         self._centre = (actions.low.astype(np.float64) + actions.high) / 2
         self._scale = (actions.high.astype(np.float64) - actions.low) / 2
-
-    @property
-    def action_range(self) -> tuple[np.ndarray, np.ndarray]:
-        """The environment's own action for one of 0, and what 1 adds to it: float64, in the shape of its actions."""
-        return self._centre, self._scale
 
     @property
     def entries(self) -> dict[str, int] | None:

@@ -96,8 +96,14 @@ def _normaliser(agent: Agent) -> dict[str, Any]:
     return inside | {"formula": formula, **statistics}
 
 
+def center_and_scale(env: gymnasium.Env) -> tuple[np.ndarray, np.ndarray]:
+    """The environment's own action for one of 0, and what 1 adds to it: float64, in the shape of its own actions."""
+    low, high = env.action_bounds  # pyright: ignore[reportAttributeAccessIssue]
+    return (low + high) / 2, (high - low) / 2
+
+
 def _action(env: gymnasium.Env) -> dict[str, Any]:
-    center, scale = env.action_range  # pyright: ignore[reportAttributeAccessIssue]
+    center, scale = center_and_scale(env)
     return {
         "shape": list(np.shape(center)),
         "names": getattr(env, "actuators", None),

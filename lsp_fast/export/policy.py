@@ -25,7 +25,7 @@ from lsp_fast.envs.answers import ask, check
 from lsp_fast.errors import LspFastError
 from lsp_fast.evaluate import load_as, planned_with
 from lsp_fast.export import graphs, run
-from lsp_fast.export.describe import description
+from lsp_fast.export.describe import center_and_scale, description
 from lsp_fast.export.functions import functions, noise_name
 from lsp_fast.noise import Noise
 
@@ -202,7 +202,7 @@ def _recorded(agent: Agent, env: gymnasium.Env, seed: int, explore: bool) -> byt
     planned = c.planner.over == "actions"
     steps = 4 if planned else 12 if agent.pixels else STEPS
     rng = np.random.RandomState(seed)
-    center, scale = env.action_range  # pyright: ignore[reportAttributeAccessIssue]
+    center, scale = center_and_scale(env)
     carry = agent.initial_carry(1, explore=explore, noise=FunctionNoise(run.repeated(seed)))
     observation, over = np.empty(0), True
     rows: dict[str, Any] = {"observation": [], "is_first": [], "action": [], "seed": seed}

@@ -143,7 +143,7 @@ def with_bounds(stored: Stored) -> tuple[Stored, object]:
 
     env = envs.make(stored.about.task, action_repeat=stored.about.action_repeat)
     try:
-        low, high = (tuple(float(x) for x in bound) for bound in env.action_bounds)  # pyright: ignore[reportAttributeAccessIssue]
+        low, high = (tuple(float(x) for x in bound.flat) for bound in env.action_bounds)  # pyright: ignore[reportAttributeAccessIssue]
         return stored._replace(about=dataclasses.replace(stored.about, action_low=low, action_high=high)), env.spec
     finally:
         env.close()

@@ -138,5 +138,5 @@ def test_what_entries_and_actions_are_called_and_mean():
 
     env = GymEnv(Arm(), 2, "arm")
     assert list(env.entries.items()) == [("angle", 3), ("velocity", 2)]  # as gymnasium flattens them
-    assert [x.tolist() for x in env.action_range] == [[1, 5], [2, 5]]
+    assert [x.tolist() for x in env.action_bounds] == [[-1, 0], [3, 10]]
     assert envs.make("gym:Pendulum-v1").entries is None

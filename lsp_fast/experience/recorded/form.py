@@ -87,7 +87,7 @@ def target(task: str) -> Target:
     """
     env: Any = envs.make(task, action_repeat=1)
     try:
-        low, high = env.action_bounds
+        low, high = (bound.reshape(-1) for bound in env.action_bounds)
         entries, space = getattr(env, "entries", None), getattr(env, "own_space", None)
         return Target(task, env.observation_space.shape[0], env.action_space.shape[0], low, high, entries, space)
     finally:

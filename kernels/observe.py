@@ -13,7 +13,6 @@ What a kernel writes for others to read, it writes once, at the place of its ste
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,15 +21,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import imagine_heads
 from .layers import elu, softplus, tanh
 from .rollout import _meet
 from .unpadded import elu_slope, given, multiply, product, read, three_products, weights
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ROWS = 16
 COLUMNS = 16  # of a tile: narrow ones share a layer among as many programs as possible
-INPUTS = 32  # a step of a product
-STAGES = {"tf32": 3, "ieee": 3}
+INPUTS = {"tf32": 32, "ieee": 16}  # a step of a product
+STAGES = 4
+REGISTERS = 255  # a thread's at most: a program may have a multiprocessor to itself, and keeps everything in them
 WIDEST = 128
 """Latents or actions at most: a tile of the small layers holds all of them."""
 
@@ -306,10 +306,11 @@ def places(prior: Any, posterior: Any) -> Places:
 def grid(rows: int, widest: int, device: torch.device) -> tuple[int, int]:
     """Members of a team, and teams: at most a program for each multiprocessor, so that all of them run at once."""
     teams, members = triton.cdiv(rows, ROWS), triton.cdiv(widest, COLUMNS)
-    if INTERPRETED:
+    if imagine_heads.INTERPRETED:
         # It runs programs one after another: only one that is alone never waits.
         return 1, teams
-    most = torch.cuda.get_device_properties(device).multi_processor_count
+    # Elsewhere launches are only counted, for as many as an H100 has.
+    most = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
     members = min(members, most)
     return members, min(teams, most // members)
 
@@ -319,7 +320,7 @@ def _sizes(prior: Any, posterior: Any) -> dict[str, int]:
     u, width = prior.inp.weight.shape
     v, seen = posterior.hidden.weight.shape
     sizes = {"S": s, "A": width - s, "D": prior.gru.weight_hh.shape[1], "U": u, "V": v, "SEEN": seen}
-    return {**sizes, "WIDTH": max(16, triton.next_power_of_2(s)), "M": ROWS, "N": COLUMNS, "BLOCK_K": INPUTS}
+    return {**sizes, "WIDTH": max(16, triton.next_power_of_2(s)), "M": ROWS, "N": COLUMNS}
 
 
 def forward(
@@ -344,8 +345,8 @@ def forward(
     _forward[programs](
         from_embedding, actions, actions.stride(0), actions.stride(1), is_first, is_first.stride(0), is_first.stride(1),
         noise, *prior.inp, *prior.gru, posterior.hidden.weight, *posterior.out, posterior.min_std,
-        *found, *kept, counter, steps, rows, **sizes, A_WIDTH=max(16, triton.next_power_of_2(a)), PRECISION=precision,
-        num_warps=4, num_stages=STAGES[precision], enable_fp_fusion=True, **_together(),
+        *found, *kept, counter, steps, rows, **sizes, A_WIDTH=max(16, triton.next_power_of_2(a)),
+        **options(precision),
     )  # fmt: skip
     return found, kept
 
@@ -371,9 +372,12 @@ def backward(
         *given, from_prior, is_first, is_first.stride(0), is_first.stride(1), noise, kept.slope, kept.before, kept.x,
         kept.gates, kept.u, prior.inp.weight, *prior.gru[:2], posterior.hidden.weight, posterior.out.weight,
         d, carry, counter, steps, rows, **sizes, WIDE=to.width, TO_X=to.x, TO_I=to.i, TO_H=to.h, TO_U=to.u, TO_O=to.out,
-        PRECISION=precision, num_warps=4, num_stages=STAGES[precision], enable_fp_fusion=True, **_together(),
+        **options(precision),
     )  # fmt: skip
 
 
-def _together() -> dict[str, bool]:
-    return {} if INTERPRETED else {"launch_cooperative_grid": True}
+def options(precision: str) -> dict[str, Any]:
+    """How both kernels are compiled and launched."""
+    found = {"PRECISION": precision, "BLOCK_K": INPUTS[precision], "num_warps": 4, "num_stages": STAGES}
+    together = {} if imagine_heads.INTERPRETED else {"launch_cooperative_grid": True}
+    return {**found, "maxnreg": REGISTERS, "enable_fp_fusion": True, **together}

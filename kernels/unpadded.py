@@ -73,9 +73,10 @@ def three_products(
 @triton.jit
 def given(grad, stride, at, column, stored):
     """A gradient from outside, where there is one."""
-    if grad is None:
-        return tl.zeros([at.shape[0], column.shape[0]], tl.float32)
-    return tl.load(grad + at[:, None] * stride + column[None, :], mask=stored, other=0.0)
+    y = tl.zeros([at.shape[0], column.shape[0]], tl.float32)
+    if grad is not None:
+        y = tl.load(grad + at[:, None] * stride + column[None, :], mask=stored, other=0.0)
+    return y
 
 
 @triton.jit

@@ -1,7 +1,13 @@
 """Filtering in Triton under Triton's interpreter, against float64: outputs and every gradient."""
 
-import pytest
+import sys
+from pathlib import Path
 
+import pytest
+import torch
+from ops.test_observe import problem, weights
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 START = """
 import copy
 import torch
@@ -187,3 +193,32 @@ print("equal")
 
 def test_the_rules_of_the_contract(interpreted):
     interpreted(START + RULES)
+
+
+@pytest.mark.parametrize("length", [5, 50])
+def test_launches_do_not_grow_with_the_sequence(length, monkeypatch):
+    """Recorded instead of run, on tensors without numbers: a recurrence each way, and products of all steps."""
+    pytest.importorskip("triton")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    for name in [name for name in sys.modules if name.split(".")[0] == "gpu"]:
+        monkeypatch.delitem(sys.modules, name)
+    from gpu.kernels import KernelCounter
+    from gpu.launches import recorded
+
+    from lsp_fast.backends import triton_observe
+
+    rssm, embeddings, _, *rest = (x.to("meta") for x in problem(length, 50, 30, 200, 200, 12, torch.float32))
+    embeddings, actions = embeddings.detach().requires_grad_(), torch.empty(length, 50, 12, device="meta")
+    with KernelCounter() as counter, recorded() as launches:
+        found = triton_observe.observe(embeddings, actions, *rest, *weights(rssm))
+        forward = counter.total, [launch.kernel for launch in launches]
+        outputs = [y for part in found for y in part]
+        leaves = [embeddings, *rssm.parameters()]
+        torch.autograd.grad(outputs, leaves, [torch.empty_like(y) for y in outputs])
+    assert forward == (5, ["forward", "forward"])
+    kernels = [launch.kernel for launch in launches][2:]
+    assert (counter.total - forward[0], kernels) == (14, ["backward", "backward"])
+    for launch in launches:
+        if "counter" in launch.arguments:
+            assert launch.grid == (13, 4) and launch.options["launch_cooperative_grid"]
+            assert launch.arguments["PRECISION"] == "ieee" and len(launch.arguments["counter"]) == 4

@@ -6,6 +6,7 @@ import dataclasses
 import pytest
 import rollouts
 import torch
+from ops.test_observe import problem, run, weights
 from torch.utils._pytree import tree_map_only
 
 from lsp_fast import backends, ops
@@ -116,6 +117,35 @@ def test_the_triton_rollouts_err_at_most_twice_as_much_as_pytorchs(sizes, precis
         # Programs that did not wait for each other would now and then be seen.
         for _ in range(200):
             assert torch.equal(whole(start, skills, length, noise), first)
+
+
+@pytest.mark.parametrize("shape", [(5, 17, 5, 17, 33, 3), (50, 50, 30, 200, 200, 12), (3, 400, 30, 200, 200, 6)])
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_the_triton_filter_errs_at_most_twice_as_much_as_pytorchs(shape, precision, matmul):
+    rssm, *rest = problem(*shape, torch.float64)
+    exact = run(ops.observe, rssm, *rest)
+    matmul("highest" if precision == "fp32" else "high")
+
+    def on_card(function):
+        floats = (x.detach().float().cuda().requires_grad_(x.requires_grad) for x in rest[:2])
+        outside = [x.float() if x.is_floating_point() else x for x in rest[2:]]
+        found = function(*floats, *(x.cuda() for x in outside), *weights(rssm))
+        outputs = [y for part in found for y in part]
+        generator = torch.Generator().manual_seed(1)
+        draws = [torch.randn(y.shape, generator=generator).cuda() for y in outputs]
+        gradients = torch.autograd.grad(outputs, list(rssm.parameters()), draws)
+        return [y.detach() for y in outputs], gradients
+
+    rssm = copy.deepcopy(rssm).float().cuda()
+    triton, reference = on_card(backends.get("triton", "cuda").observe), on_card(ops.observe)
+    names = [name for name, _ in rssm.named_parameters()]
+    wanted = [y.detach() for y in exact[0].values()], [exact[1][name] for name in names]
+    for got, plain, want in zip(*([*pair[0], *pair[1]] for pair in (triton, reference, wanted)), strict=True):
+        assert error(got, want) <= max(2 * error(plain, want), 2e-6)
+    # Programs that did not wait for each other would now and then be seen.
+    for _ in range(50):
+        again = on_card(backends.get("triton", "cuda").observe)
+        assert all(torch.equal(a, b) for x, y in zip(again, triton, strict=True) for a, b in zip(x, y, strict=True))
 
 
 def test_a_graphed_update_never_waits_for_the_device():

@@ -113,7 +113,7 @@ def _cpp(device: torch.device) -> Backend:
 
 def _triton(device: torch.device) -> Backend:
     try:
-        from lsp_fast.backends import triton
+        from lsp_fast.backends import triton, triton_observe
         from lsp_fast.kernels import imagine_heads, lambda_return, philox, select_elites
     except ImportError as error:
         raise BackendUnavailable(f"backend 'triton' needs the triton package: {error}") from error
@@ -148,6 +148,7 @@ def _triton(device: torch.device) -> Backend:
         select_elites=checked,
         imagine_heads=triton.imagine_heads,
         normals=philox.normals,
+        observe=triton_observe.observe,
         pack_heads=triton.pack_heads,
         multiplies_bf16=True,
     )

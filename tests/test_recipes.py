@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+import steps
 
 from lsp_fast.cli import main, parse
 
@@ -17,29 +18,10 @@ UNTRIED = ("GPU", "Slurm")
 SLOW = ("Compare two methods", "Transfer")
 
 
-def sections():
-    """Title -> its steps in order: commands as lists of words, and (language, code) of blocks."""
-    found = {}
-    for part in PAGE.read_text().split("\n## ")[1:]:
-        title, text = part.split("\n", 1)
-        steps = re.findall(r"^ {4,}(lsp-fast [^\n]*)$|^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-        found[title] = [command.split()[1:] if command else (language, code) for command, language, code in steps]
-    return found
-
-
-SECTIONS = sections()
-
-
-def small(argv):
-    """A command at the smoke preset's sizes."""
-    argv = ["smoke" if word in ("cpu", "gpu") and argv[i - 1] == "--preset" else word for i, word in enumerate(argv)]
-    if argv[0] == "train":
-        steps = "1300" if "--env-steps" in argv else "1100"
-        argv = [word for i, word in enumerate(argv) if word != "--env-steps" and argv[i - 1] != "--env-steps"]
-        argv += ["--device", "cpu", "--env-steps", steps]
-    if argv[0] == "transfer":
-        argv += ["--env-steps", "1020"]
-    return argv
+SECTIONS = {
+    title: [step[1:] if isinstance(step, list) else step for step in found]
+    for title, found in steps.sections(PAGE).items()
+}
 
 
 def test_there_are_recipes():
@@ -56,7 +38,7 @@ def folder(tmp_path_factory):
     """Where all recipes are tried, one after the other; most begin from the first one's run."""
     path = tmp_path_factory.mktemp("recipes")
     with contextlib.chdir(path):
-        assert main(small(SECTIONS["Watch a run"][0])) == 0
+        assert main(steps.small(SECTIONS["Watch a run"][0])) == 0
     return path
 
 
@@ -72,7 +54,7 @@ def test_a_recipe_does_what_it_says(title, folder, monkeypatch):
     monkeypatch.chdir(folder)
     for step in SECTIONS[title]:
         if isinstance(step, list):
-            assert main(small(step)) == 0, step
+            assert main(steps.small(step)) == 0, step
             continue
         language, code = step
         if language == "toml":

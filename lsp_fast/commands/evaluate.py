@@ -12,6 +12,7 @@ from lsp_fast.commands.words import agent_of, planner_values
 from lsp_fast.config import check_seed
 from lsp_fast.errors import LspFastError
 from lsp_fast.files import check_writable
+from lsp_fast.media import VIDEOS
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Evaluate:
     baselines: bool = False
     """Also score random actions, zero actions and the untrained agent."""
     video: Path | None = None
-    """Also a video of one deterministic episode, a .gif."""
+    """Also a video of one deterministic episode, an .mp4 or a .gif."""
     set: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE...")] = ()
     """Values to plan with instead of the run's, as planner.replan=1 or planner.candidates=64."""
     device: str = "auto"
@@ -39,8 +40,8 @@ class Evaluate:
 
         source = agent_of(self.logdir, self.pretrained)
         if self.video is not None:
-            if self.video.suffix.lower() != ".gif" or self.video.is_dir():
-                raise LspFastError(f"--video {self.video}: name a .gif")
+            if self.video.suffix.lower() not in VIDEOS or self.video.is_dir():
+                raise LspFastError(f"--video {self.video}: name an .mp4 or a .gif")
             check_writable(self.video.parent)
         if self.episodes < 1:
             raise LspFastError(f"episodes = {self.episodes}: must be at least 1")
@@ -57,8 +58,8 @@ class Evaluate:
         for name, score in scores.items():
             print(f"{name:20} {score}")
         if self.video is not None:
-            from lsp_fast.reports import skills
+            from lsp_fast.reports import film
 
-            skills.film(agent, self.video, self.seed)
+            film.film(agent, self.video, self.seed)
             print(f"{'video':20} {self.video}")
         return 0

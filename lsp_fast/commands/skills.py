@@ -27,6 +27,8 @@ class Skills:
     """Environment steps that each is held."""
     seed: int = 0
     """Of the state they begin in and of the skills."""
+    format: Literal["mp4", "gif"] = "mp4"
+    """Of the video."""
     device: str = "auto"
     backend: Literal["auto", "reference", "cpp", "triton"] = "auto"
 
@@ -39,5 +41,5 @@ class Skills:
         out = self.out or (source / "skills" if self.logdir else Path("runs") / f"{self.pretrained}-skills")
         check_writable(out)
         agent = evaluate.load(source, device=self.device, backend=self.backend)
-        print(skills.show(agent, out, count=self.count, env_steps=self.env_steps, seed=self.seed))
+        print(skills.show(agent, out, count=self.count, env_steps=self.env_steps, seed=self.seed, form=self.format))
         return 0

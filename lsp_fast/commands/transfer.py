@@ -10,7 +10,7 @@ from lsp_fast.commands.train import Train
 from lsp_fast.commands.words import folder_name
 from lsp_fast.config import check_seed
 
-OWN = "env_steps", "seed", "max_minutes", "processes", "device", "backend", "threads"
+OWN = "env_steps", "seed", "max_minutes", "log", "processes", "device", "backend", "threads"
 """Values that a transfer may choose anew, by the names that they have in a configuration."""
 
 
@@ -38,6 +38,8 @@ class Transfer:
     """Environment steps on the new task; the source's by default."""
     seed: int | None = None
     max_minutes: float | None = None
+    log: tuple[str, ...] | None = None
+    """Where its numbers go beside its own files; where the source's go by default."""
     processes: int | None = None
     """That train the agent together; as many as the source's by default."""
     device: str | None = None

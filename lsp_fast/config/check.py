@@ -25,6 +25,9 @@ def check(config: Config) -> None:
             value, name, hint = getattr(node, f.name), prefix + f.name, hints[f.name]
             if get_origin(hint) is Literal:
                 need(value in get_args(hint), f"{name} = {value!r}: must be one of {', '.join(get_args(hint))}")
+            elif get_origin(hint) is tuple:
+                named = type(value) is tuple and all(type(text) is str and text for text in value)
+                need(named, f"{name} = {value!r}: must be a list of names, as {list(getattr(Config(), name))}")
             elif not (type(value) is hint or (hint is float and type(value) is int)):
                 problems.append(f"{name} = {value!r}: must be of type {hint.__name__}")
             elif dataclasses.is_dataclass(value):
@@ -46,6 +49,8 @@ def check(config: Config) -> None:
     walk(config)
     if problems:  # what follows compares values
         raise ConfigError("\n".join(problems))
+    for name in sorted({name for name in config.log if config.log.count(name) > 1}):
+        need(False, f"log = {list(config.log)}: {name} is there twice; name it once")
     p, b = config.planner, config.behavior
     need(p.elites <= p.candidates, f"planner.elites = {p.elites}: must not exceed planner.candidates = {p.candidates}")
     need(b.gamma <= 1, f"behavior.gamma = {b.gamma}: must not exceed 1")
@@ -120,6 +125,11 @@ def check(config: Config) -> None:
         "train.compile = True: HIRO has no world model whose losses could be compiled; start with --train.no-compile",
     )
     t = config.train
+    need(
+        not t.video_every or t.eval_every > 0,
+        f"train.video_every = {t.video_every}: evaluations are filmed, and train.eval_every = 0 makes none; set one of "
+        "the two otherwise",
+    )
     need(
         t.precision == "fp32" or not (hiro or t.compile or t.autocast or t.observe != "auto"),
         f"train.precision = {t.precision!r}: it is for the losses that C++ computes; HIRO, train.compile, "
@@ -209,5 +219,5 @@ _MAY_BE_ZERO = {
     "transfer.source_env_steps",
     "model.kl_balance", "value.slow", "value.replay",
     "actor.saturation", "behavior.starts", "skill.random_share", "collect.workers",
-    "train.eval_every",
+    "train.eval_every", "train.video_every",
 }  # fmt: skip

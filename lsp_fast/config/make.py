@@ -30,6 +30,8 @@ def _replace_one(node: Any, path: list[str], name: str, value: Any) -> Any:
         near = [NOW[name]] if name in NOW else difflib.get_close_matches(path[0], names, n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise ConfigError(f"unknown configuration value {name!r}{hint}")
+    if isinstance(value, list) and isinstance(getattr(node, path[0]), tuple):  # as JSON and TOML have it
+        value = tuple(value)
     child = value if len(path) == 1 else _replace_one(getattr(node, path[0]), path[1:], name, value)
     return dataclasses.replace(node, **{path[0]: child})  # pyright: ignore[reportArgumentType]
 
@@ -100,6 +102,8 @@ def _from_dict(cls: Any, data: Any, prefix: str) -> Any:
             value = _from_dict(type(old), value, f"{prefix}{name}.")
         elif isinstance(old, float) and type(value) is int:
             value = float(value)
+        elif isinstance(old, tuple) and isinstance(value, list):
+            value = tuple(value)
         elif type(value) is not type(old) and not (name == "discount_head" and isinstance(value, bool)):
             raise ConfigError(f"{prefix}{name} = {value!r}: must be of type {type(old).__name__}")
         values[name] = value

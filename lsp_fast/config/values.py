@@ -70,6 +70,9 @@ class TrainConfig:
     """Updates between checks of the planner's health (they cost about two more plans)."""
     checkpoint_every: int = 10_000
     """Environment steps between checkpoints; one is always written at the end."""
+    video_every: int = 0
+    """Environment steps between videos of an evaluation episode, an MP4 each, made with the next evaluation; 0: none.
+    They need a dm_control task and OpenGL."""
     overlap: bool = False
     """Step the environments on a thread of their own while learning goes on: updates that are due are made after the
     next actions have been chosen, which therefore come from weights up to `train_every` environment steps older."""
@@ -358,6 +361,9 @@ class Config:
     """What the replay begins with in place of the prefill: a folder of `lsp-fast data import`, or a recording."""
     offline: bool = False
     """Learn from `data` alone: environments are stepped to evaluate only, and `env_steps` counts as if they were."""
+    log: tuple[str, ...] = ("tensorboard",)
+    """Where the run's numbers, pictures and videos go beside its own files: tensorboard, wandb, mlflow, and what an
+    installed package brings."""
     max_minutes: float = 0.0
     """End the run with a checkpoint after so many minutes of this start; the same command goes on. 0: no limit."""
     collect: CollectConfig = field(default_factory=CollectConfig)

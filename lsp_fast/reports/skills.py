@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from contextlib import closing
@@ -14,36 +13,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from lsp_fast.agents import Agent, Carry, ImaginationAgent
+from lsp_fast.agents import Agent, ImaginationAgent
 from lsp_fast.config import check_seed
-from lsp_fast.envs.answers import ask, check
-from lsp_fast.envs.dmc import DmcEnv, Pose
 from lsp_fast.errors import LspFastError
-from lsp_fast.evaluate import make_env
-from lsp_fast.files import write_bytes, write_text
+from lsp_fast.files import write_text
 from lsp_fast.learning.skill_health import own_information
+from lsp_fast.media import Video
 from lsp_fast.noise import Noise, stream_seed
-from lsp_fast.ops.types import features
 from lsp_fast.reports.figures import canvas, save
+from lsp_fast.reports.film import FPS, Held, act, environment, episode_steps, no_frames, write
 
-FRAME = 160
-"""Pixels of a picture's side."""
 SHOWN = 5
 """Pictures of each skill beside each other, from its first state to its last."""
-MILLISECONDS = 50
-"""That a video shows a frame for."""
-
-
-@dataclass(frozen=True)
-class Held:
-    """One skill, or none, acted on from a start state: T agent steps."""
-
-    skill: np.ndarray | None  # [Z]
-    poses: list[Pose]  # T + 1
-    features: torch.Tensor  # [T, F], posterior states, each before its action
-    switches: list[int]  # agent steps at which a skill was planned
-    frames: list[np.ndarray]  # T + 1 of [FRAME, FRAME, 3] uint8; none without OpenGL
-    info: dict[str, Any]  # of the reset
 
 
 @dataclass(frozen=True)
@@ -61,18 +42,20 @@ class Shown:
         return "\n".join([*lines, *([f"no frames: {self.missing}"] if self.missing else [])])
 
 
-def show(agent: Agent, out: Path, *, count: int = 6, env_steps: int = 40, seed: int = 0) -> Shown:
+def show(agent: Agent, out: Path, *, count: int = 6, env_steps: int = 40, seed: int = 0, form: str = "mp4") -> Shown:
     """Hold skills from one start state, draw and film them, and say how distinct they are.
 
     Args:
         agent: trained, of an algorithm with skills, on a dm_control task.
-        out: folder for skills.png, skills.gif, paths.png and skills.json.
+        out: folder for skills.png, skills.mp4, paths.png and skills.json.
         count: skills, drawn from N(0, I).
         env_steps: that each is held.
         seed: of the start state and of the skills.
+        form: of the video, mp4 or gif.
 
     Raises:
-        LspFastError: no skills, a task without a body, or less than two skills or steps; or a seed that is none.
+        LspFastError: no skills, a task without a body, or less than two skills or steps; a seed that is none; or an MP4
+            cannot be made.
     """
     check_seed(seed)
     c = agent.config
@@ -84,16 +67,16 @@ def show(agent: Agent, out: Path, *, count: int = 6, env_steps: int = 40, seed: 
             f"{count} skills for {env_steps} environment steps: at least two skills are compared, over at least "
             f"{c.collect.action_repeat} steps"
         )
-    with closing(_environment(agent)) as env:
-        return _show(agent, env, out, count, steps, seed)
+    with closing(environment(agent)) as env:
+        return _show(agent, env, out, count, steps, seed, form)
 
 
-def _show(agent: ImaginationAgent, env: Any, out: Path, count: int, steps: int, seed: int) -> Shown:
+def _show(agent: ImaginationAgent, env: Any, out: Path, count: int, steps: int, seed: int, form: str) -> Shown:
     c = agent.config
-    missing = _no_frames(env)
+    missing = no_frames(env)
     skills = Noise(stream_seed(seed, "skills")).normal("skills", count, c.skill.dim).numpy()
     held = [act(agent, env, seed, steps, skill, frames=missing is None) for skill in skills]
-    episode = act(agent, env, seed, _episode_steps(agent, env))
+    episode = act(agent, env, seed, episode_steps(agent, env))
     numbers = {**distinctness(held), "information": _information(agent, held)}
     out.mkdir(parents=True, exist_ok=True)
     files = [out / "skills.json", out / "paths.png"]
@@ -102,66 +85,14 @@ def _show(agent: ImaginationAgent, env: Any, out: Path, count: int, steps: int, 
     write_text(files[0], json.dumps({**task, **numbers, "skills": ends}, indent=1) + "\n")
     _draw_paths(held, episode, files[1], f"{c.algorithm} {c.task}")
     if missing is None:
-        files += [out / "skills.png", out / "skills.gif"]
+        files += [out / "skills.png", out / f"skills.{form}"]
         _draw_frames(held, files[2], c.collect.action_repeat)
         # One whose episode ended before the others' stands still.
         longest = max(len(h.frames) for h in held)
         shown = [h.frames + [h.frames[-1]] * (longest - len(h.frames)) for h in held]
         rows = [np.concatenate(frames, 1) for frames in zip(*shown, strict=True)]
-        _write_video(rows, files[3])
+        write(Video(rows, FPS), files[3])
     return Shown(numbers, files, missing)
-
-
-def film(agent: Agent, path: Path, seed: int = 0) -> None:
-    """A video of one deterministic episode.
-
-    Raises:
-        LspFastError: frames cannot be had, or the seed is none.
-    """
-    check_seed(seed)
-    with closing(_environment(agent)) as env:
-        if (missing := _no_frames(env)) is not None:
-            raise LspFastError(f"a video needs frames: {missing}")
-        frames = act(agent, env, seed, _episode_steps(agent, env), frames=True).frames
-    _write_video(frames, path)
-
-
-def act(
-    agent: Agent,
-    env: Any,
-    seed: int,
-    steps: int,
-    skill: np.ndarray | None = None,
-    frames: bool = False,
-) -> Held:
-    """Act deterministically for so many agent steps, holding one skill [Z], or planning as in evaluation.
-
-    Raises:
-        EnvironmentFailed: it raised, or gave a number that is not finite.
-    """
-    observation, info = ask(env, 0, 0, env.reset, seed=seed)
-    check(env, 0, 0, observation, 0.0)
-    carry = agent.initial_carry(1, noise=Noise(stream_seed(seed, "act"), agent.device))
-    if skill is not None:
-        assert isinstance(agent, ImaginationAgent)
-        carry = agent.hold(carry, skill)
-    poses, seen, switches, pictures = [env.unwrapped.pose()], [], [], []
-    for t in range(steps):
-        if frames:
-            pictures.append(env.unwrapped.render_frame(FRAME, FRAME))
-        action, carry = agent.policy(observation[None], carry)
-        if skill is None and getattr(carry, "skill", None) is not None and t % agent.config.skill.length == 0:
-            switches.append(t)
-        if isinstance(carry, Carry):
-            seen.append(features(carry.state)[0])
-        observation, reward, terminated, truncated, _ = ask(env, 0, t + 1, env.step, action[0])
-        check(env, 0, t + 1, observation, float(reward))
-        poses.append(env.unwrapped.pose())
-        if terminated or truncated:
-            break
-    if frames:
-        pictures.append(env.unwrapped.render_frame(FRAME, FRAME))
-    return Held(skill, poses, torch.stack(seen) if seen else torch.empty(0), switches, pictures, info)
 
 
 def distinctness(held: Sequence[Held]) -> dict[str, float | None]:
@@ -195,30 +126,6 @@ def _information(agent: ImaginationAgent, held: Sequence[Held]) -> float | None:
     compared = [skill.roll(-i, 0) for i in range(len(segments))]
     log_q = [agent.predictor.log_prob(feature[1 : k + 1], feature[0], z, noise) for z in compared]
     return float(own_information(torch.stack(log_q)).mean())
-
-
-def _environment(agent: Agent) -> Any:
-    c = agent.config
-    env = make_env(c)
-    if not isinstance(env.unwrapped, DmcEnv):
-        env.close()
-        raise LspFastError(f"{c.task}: only dm_control tasks say where their robot is")
-    return env
-
-
-def _episode_steps(agent: Agent, env: Any) -> int:
-    """Agent steps of a whole episode."""
-    return (getattr(env, "max_env_steps", None) or 1000) // agent.config.collect.action_repeat
-
-
-def _no_frames(env: Any) -> str | None:
-    """Why no frame can be had; None where one can."""
-    env.reset(seed=0)
-    try:
-        env.unwrapped.render_frame(FRAME, FRAME)
-    except LspFastError as error:
-        return str(error)
-    return None
 
 
 def _draw_paths(held: Sequence[Held], episode: Held, path: Path, title: str) -> None:
@@ -262,16 +169,3 @@ def _draw_frames(held: Sequence[Held], path: Path, action_repeat: int) -> None:
                 axis.set_title(f"{step * action_repeat} steps", fontsize=8)
         row[0].set_ylabel("\n".join(f"{x:.1f}" for x in h.skill), fontsize=7, rotation=0, labelpad=12)
     save(figure, path, dpi=110)
-
-
-def _write_video(frames: Sequence[np.ndarray], path: Path) -> None:
-    """An animated GIF, which everything shows."""
-    from PIL import Image
-
-    pictures = [Image.fromarray(frame).quantize(128) for frame in frames]
-    content = io.BytesIO()
-    pictures[0].save(
-        content, format="GIF", save_all=True, append_images=pictures[1:], duration=MILLISECONDS, loop=0, optimize=False
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, content.getvalue())

@@ -30,6 +30,8 @@ class Needs:
         return f"about {size_text(self.memory)} of memory{gpu} and {size_text(self.disk)} of disk"
 
 
+VIDEO = 1_500_000
+"""Bytes of an episode's video, in the run's folder and as TensorBoard's, generously: measured of 500 frames."""
 LATER = 125_000_000
 """Bytes, measured: libraries that are loaded and functions that are compiled after a run has said what it needs, up to
 the figure at its end."""
@@ -75,7 +77,8 @@ def estimate(
     checkpoint = model + 200_000  # the streams of noise, the counters, the running episodes
     t = config.train
     log_rows = config.env_steps // t.log_every + (config.env_steps // t.eval_every if t.eval_every else 0)
-    disk = rows * row + (KEEP + 1) * checkpoint + log_rows * ROW_OF_METRICS + 1_000_000
+    films = config.env_steps // max(t.video_every, t.eval_every) if t.video_every else 0
+    disk = rows * row + (KEEP + 1) * checkpoint + log_rows * ROW_OF_METRICS + films * VIDEO + 1_000_000
 
     # What autograd keeps of a layer is its input and its output.
     batch = config.train.batch_size * config.train.batch_length

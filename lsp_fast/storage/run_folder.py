@@ -16,7 +16,7 @@ from lsp_fast.storage import checkpoint
 # What may change between two starts of one run: nothing that decides what is learned.
 RESUMABLE = {
     "env_steps", "label", "device", "backend", "threads", "process_timeout", "max_minutes", "preset", "train.log_every",
-    "train.health_every", "train.checkpoint_every", "train.cuda_graph", "collect.workers",
+    "train.health_every", "train.checkpoint_every", "train.cuda_graph", "train.video_every", "collect.workers", "log",
 }  # fmt: skip
 
 KEPT = {"planner.noise", "planner.precision", "skill.offset"}

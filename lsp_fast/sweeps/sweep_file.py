@@ -12,6 +12,7 @@ from lsp_fast import envs
 from lsp_fast.config import Config, base_config, check, flat, replace
 from lsp_fast.envs import gym
 from lsp_fast.errors import ConfigError, LspFastError
+from lsp_fast.storage.writers import registry
 from lsp_fast.sweeps.cell import Cell
 from lsp_fast.training.data import with_whole_data
 
@@ -113,6 +114,7 @@ def _cells(content: dict[str, Any], out: Path, given: Mapping[str, Any]) -> list
                     name = _slug(f"{later.task}-from-{task['task']}-{later.method}-{seed}")
                     overrides = {k.replace(".", "__"): v for k, v in names.items()}
                     add(Cell(out / name, later, folder, overrides))
+    registry.check(sorted({name for cell in cells.values() for name in cell.config.log}))
     for task in sorted({cell.config.task for cell in cells.values()}):
         if not task.startswith(gym.PREFIX) and task not in envs.task_names():
             envs.make(task)  # says which are near

@@ -11,6 +11,7 @@ from lsp_fast.config import Config, check
 from lsp_fast.evaluate import Evaluator, close, make_envs, start_workers
 from lsp_fast.storage import made_with
 from lsp_fast.storage.run_folder import RunFolder
+from lsp_fast.storage.writers import registry
 from lsp_fast.training import together
 from lsp_fast.training.data import with_whole_data
 from lsp_fast.training.preflight import check_resources, disk_errors
@@ -51,6 +52,7 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True, profile:
         machine.keep_memory()
         stack.callback(folder.release)
         if processes.leads():
+            registry.check(config.log)
             folder.lock()
         config = folder.continued(config)
         # All that can be refused is refused before anything is written.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 from lsp_fast import processes
 from lsp_fast.agents import ImaginationAgent
-from lsp_fast.config import Config
+from lsp_fast.config import Config, flat, to_dict
 from lsp_fast.errors import EnvironmentFailed, LspFastError
 from lsp_fast.evaluate import Evaluator
 from lsp_fast.noise import stream_seed
 from lsp_fast.reports.figures import learning_curves
+from lsp_fast.reports.film import episode
 from lsp_fast.reports.open_loop import predicted_frames
 from lsp_fast.reports.scores import read_scores
 from lsp_fast.storage import checkpoint
@@ -86,7 +87,11 @@ class Run:
         self.config, self.folder, self.trainer, self.evaluator = config, folder, trainer, evaluator
         identity = {"task": config.task, "method": config.method, "seed": config.seed}
         rows = 0 if state is None else state["metrics_rows"]
-        self.logger = RunLogger(folder.path, identity, rows) if processes.leads() else Silent()
+        # A run that was over before adds nothing anywhere.
+        over = state is not None and state.get("finished", False) and trainer.env_steps >= config.env_steps
+        log, values = () if over else config.log, flat(to_dict(config))
+        self.logger = RunLogger(folder.path, identity, rows, log, values) if processes.leads() else Silent()
+        self._films = config.train.video_every > 0
         self.resumed_at, self._updates_before = trainer.env_steps, trainer.updates
         self._saved = None if state is None else (trainer.env_steps, trainer.updates)
         # Checkpoints from before they said so: a run's last evaluation stands at its end.
@@ -187,9 +192,20 @@ class Run:
         if score is None:
             return
         row = {"eval/return": score.mean, "eval/return_std": float(np.std(score.returns))}
-        self.logger.write(self.env_steps, row if score.success is None else {**row, "eval/success": score.success})
+        before = self.logger.xs[-1] if self.logger.xs else 0
+        self.logger.scalars(self.env_steps, row if score.success is None else {**row, "eval/success": score.success})
         if trainer.agent.pixels and isinstance(trainer.agent, ImaginationAgent):
             self.logger.picture(self.env_steps, "open_loop", predicted_frames(trainer.agent, trainer.replay, seed))
+        if self._films and trainer.schedule.films(before, self.env_steps):
+            self._film(seed)
+
+    def _film(self, seed: int) -> None:
+        """One more episode, by noise of its own; where there can be no video that is said once."""
+        try:
+            self.logger.video(self.env_steps, "episode", episode(self.trainer.agent, seed % 2**31))
+        except LspFastError as error:
+            self._films = False
+            announce(f"warning: the run goes on without videos: {error}")
 
     def log(self) -> None:
         """One row of metrics: means since the last one, counts, and how exploring episodes went."""
@@ -210,7 +226,7 @@ class Run:
         for name, recent in (("train/return", returns), ("train/success", successes)):
             if found := [value for values in recent for value in values]:
                 row[name] = float(np.mean(found))
-        self.logger.write(self.env_steps, row)
+        self.logger.scalars(self.env_steps, row)
         if not self._alarmed and _implausible(row, self.config):
             self._alarmed = True
             announce(
@@ -300,7 +316,19 @@ class Run:
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """Put into words for the user what is not finite, and what an environment did; then there is a checkpoint."""
+        """Put into words for the user what stops a run, and tell those who keep its numbers that it failed. One that is
+        quit at once has no time for that."""
+        try:
+            with self._in_words():
+                yield
+        except Exception:
+            with suppress(OSError):  # of a full disk it has been told
+                self.logger.finish("failed")
+            raise
+
+    @contextmanager
+    def _in_words(self) -> Iterator[None]:
+        """What is not finite, and what an environment did; then there is a checkpoint."""
         try:
             with self._bar:
                 yield
@@ -323,7 +351,7 @@ class Run:
     def close(self, finished: bool, stop: Stop) -> Result:
         """The last checkpoint, the curve, and what there is now."""
         self.save(finished)
-        self.logger.close()
+        self.logger.finish("finished" if finished else "stopped")
         if self._tracer is not None:
             self._tracer.close()
         folder, scored = self.folder, bool(self.logger.ys)

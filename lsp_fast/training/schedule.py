@@ -91,6 +91,12 @@ class Schedule:
             return False
         return before // c.model.normaliser_every != env_steps // c.model.normaliser_every
 
+    def films(self, before: int, env_steps: int) -> bool:
+        """Whether the evaluation at `env_steps` is filmed, the one before it at `before`: once for each `video_every`.
+        It follows from the counts alone, as above."""
+        every = self.config.train.video_every
+        return every > 0 and before // every != env_steps // every
+
     def updates_due(self, env_steps: int) -> int:
         """Updates owed by now: the pretrain ones, and one per `train_every` environment steps since learning began."""
         t = self.config.train

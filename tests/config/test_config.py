@@ -371,3 +371,21 @@ def test_a_configuration_from_before_a_value_existed_has_its_default():
     # Noise came as tensors before there was a choice.
     before = make_config("gpu", skill__dim=5, planner__noise="tensors", planner__precision="fp32", train__overlap=False)
     assert config == before and not config.train.overlap
+
+
+def test_where_a_run_logs_is_a_list_of_names():
+    assert make_config("smoke").log == ("tensorboard",)
+    assert make_config("smoke", log=["wandb", "mlflow"]).log == ("wandb", "mlflow")
+    config = make_config("smoke", log=())
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    older = {name: value for name, value in to_dict(config).items() if name != "log"}
+    assert from_dict(json.loads(json.dumps(older))).log == ("tensorboard",)
+    for wrong in ("wandb", [1], [""], {"wandb": 1}, None):
+        with pytest.raises(ConfigError, match=r"log = .*: must be a list of names, as \['tensorboard'\]"):
+            make_config("smoke", log=wrong)
+    with pytest.raises(ConfigError, match="mlflow is there twice; name it once"):
+        make_config("smoke", log=["mlflow", "wandb", "mlflow"])
+    with pytest.raises(ConfigError, match=r"train.video_every = -1: must be at least 0"):
+        make_config("smoke", train__video_every=-1)
+    with pytest.raises(ConfigError, match=r"train.video_every = 100: evaluations are filmed, and train.eval_every = 0"):
+        make_config("smoke", train__video_every=100, train__eval_every=0)

@@ -2,6 +2,7 @@
 
 import json
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
@@ -12,8 +13,9 @@ from lsp_fast.envs.dmc import DmcEnv, Pose
 from lsp_fast.errors import LspFastError
 from lsp_fast.evaluate import dimensions
 from lsp_fast.noise import Noise, stream_seed
-from lsp_fast.reports import skills
-from lsp_fast.reports.skills import Held, act, distinctness, film, show
+from lsp_fast.reports import film as films
+from lsp_fast.reports.film import Held, act, film
+from lsp_fast.reports.skills import distinctness, show
 
 
 @pytest.fixture
@@ -94,19 +96,29 @@ def test_a_policy_that_ignores_its_skill_is_told_from_one_that_does_not(build):
 
 @pytest.mark.parametrize("task", ["cheetah_run", "quadruped_getup_reach"])
 def test_everything_is_written(build, painted, tmp_path, task):
-    from PIL import Image
-
     shown = show(build(task=task), tmp_path / "skills", count=3, env_steps=40)
     assert shown.missing is None
-    assert sorted(p.name for p in tmp_path.glob("skills/*")) == ["paths.png", "skills.gif", "skills.json", "skills.png"]
+    assert sorted(p.name for p in tmp_path.glob("skills/*")) == ["paths.png", "skills.json", "skills.mp4", "skills.png"]
     found = json.loads((tmp_path / "skills" / "skills.json").read_text())
     assert found["end_distance"] > 0 and found["env_steps"] == 40 and len(found["skills"]) == 3
     assert found["information"] <= np.log(3) + 1e-6
-    video = Image.open(tmp_path / "skills" / "skills.gif")
-    assert video.n_frames == 21 and video.size == (3 * skills.FRAME, skills.FRAME)
+    reader = imageio_ffmpeg.read_frames(str(tmp_path / "skills" / "skills.mp4"))
+    assert next(reader)["size"] == (3 * films.FRAME, films.FRAME) and len(list(reader)) == 21
     again = show(build(task=task), tmp_path / "again", count=3, env_steps=40)
     assert again.numbers == shown.numbers
     assert (tmp_path / "again" / "skills.json").read_bytes() == (tmp_path / "skills" / "skills.json").read_bytes()
+
+
+def test_a_gif_where_that_is_asked_for(build, painted, tmp_path):
+    from PIL import Image
+
+    shown = show(build(), tmp_path / "skills", count=2, env_steps=10, form="gif")
+    assert tmp_path / "skills" / "skills.gif" in shown.files and not (tmp_path / "skills" / "skills.mp4").exists()
+    assert Image.open(tmp_path / "skills" / "skills.gif").n_frames == 6
+    film(build(), tmp_path / "x" / "episode.gif")
+    film(build(), tmp_path / "x" / "episode.MP4")
+    assert Image.open(tmp_path / "x" / "episode.gif").n_frames == 501
+    assert (tmp_path / "x" / "episode.MP4").read_bytes()[4:8] == b"ftyp"
 
 
 def test_a_predictor_that_knows_the_skill_is_told_from_one_that_guesses(build, blind, tmp_path):

@@ -76,9 +76,9 @@ WRITTEN = {
     "transfer into its source": (f"{TRANSFER} saved", "saved is the source itself; choose another --logdir"),
     "sweep below a file": ("sweep e.toml --out file/x", "file: Not a directory; name a path that can be used"),
     "film into a folder that is none": ("evaluate --logdir saved --video file/x.gif", "file: Not a directory"),
-    "film into a folder": ("evaluate --logdir saved --video folder.gif", "--video folder.gif: name a .gif"),
-    "film in an unknown format": ("evaluate --logdir saved --video x.mp4", "--video x.mp4: name a .gif"),
-    "film without a format": ("evaluate --logdir saved --video x", "--video x: name a .gif"),
+    "film into a folder": ("evaluate --logdir saved --video folder.gif", "--video folder.gif: name an .mp4 or a .gif"),
+    "film in an unknown format": ("evaluate --logdir saved --video x.avi", "--video x.avi: name an .mp4 or a .gif"),
+    "film without a format": ("evaluate --logdir saved --video x", "--video x: name an .mp4 or a .gif"),
     "skills into a file": ("skills --logdir saved --out file", "file: Not a directory; name a path that can be used"),
     "skills below a file": ("skills --logdir saved --out file/x", "file: Not a directory; name a path"),
     "import into a file": ("data import young file", "file is there already; name a new folder"),
@@ -184,6 +184,26 @@ PLANNED = {
 }
 
 
+def _without(*libraries: str) -> Callable[[Any], None]:
+    """Libraries that are not installed."""
+    return lambda monkeypatch: [monkeypatch.setitem(sys.modules, name, None) for name in libraries]
+
+
+def _set(**variables: str) -> Callable[[Any], None]:
+    return lambda monkeypatch: [monkeypatch.setenv(*pair) for pair in variables.items()]
+
+
+# Where a run is to log, the exit status, what is told, and what is left.
+LOGGED = [
+    ("tensorbord", 2, "log = 'tensorbord': there is no such writer; did you mean tensorboard?", None, ()),
+    ("x.csv", 2, "there are tensorboard, wandb, mlflow; metrics.jsonl", None, ()),
+    ("wandb wandb", 2, "log = ['wandb', 'wandb']: wandb is there twice; name it once", None, ()),
+    ("wandb", 2, "--log wandb needs wandb; install it: pip install 'lsp-fast[wandb]'", _without("wandb"), ()),
+    ("tensorboard mlflow", 2, "--log mlflow needs mlflow; install it: pip install", _without("mlflow"), ()),
+    ("", 0, "learning curve new", None, ["new"]),
+]
+
+
 def _sealed(before: Callable[[Any], None]) -> Callable[[Any], None]:
     """A folder in which nothing may be written, whoever one is: a superuser may everywhere."""
 
@@ -217,6 +237,19 @@ ROWS = [
             before=_sealed(there), leaves=())
         for name, command in CLOSED.items() if name in OURS or os.getuid()
     ),
+    *(
+        Row(f"train logs to {given or 'nothing'}", f"{TRAIN} new --log {given}", status, tells=[words], before=before,
+            leaves=leaves)
+        for given, status, words, before, leaves in LOGGED
+    ),
+    Row("train logs to wandb, and nobody is logged in", f"{TRAIN} new --log wandb tensorboard", 0, alone=True,
+        tells=["warning: --log wandb is left out, and the run goes on: opening", "type wandb login", "return"],
+        leaves=["new"],
+        before=_set(WANDB_MODE="online", WANDB_API_KEY="", NETRC="/dev/null/x", WANDB_CONFIG_DIR="/dev/null/x")),
+    Row("train logs to a server that is not there", f"{TRAIN} new --log mlflow", 0, alone=True, leaves=["new"],
+        tells=["warning: --log mlflow is left out, and the run goes on: opening", "127.0.0.1", "return"],
+        spares=["a-password", "Traceback"],
+        before=_set(MLFLOW_TRACKING_URI="http://me:a-password@127.0.0.1:9", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")),
     *(
         Row(f"{name}: a seed of {seed}", f"{command} --seed {seed}", 2, tells=[f"seed = {seed}: must "], before=there,
             leaves=())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class RunLogger(LogWriter):
         rows: how many there were where a resumed run goes on; those after them are cut.
         log: names of further places.
         config: every value by its dotted name, for those that keep it.
+        tell: says of one of them that it is left out; a warning by default.
 
     Attributes:
         rows: written so far.
@@ -44,6 +45,7 @@ class RunLogger(LogWriter):
         rows: int = 0,
         log: Iterable[str] = (),
         config: Mapping[str, Any] | None = None,
+        tell: Callable[[str], object] = warnings.warn,
     ) -> None:
         openers = {name: find(name) for name in log}
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +62,7 @@ class RunLogger(LogWriter):
         self.xs, self.ys = scores.xs, scores.ys
         start = RunStart(folder, dict(config or {}), **identity, rows=kept)
         self.writers: list[LogWriter] = [JsonLines(path, kept), scores, Pictures(folder)]
-        self.writers += [Guarded(name, functools.partial(opener, start)) for name, opener in openers.items()]
+        self.writers += [Guarded(name, functools.partial(opener, start), tell) for name, opener in openers.items()]
 
     def scalars(self, env_steps: int, row: Mapping[str, float]) -> None:
         self.rows += 1

@@ -90,7 +90,11 @@ class Run:
         # A run that was over before adds nothing anywhere.
         over = state is not None and state.get("finished", False) and trainer.env_steps >= config.env_steps
         log, values = () if over else config.log, flat(to_dict(config))
-        self.logger = RunLogger(folder.path, identity, rows, log, values) if processes.leads() else Silent()
+        self.logger = (
+            RunLogger(folder.path, identity, rows, log, values, lambda text: announce(f"warning: {text}"))
+            if processes.leads()
+            else Silent()
+        )
         self._films = config.train.video_every > 0
         self.resumed_at, self._updates_before = trainer.env_steps, trainer.updates
         self._saved = None if state is None else (trainer.env_steps, trainer.updates)

@@ -35,10 +35,13 @@ class Guarded(LogWriter):
     Args:
         name: as `--log` has it.
         open_writer: makes the writer, on that thread too: some libraries want to be used where they were opened.
+        tell: says it; a warning by default.
     """
 
-    def __init__(self, name: str, open_writer: Callable[[], LogWriter]) -> None:
-        self._name, self._open = name, open_writer
+    def __init__(
+        self, name: str, open_writer: Callable[[], LogWriter], tell: Callable[[str], object] = warnings.warn
+    ) -> None:
+        self._name, self._open, self._tell = name, open_writer, tell
         self._calls: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
         self._since: float | None = time.monotonic()  # when the call that is under way began
         self._doing, self._failure, self._left = "opening", "", False
@@ -80,7 +83,7 @@ class Guarded(LogWriter):
             self._failure = f"{self._doing} has not come back for {STALLED:.0f} seconds"
         if self._failure and not self._left:
             self._left, self._calls = True, queue.SimpleQueue()  # what waits is let go
-            warnings.warn(f"--log {self._name} is left out, and the run goes on: {self._failure}", stacklevel=4)
+            self._tell(f"--log {self._name} is left out, and the run goes on: {self._failure}")
 
     def _work(self) -> None:
         """On the writer's own thread: open it, and make every call in its turn."""

@@ -26,9 +26,19 @@ LONGEST = 500
 """Characters of a parameter's value that every version takes."""
 
 
+DATABASES = "sqlite", "postgresql", "mysql", "mssql"
+
+
 def library() -> Any:
     """The library; what is missing is named with the command that installs it."""
-    return extras.load("mlflow", "mlflow", "--log mlflow")
+    mlflow = extras.load("mlflow", "mlflow", "--log mlflow")
+    if mlflow.get_tracking_uri().startswith(DATABASES):
+        for module in (
+            "sqlalchemy",
+            "alembic",
+        ):  # the small package leaves them out, and says of it what few understand
+            extras.load(module, "mlflow", "--log mlflow into a database, its default,")
+    return mlflow
 
 
 class Mlflow(LogWriter):

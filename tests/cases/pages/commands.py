@@ -246,7 +246,7 @@ ROWS = [
         tells=["warning: --log wandb is left out, and the run goes on: opening", "type wandb login", "return"],
         leaves=["new"],
         before=_set(WANDB_MODE="online", WANDB_API_KEY="", NETRC="/dev/null/x", WANDB_CONFIG_DIR="/dev/null/x")),
-    Row("train logs to a server that is not there", f"{TRAIN} new --log mlflow", 0, alone=True, leaves=["new"],
+    Row("train logs to a server that is not there", f"{TRAIN} new --log mlflow", 0, leaves=["new"],
         tells=["warning: --log mlflow is left out, and the run goes on: opening", "127.0.0.1", "return"],
         spares=["a-password", "Traceback"],
         before=_set(MLFLOW_TRACKING_URI="http://me:a-password@127.0.0.1:9", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")),

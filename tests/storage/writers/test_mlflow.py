@@ -2,6 +2,7 @@
 
 import logging
 import math
+import sys
 import tempfile
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 
 from lsp_fast.config import flat, make_config, to_dict
+from lsp_fast.errors import LspFastError
 from lsp_fast.media import Video
 from lsp_fast.storage.logger import RunLogger
+from lsp_fast.storage.writers import registry
 
 IDENTITY = {"task": "walker_walk", "method": "lsp", "seed": 4}
 
@@ -139,3 +142,11 @@ def test_a_server_that_is_not_there_is_left_out(tmp_path, monkeypatch):
     assert "a-password" not in str(told[0].message)
     assert (tmp_path / "run" / "metrics.jsonl").exists()
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"a-password" in path.read_bytes()]
+
+
+def test_its_databases_libraries_are_asked_for_by_name(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "alembic", None)
+    registry.find("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/x.db")
+    with pytest.raises(LspFastError, match=r"into a database, its default, needs alembic.*'lsp-fast\[mlflow\]'"):
+        registry.find("mlflow")

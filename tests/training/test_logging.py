@@ -11,6 +11,7 @@ import torch
 from several_processes import config as processes_config
 from several_processes import together_call, trained
 from storage import wandb_file
+from storage.event_files import next_second
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lsp_fast.cli import main
@@ -74,6 +75,7 @@ def test_a_resumed_run_goes_on_in_the_same_run_everywhere_and_is_the_same_run(br
     whole = train(brief(log=()), tmp_path / "whole", progress=False)
     first = train(brief(env_steps=430, log=everywhere), tmp_path / "run", progress=False)
     assert first.env_steps == 430
+    next_second()
     second = train(brief(log=everywhere), tmp_path / "run", progress=False)
     assert same(whole, second) and not list(whole.folder.glob("events*"))
 
@@ -235,6 +237,7 @@ def test_evaluations_are_filmed_at_their_cadence_and_the_run_stays_the_same(smok
     train(
         smoke(**{**FILMED, "env_steps": 1100}, train__video_every=100, log=config.log), tmp_path / "run", progress=False
     )
+    next_second()
     filmed = train(config, tmp_path / "run", progress=False)
     assert told(filmed.folder) == told(whole.folder) and same(whole, filmed)
     names = [f"episode_{step:09d}.mp4" for step in (1000, 1100, 1200, 1300)]

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 from PIL import Image
+from storage.event_files import next_second
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lsp_fast.media import Video
@@ -54,6 +55,7 @@ def test_what_came_after_the_checkpoint_does_not_count(tmp_path):
     for step in (10, 20, 30):
         log.scalars(step, {"x": float(step)})
     log.finish("stopped")
+    next_second()
     log = opened(tmp_path, rows=1)
     log.scalars(25, {"x": 0.5})
     log.finish("finished")
@@ -65,6 +67,7 @@ def test_a_run_that_was_logged_elsewhere_so_far_is_there_whole(tmp_path, before)
     log = opened(tmp_path, log=before)
     log.scalars(10, {"x": 1.0, "y": math.nan})
     log.finish("stopped")
+    next_second()
     log = opened(tmp_path, rows=1)
     log.scalars(20, {"x": 2.0})
     log.finish("finished")

@@ -71,8 +71,7 @@ class TrainConfig:
     checkpoint_every: int = 10_000
     """Environment steps between checkpoints; one is always written at the end."""
     video_every: int = 0
-    """Environment steps between videos of an evaluation episode, an MP4 each, made with the next evaluation; 0: none.
-    They need a dm_control task and OpenGL."""
+    """Environment steps between videos of an evaluation episode, of dm_control's tasks and with OpenGL; 0: none."""
     overlap: bool = False
     """Step the environments on a thread of their own while learning goes on: updates that are due are made after the
     next actions have been chosen, which therefore come from weights up to `train_every` environment steps older."""
@@ -362,8 +361,7 @@ class Config:
     offline: bool = False
     """Learn from `data` alone: environments are stepped to evaluate only, and `env_steps` counts as if they were."""
     log: tuple[str, ...] = ("tensorboard",)
-    """Where the run's numbers, pictures and videos go beside its own files: tensorboard, wandb, mlflow, and what an
-    installed package brings."""
+    """Where numbers, pictures and videos go beside the run's own files: tensorboard, wandb, mlflow, a package's own."""
     max_minutes: float = 0.0
     """End the run with a checkpoint after so many minutes of this start; the same command goes on. 0: no limit."""
     collect: CollectConfig = field(default_factory=CollectConfig)

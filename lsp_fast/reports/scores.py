@@ -66,7 +66,7 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
     return ordered, [f"left out: {text}" for text in left]
 
 
-PICTURES = {".gif", ".jpeg", ".jpg", ".pdf", ".png", ".svg"}
+PICTURES = {".gif", ".jpeg", ".jpg", ".mp4", ".pdf", ".png", ".svg"}
 """That lie in folders of runs, where `runs/*` finds them."""
 
 

@@ -45,6 +45,9 @@ class Stream:
         except OSError as error:
             self._drop(error)
 
+    def close(self) -> None:
+        """Nothing: absl's handler would close what it took for standard error, long after the command."""
+
     def _drop(self, error: OSError) -> None:
         # What is still in the buffer must go somewhere, or the interpreter fails at it when it ends.
         with suppress(OSError, ValueError):

@@ -82,6 +82,15 @@ class Answers(io.StringIO):
         raise OSError(self.number, os.strerror(self.number))
 
 
+def test_standard_error_stays_open_whoever_closes_what_it_took_for_it(capfd):
+    """absl's handler closes its stream where logging is configured anew, as submitit does."""
+    with terminal.streams():
+        taken = sys.stderr
+    taken.close()
+    print("still there", file=sys.stderr)
+    assert capfd.readouterr().err == "still there\n"
+
+
 def test_a_terminal_that_is_gone_is_told_nothing(monkeypatch):
     monkeypatch.setattr(sys, "stdout", Answers(errno.EIO))
     monkeypatch.setattr(sys, "stderr", Answers(errno.EIO))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from unittest import mock
 
 from torch import Tensor
@@ -44,10 +44,18 @@ class Launch(NamedTuple):
         return {name: x for name, x in self.arguments.items() if isinstance(x, Tensor)}
 
 
+class Takes(Protocol):
+    """Whoever launches are told to; a list does."""
+
+    def append(self, launch: Launch, /) -> None:
+        """One more."""
+        ...
+
+
 class Recorder:
     """Stands in for a kernel."""
 
-    def __init__(self, kernel: Any, into: list[Launch]) -> None:
+    def __init__(self, kernel: Any, into: Takes) -> None:
         self.kernel, self.into = kernel, into
 
     def __getitem__(self, grid: Any) -> Any:
@@ -65,11 +73,16 @@ class Recorder:
 
 
 @contextmanager
-def recorded() -> Iterator[list[Launch]]:
-    """The launches made meanwhile; none of them is run, so that outputs are what their memory held."""
+def recorded(into: Takes | None = None) -> Iterator[list[Launch]]:
+    """The launches made meanwhile; none of them is run, so that outputs are what their memory held.
+
+    Args:
+        into: is told of them instead of the list.
+    """
     found: list[Launch] = []
+    into = found if into is None else into
     with mock.patch.object(imagine_heads, "INTERPRETED", False):
-        patches = [mock.patch.object(where, name, Recorder(getattr(where, name), found)) for where, name in LAUNCHED]
+        patches = [mock.patch.object(where, name, Recorder(getattr(where, name), into)) for where, name in LAUNCHED]
         for patch in patches:
             patch.start()
         try:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest.importorskip("triton")
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from agents.test_update import batches, build
 from gpu.kernels import CompilerCounter, count

@@ -9,7 +9,7 @@ from unittest import mock
 
 from torch import Tensor
 
-from lsp_fast.kernels import imagine_heads, lambda_return, layers, normal, observe, philox, rollout, select_elites
+from lsp_fast.kernels import densities, imagine_heads, lambda_return, layers, philox, rollout, select_elites
 
 LAUNCHED = [
     (layers, "linear"),
@@ -20,10 +20,7 @@ LAUNCHED = [
     (lambda_return, "_forward"),
     (lambda_return, "_backward"),
     (philox, "_normals"),
-    (observe, "_forward"),
-    (observe, "_backward"),
-    (normal, "_forward"),
-    (normal, "_backward"),
+    *((densities, f"_{name}{way}") for name in ("log_prob", "kl", "entropy") for way in ("", "_backward")),
 ]
 """Every kernel that is launched, by where its name is looked up."""
 OPTIONS = {"num_warps", "num_stages", "launch_cooperative_grid", "enable_fp_fusion", "maxnreg"}

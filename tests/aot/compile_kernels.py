@@ -1,6 +1,6 @@
 """Compiles every Triton kernel ahead of time at the paper's sizes and prints as JSON what the assembler says of each.
 
-Run in a process of its own, without Triton's interpreter.
+Run in a process of its own, without Triton's interpreter; with words after it, kernels whose names hold one of them.
 """
 
 import inspect
@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import re
 import subprocess
+import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 
@@ -17,7 +18,7 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from lsp_fast import machine
-from lsp_fast.kernels import imagine_heads, lambda_return, layers, normal, observe, philox, rollout, select_elites
+from lsp_fast.kernels import densities, imagine_heads, lambda_return, layers, philox, rollout, select_elites
 
 ARCHITECTURES = (80, 86, 90, 100, 120)
 
@@ -48,7 +49,7 @@ def kernels():
     types = signature(philox._normals, constants, p_fp32="out", p_i64="key")
     yield "philox", philox._normals, types, constants, {"enable_fp_fusion": False}
 
-    yield from observes()
+    yield from learning()
     for kind in ("bf16", "tf32", "ieee"):
         elements = "bf16" if kind == "bf16" else "fp32"
         common = {"PRECISION": "tf32" if kind == "tf32" else "ieee", "ROUND": 13 if kind == "tf32" else 0}
@@ -92,27 +93,17 @@ def kernels():
         yield f"{kind} rollout", kernel, signature(kernel, constants, **types), constants, options
 
 
-def observes():
-    """Those of filtering, forward and backward; of backward also one without the gradients that a loss may lack."""
-    inner = {"S": 30, "A": 12, "D": 200, "U": 200, "V": 200, "SEEN": 456, "WIDTH": 32, "A_WIDTH": 16}
-    to = {"TO_X": 0, "TO_I": 200, "TO_H": 800, "TO_U": 1400, "TO_O": 1600, "WIDE": 1920}
-    numbers = (
-        "from_embedding actions noise w_inp b_inp w_ih w_hh b_ih b_hh w_hidden w_out b_out stoch deter mean std slope "
-        "inputs before x gates u d_stoch d_deter d_mean d_std from_prior d carry raw"
-    )
-    given = {"p_fp32": numbers, "fp32": "min_std", "p_i1": "is_first", "p_i32": "counter"}
-    for way in ("_forward", "_backward"):
-        kernel, constants = getattr(normal, way), {"S": 30, "BLOCK": normal.BLOCK}
-        yield f"normal{way}", kernel, signature(kernel, constants, **given), constants, {}
-        kernel = getattr(observe, way)
-        for kind in ("tf32", "ieee"):
-            options = observe.options(kind)
-            constants = {**inner, **to, "M": observe.ROWS, "N": observe.COLUMNS, **options}
-            constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
-            options = {name: value for name, value in options.items() if name not in constants}
-            yield f"observe{way} {kind}", kernel, signature(kernel, constants, **given), constants, options
-    less = {"d_mean": None, "d_std": None, "from_prior": None, "d_mean_row": 0, "d_std_row": 0}
-    yield "observe_backward of states", kernel, signature(kernel, constants | less, **given), constants | less, options
+def learning():
+    """The kernels that gradients come from."""
+    numbers = "raw x p p_std q q_std mean std noise grad out d_raw d_p d_p_std d_q d_q_std d_mean d_std"
+    for name in ("log_prob", "kl", "entropy"):
+        for way in ("", "_backward"):
+            kernel = getattr(densities, f"_{name}{way}")
+            for width in (30, 78):  # latent states and observations
+                m, n = densities.block(width)
+                constants = {"M": m, "N": n}
+                types = signature(kernel, constants, p_fp32=numbers, fp32="low high")
+                yield f"{name}{way} of {width}", kernel, types, constants, {}
 
 
 NOT_ALIGNED = {
@@ -137,6 +128,15 @@ NOT_ALIGNED = {
     "candidates",
     "size",
     "elites",
+    "raw_stride",
+    "p_stride",
+    "p_std_stride",
+    "q_stride",
+    "q_std_stride",
+    "mean_stride",
+    "std_stride",
+    "noise_stride",
+    "grad_stride",
 }
 """Numbers that need not be multiples of 16; pointers, strides and padded sizes are."""
 
@@ -191,7 +191,9 @@ def results(number):
 def main():
     # Fresh processes: Triton's compiler has threads of its own.
     with ProcessPoolExecutor(machine.cores(), multiprocessing.get_context("spawn")) as pool:
-        for found in pool.map(results, range(len(list(kernels())))):
+        names = [name for name, *_ in kernels()]
+        wanted = [i for i, name in enumerate(names) if not sys.argv[1:] or any(word in name for word in sys.argv[1:])]
+        for found in pool.map(results, wanted):
             for about in found:
                 print(json.dumps(about), flush=True)
 

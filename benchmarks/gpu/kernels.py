@@ -110,7 +110,8 @@ def source() -> str:
     else:
         told = "".join(node.metadata.get("traceback_", []))
         frames = re.findall(r'File "(.*)", line \d+, in (\w+)', told)
-    names = [name for file, name in frames if "lsp_fast" in file or file == __file__]
+    rooms = "lsp_fast/ops", "lsp_fast/backends", "lsp_fast/learning", __file__
+    names = [name for file, name in frames if any(room in file for room in rooms)]
     if "Cell" in names or (node is not None and not names):
         return "observe"
     return next((name for name in names if name in SOURCES), "losses")

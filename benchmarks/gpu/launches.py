@@ -9,7 +9,7 @@ from unittest import mock
 
 from torch import Tensor
 
-from lsp_fast.kernels import densities, imagine_heads, lambda_return, layers, philox, rollout, select_elites
+from lsp_fast.kernels import densities, imagine_heads, lambda_return, layers, mlp, philox, rollout, select_elites
 
 LAUNCHED = [
     (layers, "linear"),
@@ -20,6 +20,8 @@ LAUNCHED = [
     (lambda_return, "_forward"),
     (lambda_return, "_backward"),
     (philox, "_normals"),
+    (mlp, "_bias_elu"),
+    (mlp, "_before_elu"),
     *((densities, f"_{name}{way}") for name in ("log_prob", "kl", "entropy") for way in ("", "_backward")),
 ]
 """Every kernel that is launched, by where its name is looked up."""

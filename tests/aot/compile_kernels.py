@@ -18,7 +18,7 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from lsp_fast import machine
-from lsp_fast.kernels import densities, imagine_heads, lambda_return, layers, philox, rollout, select_elites
+from lsp_fast.kernels import densities, imagine_heads, lambda_return, layers, mlp, philox, rollout, select_elites
 
 ARCHITECTURES = (80, 86, 90, 100, 120)
 
@@ -104,6 +104,22 @@ def learning():
                 constants = {"M": m, "N": n}
                 types = signature(kernel, constants, p_fp32=numbers, fp32="low high")
                 yield f"{name}{way} of {width}", kernel, types, constants, {}
+    for name, kernel, left_out in (
+        ("bias and ELU", mlp._bias_elu, ()),
+        ("before ELU", mlp._before_elu, ()),
+        ("before ELU alone", mlp._before_elu, ("partial",)),
+        ("bias's gradient", mlp._before_elu, ("y", "out")),
+    ):
+        for width in (1, 400):
+            m, n = mlp.block(width)
+            constants = {"ROWS": mlp.ROWS, "M": m, "N": n, **dict.fromkeys(left_out)}
+            yield (
+                f"{name} of {width}",
+                kernel,
+                signature(kernel, constants, p_fp32="d y out partial bias"),
+                constants,
+                {},
+            )
 
 
 NOT_ALIGNED = {
@@ -128,6 +144,7 @@ NOT_ALIGNED = {
     "candidates",
     "size",
     "elites",
+    "partial_stride",
     "raw_stride",
     "p_stride",
     "p_std_stride",

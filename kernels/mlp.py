@@ -50,7 +50,7 @@ def _bias_elu(y, bias, rows, width, ROWS: tl.constexpr, M: tl.constexpr, N: tl.c
 def _before_elu(
     d, y, out, partial, partial_stride, rows, width, ROWS: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """out <- d elu'(.) by ELU's value y, where there is one; partial[program] <- the sum of its rows, if it is wanted."""
+    """out <- d elu'(.) by ELU's value y, where there is one; partial[program] <- its rows' sum, where it is wanted."""
     column = tl.program_id(1) * N + tl.arange(0, N)
     total = tl.zeros([N], tl.float32)
     for begin in range(0, ROWS, M):

@@ -80,6 +80,13 @@ class KernelCounter(TorchDispatchMode):
         self.by_operation[operation] += count
         self.by_source[source()] += count
 
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Meanwhile nothing counts."""
+        before = self.by_operation.copy(), self.by_source.copy()
+        yield
+        self.by_operation, self.by_source = before
+
     def append(self, launch: Launch) -> None:
         """One of Triton's."""
         self.add(f"triton.{launch.kernel}")
@@ -192,6 +199,9 @@ def _as_on_a_gpu(agent: ImaginationAgent, backend: Backend, counter: KernelCount
     def step(name: str):
         parameters = list(agent.modules[name].parameters())
         native = backend.adam(torch.optim.Adam(parameters, capturable=True, fused=True), 1.0)
+        if backend.adam is not ops.adam:
+            with counter.off():
+                native([torch.empty_like(p) for p in parameters])  # makes the state
 
         def step(loss: Tensor) -> Tensor:
             gradients = torch.autograd.grad(loss, parameters)

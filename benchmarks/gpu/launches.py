@@ -9,7 +9,18 @@ from unittest import mock
 
 from torch import Tensor
 
-from lsp_fast.kernels import densities, imagine_heads, lambda_return, layers, mlp, philox, rollout, select_elites
+from lsp_fast.kernels import (
+    adam,
+    densities,
+    imagine_heads,
+    imagine_passes,
+    lambda_return,
+    layers,
+    mlp,
+    philox,
+    rollout,
+    select_elites,
+)
 
 LAUNCHED = [
     (layers, "linear"),
@@ -20,6 +31,10 @@ LAUNCHED = [
     (lambda_return, "_forward"),
     (lambda_return, "_backward"),
     (philox, "_normals"),
+    (imagine_passes, "forward"),
+    (imagine_passes, "backward"),
+    (adam, "_norm"),
+    (adam, "_step"),
     (mlp, "_bias_elu"),
     (mlp, "_before_elu"),
     *((densities, f"_{name}{way}") for name in ("log_prob", "kl", "entropy") for way in ("", "_backward")),

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from lsp_fast import ops
-from lsp_fast.backends.fallback import fits_triton, refuse_twice
+from lsp_fast.backends.fallback import fits_triton, refuse_twice, say_once
+from lsp_fast.kernels import imagine as imagine_kernels
 from lsp_fast.kernels import mlp as mlp_kernels
-from lsp_fast.ops.types import MLPWeights
+from lsp_fast.ops.imagine import check_imagine
+from lsp_fast.ops.types import ActorWeights, ImagineNoise, MLPWeights, Normal, PriorWeights, Rollout, State
 
 
 def mlp(x: Tensor, weights: MLPWeights) -> Tensor:
@@ -52,3 +54,52 @@ class _Mlp(torch.autograd.Function):
             any(ctx.needs_input_grad[2:]),
         )
         return dx, None, *(flat or [None] * 2 * layers)
+
+
+def imagine(
+    start: State,
+    prior: PriorWeights,
+    actor: ActorWeights,
+    skills: Tensor | None,
+    skill_length: int,
+    noise: ImagineNoise,
+) -> Rollout:
+    """`lsp_fast.ops.imagine` in Triton, with gradients to the actor alone: the same contract from float32, for anything
+    else, or for gradients to anything else, the reference itself."""
+    check_imagine(start, prior, actor, skills, skill_length, noise)
+    fixed = [*start, *prior.inp, *prior.gru, *prior.hidden, *prior.out, noise.stoch]
+    fixed += [x for x in (skills, noise.action) if x is not None]
+    layers = actor.mlp.hidden if actor.mlp.out is None else (*actor.mlp.hidden, actor.mlp.out)
+    flat = [t for layer in layers for t in layer]
+    elsewhere = torch.is_grad_enabled() and any(x.requires_grad for x in fixed)
+    if elsewhere:
+        say_once("imagine", "where a gradient to more than the actor is wanted")
+    known = len(actor.mlp.hidden) > 0 and actor.mlp.out is not None and noise.stoch.numel() > 0
+    if elsewhere or not fits_triton("imagine", *fixed, *flat) or not known:
+        return ops.imagine(start, prior, actor, skills, skill_length, noise)
+    seen = None if skills is None else actor.scaled(skills)
+    given = start, prior, actor, seen, skill_length, noise
+    stoch, deter, actions, mean, std = _Imagine.apply(given, *flat)  # pyright: ignore[reportGeneralTypeIssues]
+    return Rollout(State(stoch, deter), actions, Normal(mean, std))
+
+
+class _Imagine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, given: tuple, *flat: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        start, prior, actor, skills, skill_length, noise = given
+        networks = imagine_kernels.Networks(prior, actor)
+        kept = imagine_kernels.forward(
+            networks, start.stoch, start.deter, skills, skill_length, noise.stoch, noise.action
+        )
+        ctx.networks, ctx.skill_length = networks, skill_length
+        ctx.held, ctx.noise = skills, noise.action
+        ctx.save_for_backward(*kept)  # the outputs among it, as autograd wants them
+        return kept.stoch[1:], kept.deter[1:], kept.actions, kept.mean, kept.std
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        refuse_twice("imagine")
+        kept = imagine_kernels.Kept(*ctx.saved_tensors)
+        found = imagine_kernels.backward(ctx.networks, kept, gradients, ctx.held, ctx.skill_length, ctx.noise)
+        return None, *found

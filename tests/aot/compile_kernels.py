@@ -18,7 +18,19 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from lsp_fast import machine
-from lsp_fast.kernels import densities, imagine_heads, lambda_return, layers, mlp, philox, rollout, select_elites
+from lsp_fast.kernels import (
+    adam,
+    densities,
+    imagine,
+    imagine_heads,
+    imagine_passes,
+    lambda_return,
+    layers,
+    mlp,
+    philox,
+    rollout,
+    select_elites,
+)
 
 ARCHITECTURES = (80, 86, 90, 100, 120)
 
@@ -120,6 +132,43 @@ def learning():
                 constants,
                 {},
             )
+    types = {
+        "p_fp32": "gradients partial norm",
+        "p_i64": "table owner",
+        "fp32": "max_norm rate keep_first keep_second log_first log_second eps",
+    }
+    for name, kernel, constants in (
+        ("adam norm", adam._norm, {"BLOCK": adam.BLOCK, "TENSORS": 32}),
+        ("adam step", adam._step, {"BLOCK": adam.BLOCK, "PARTS": adam.PARTS}),
+    ):
+        yield name, kernel, signature(kernel, constants, **types), constants, {}
+    sizes = {"S": 30, "A": 6, "D": 200, "INP": 200, "HIDDEN": 200, "S_WIDTH": 32, "A_WIDTH": 16}
+    at = {name: 1600 * i for i, name in enumerate(("W_INP", "W_I", "W_H", "W_HIDDEN", "W_OUT", "W_POLICY"))}
+    actor = {"W": (0, 16000, 32000, 48000), "B": (160, 320, 480, 640), "UNITS": (400,) * 4, "LAYERS": 4, "SEEN": 233}
+    biases = {f"B_{name[2:]}": i for name, i in at.items()}
+    types = {
+        "p_fp32": "flat held stoch deter stoch_noise action_noise hidden entering gates leaving stoch_slope actions "
+        "mean std policy_slope g_stoch g_deter g_actions g_mean g_std d_leaving d_gates d_entering carry_stoch "
+        "carry_deter d_policy",
+        "p_i32": "counter",
+        "fp32": "min_std policy_min_std mean_scale offset",
+    }
+    for kind in ("tf32", "ieee"):
+        for card, size in {"few": imagine.FEW, **imagine.MANY}.items():
+            m, n, gates, sampled, warps, stages = size
+            blocks = {"M": m, "N": n, "GATES": gates, "SAMPLED": sampled, "BLOCK_K": imagine.INPUTS, "PRECISION": kind}
+            options = {"num_warps": warps, "num_stages": stages, "launch_cooperative_grid": True}
+            for name in ("forward", "backward"):
+                kernel = getattr(imagine_passes, name)
+                constants = {**sizes, **at, **blocks, **(actor | biases)}
+                constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
+                yield (
+                    f"imagine {name} {kind} {card} tiles",
+                    kernel,
+                    signature(kernel, constants, **types),
+                    constants,
+                    options,
+                )
 
 
 NOT_ALIGNED = {
@@ -144,6 +193,15 @@ NOT_ALIGNED = {
     "candidates",
     "size",
     "elites",
+    "tensors",
+    "parts",
+    "length",
+    "periods",
+    "g_stoch_stride",
+    "g_deter_stride",
+    "g_actions_stride",
+    "g_mean_stride",
+    "g_std_stride",
     "partial_stride",
     "raw_stride",
     "p_stride",
@@ -173,7 +231,7 @@ def results(number):
     """Of the kernel of that number: a dictionary for each architecture."""
     name, kernel, types, constants, options = list(kernels())[number]
     options = {"enable_fp_fusion": True, **options}  # as launches ask for it
-    several = not name.startswith(("tf32", "ieee"))
+    several = not name.startswith(("tf32", "ieee")) and " ieee " not in name
     if several:
         # A number that happens to be 1 is a constant.
         ones = {n: 1 for n, kind in types.items() if kind == "i32" and n in NOT_ALIGNED}

@@ -36,14 +36,20 @@ class Tile(NamedTuple):
     stages: int
 
 
-FEW = Tile(16, 32, 16, 16, 4, 3)
-MANY = {"small": Tile(64, 64, 16, 16, 8, 2), "large": Tile(64, 64, 32, 16, 8, 3)}
-"""By `imagine_heads.card`. Larger ones would spill registers."""
+FEW, EXACT = Tile(16, 32, 16, 16, 4, 3), Tile(32, 32, 16, 16, 4, 2)
+MANY = {
+    # Forward and backward, by `imagine_heads.card`.
+    "small": (Tile(64, 64, 16, 16, 8, 2), Tile(64, 32, 16, 16, 8, 2)),
+    "large": (Tile(64, 64, 32, 16, 8, 3), Tile(64, 64, 32, 16, 8, 3)),
+}
+"""Larger ones would spill registers. EXACT is that of fp32, whose products take more of them."""
 
 
-def tile(rows: int, card: str) -> Tile:
-    """For so many rollouts on such a card."""
-    return FEW if rows <= 1000 else MANY[card]
+def tile(rows: int, card: str, precision: str, back: bool) -> Tile:
+    """For so many rollouts on such a card, backward or forward, in that precision of tl.dot."""
+    if precision == "ieee":
+        return EXACT
+    return FEW if rows <= 1000 else MANY[card][back]
 
 
 class Kept(NamedTuple):
@@ -113,20 +119,26 @@ class Networks:
         return [flat[i : i + shape.numel()].view(shape) for i, shape in zip(at, shapes, strict=True)]
 
 
+def programs(device: torch.device) -> int:
+    """How many can run at once: one on each multiprocessor does. The interpreter runs one after another, of which only
+    a single one never waits."""
+    if imagine_heads.INTERPRETED:
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+
+
 def _launch(
     kernel: Any, networks: Networks, rows: int, device: torch.device, arguments: tuple, **constants: Any
 ) -> None:  # fmt: skip
-    m, n, gates, sampled, warps, stages = tile(rows, imagine_heads.card(device))
-    interpreted = imagine_heads.INTERPRETED
-    # Programs must run at once: one on each multiprocessor does. The interpreter runs one after another, of which only
-    # a single one never waits.
-    places = 132 if device.type != "cuda" else torch.cuda.get_device_properties(device).multi_processor_count
+    precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    back = kernel is imagine_passes.backward
+    m, n, gates, sampled, warps, stages = tile(rows, imagine_heads.card(device), precision, back)
     widest = max(*networks.units, *(networks.sizes[name] for name in ("INP", "HIDDEN", "D")))
-    programs = 1 if interpreted else min(places, triton.cdiv(rows, m) * triton.cdiv(widest, n))
-    options = {} if interpreted else {"launch_cooperative_grid": True}
-    kernel[(programs,)](
+    grid = min(programs(device), triton.cdiv(rows, m) * triton.cdiv(widest, n))
+    options = {} if imagine_heads.INTERPRETED else {"launch_cooperative_grid": True}
+    kernel[(grid,)](
         *arguments, **networks.weights, **networks.sizes, **constants, M=m, N=n, GATES=gates, SAMPLED=sampled,
-        BLOCK_K=INPUTS, PRECISION="ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32",
+        BLOCK_K=INPUTS, PRECISION=precision,
         num_warps=warps, num_stages=stages, enable_fp_fusion=True, **options,
     )  # fmt: skip
 

@@ -42,7 +42,15 @@ from lsp_fast.planning.planner import SkillPlan
 
 aten = torch.ops.aten
 PRODUCTS = {aten.mm, aten.addmm, aten.addmm_, aten.bmm, aten.baddbmm}
-FREE = {aten.empty, aten.empty_like, aten.new_empty, aten.empty_strided, aten.new_empty_strided, aten.detach}
+FREE = {
+    aten.promote_types,
+    aten.empty,
+    aten.empty_like,
+    aten.new_empty,
+    aten.empty_strided,
+    aten.new_empty_strided,
+    aten.detach,
+}
 FUSED_ADAM_TENSORS = 36  # in one launch, by the size of its arguments
 
 

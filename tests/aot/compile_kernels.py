@@ -153,22 +153,26 @@ def learning():
         "p_i32": "counter",
         "fp32": "min_std policy_min_std mean_scale offset",
     }
-    for kind in ("tf32", "ieee"):
-        for card, size in {"few": imagine.FEW, **imagine.MANY}.items():
-            m, n, gates, sampled, warps, stages = size
+    for kind, card, rows in (
+        ("tf32", "few", 16),
+        ("tf32", "small", 2500),
+        ("tf32", "large", 2500),
+        ("ieee", "any", 16),
+    ):
+        for back, name in enumerate(("forward", "backward")):
+            m, n, gates, sampled, warps, stages = imagine.tile(rows, card, kind, bool(back))
             blocks = {"M": m, "N": n, "GATES": gates, "SAMPLED": sampled, "BLOCK_K": imagine.INPUTS, "PRECISION": kind}
-            options = {"num_warps": warps, "num_stages": stages, "launch_cooperative_grid": True}
-            for name in ("forward", "backward"):
-                kernel = getattr(imagine_passes, name)
-                constants = {**sizes, **at, **blocks, **(actor | biases)}
-                constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
-                yield (
-                    f"imagine {name} {kind} {card} tiles",
-                    kernel,
-                    signature(kernel, constants, **types),
-                    constants,
-                    options,
-                )
+            kernel, options = getattr(imagine_passes, name), {"num_warps": warps, "num_stages": stages}
+            constants = {**sizes, **at, **blocks, **(actor | biases)}
+            constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
+            options["launch_cooperative_grid"] = True
+            yield (
+                f"imagine {name} {kind} {card} tiles",
+                kernel,
+                signature(kernel, constants, **types),
+                constants,
+                options,
+            )
 
 
 NOT_ALIGNED = {

@@ -25,6 +25,11 @@ def test_kernels_of_an_update_at_the_papers_sizes(observe, world_model, products
     assert (found["behavior"].total, found["behavior"].products) == (1327, 302)
 
 
+def test_our_kernels_learn_within_the_bar():
+    found = count(make_config("paper", device="cpu", backend="reference"), 17, 6, "triton")
+    assert (found["world model"].total, found["behavior"].total) == (110, 222)
+
+
 @pytest.mark.slow
 def test_a_compiled_step_of_the_scan_is_at_most_24_kernels():
     def calls(length):

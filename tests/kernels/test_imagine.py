@@ -102,16 +102,36 @@ print("equal")
 """
 
 WIDE = """
-kernels.FEW = kernels.MANY["large"]
+kernels.EXACT = kernels.MANY["large"][0]
 check(Case(n=70, h=2, k=10, s=30, d=70, hidden=66, a=21, units=(65, 130)))
-kernels.FEW = kernels.MANY["small"]._replace(rows=16, columns=16, gates=32, sampled=32)
+kernels.EXACT = kernels.MANY["small"][0]._replace(rows=16, columns=16, gates=32, sampled=32)
 check(Case(n=50, h=3, k=2, s=30, d=48, hidden=33, a=6, units=(40, 24, 64)))
+# Products in tf32, whose tiles these are; the interpreter multiplies as in fp32.
+torch.set_float32_matmul_precision("high")
+check(Case(n=17, h=2))
+print("equal")
+"""
+
+
+TOGETHER = """
+from programs import together
+
+# Several programs share out each layer, whoever comes first: more of them than some layers have tiles.
+kernels.programs = lambda device: 5
+kernels.EXACT = kernels.EXACT._replace(rows=16, columns=16)
+for last_first in (False, True):
+    with together(last_first):
+        check(Case(n=18, h=2, s=3, d=17, hidden=20, a=2, units=(18, 33)))
 print("equal")
 """
 
 
 def test_triton_has_the_outputs_and_gradients_of_float64(interpreted):
     interpreted(PROGRAM + ODD)
+
+
+def test_programs_wait_for_each_other(interpreted):
+    interpreted(PROGRAM + TOGETHER)
 
 
 @pytest.mark.slow

@@ -41,6 +41,10 @@ for fixed in ({0}, {1, 2, 3, 4, 5, 6}, {1, 4}):
     assert torch.equal(kept, weigh)
 fixed = tuple(Dense(*(t.detach() for t in layer)) for layer in made.hidden)
 assert not mlp(tensors[0].detach(), MLPWeights(fixed, None)).requires_grad
+# Also where the last layer has an ELU the gradient given stays as it is.
+kept = torch.ones(13, 5)
+torch.autograd.grad(mlp(tensors[0], MLPWeights(made.hidden, None)), tensors[0], kept)
+assert torch.equal(kept, torch.ones(13, 5))
 loss = mlp(tensors[0], made).square().sum()
 first = torch.autograd.grad(loss, tensors, retain_graph=True)
 assert all(torch.equal(a, b) for a, b in zip(first, torch.autograd.grad(loss, tensors), strict=True))

@@ -17,6 +17,8 @@ from lsp_fast.kernels import (
     lambda_return,
     layers,
     mlp,
+    normal,
+    observe,
     philox,
     rollout,
     select_elites,
@@ -38,6 +40,10 @@ LAUNCHED = [
     (mlp, "_bias_elu"),
     (mlp, "_before_elu"),
     *((densities, f"_{name}{way}") for name in ("log_prob", "kl", "entropy") for way in ("", "_backward")),
+    (observe, "_forward"),
+    (observe, "_backward"),
+    (normal, "_forward"),
+    (normal, "_backward"),
 ]
 """Every kernel that is launched, by where its name is looked up."""
 OPTIONS = {"num_warps", "num_stages", "launch_cooperative_grid", "enable_fp_fusion", "maxnreg"}

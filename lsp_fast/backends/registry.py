@@ -113,7 +113,7 @@ def _cpp(device: torch.device) -> Backend:
 
 def _triton(device: torch.device) -> Backend:
     try:
-        from lsp_fast.backends import triton, triton_adam, triton_densities, triton_learning
+        from lsp_fast.backends import triton, triton_adam, triton_densities, triton_learning, triton_observe
         from lsp_fast.kernels import imagine_heads, lambda_return, philox, select_elites
     except ImportError as error:
         raise BackendUnavailable(f"backend 'triton' needs the triton package: {error}") from error

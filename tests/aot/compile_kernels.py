@@ -27,6 +27,8 @@ from lsp_fast.kernels import (
     lambda_return,
     layers,
     mlp,
+    normal,
+    observe,
     philox,
     rollout,
     select_elites,
@@ -62,6 +64,7 @@ def kernels():
     yield "philox", philox._normals, types, constants, {"enable_fp_fusion": False}
 
     yield from learning()
+    yield from observes()
     for kind in ("bf16", "tf32", "ieee"):
         elements = "bf16" if kind == "bf16" else "fp32"
         common = {"PRECISION": "tf32" if kind == "tf32" else "ieee", "ROUND": 13 if kind == "tf32" else 0}
@@ -173,6 +176,29 @@ def learning():
                 constants,
                 options,
             )
+
+
+def observes():
+    """Those of filtering, forward and backward; of backward also one without the gradients that a loss may lack."""
+    inner = {"S": 30, "A": 12, "D": 200, "U": 200, "V": 200, "SEEN": 456, "WIDTH": 32, "A_WIDTH": 16}
+    to = {"TO_X": 0, "TO_I": 200, "TO_H": 800, "TO_U": 1400, "TO_O": 1600, "WIDE": 1920}
+    numbers = (
+        "from_embedding actions noise w_inp b_inp w_ih w_hh b_ih b_hh w_hidden w_out b_out stoch deter mean std slope "
+        "inputs before x gates u d_stoch d_deter d_mean d_std from_prior d carry raw"
+    )
+    given = {"p_fp32": numbers, "fp32": "min_std", "p_i1": "is_first", "p_i32": "counter"}
+    for way in ("_forward", "_backward"):
+        kernel, constants = getattr(normal, way), {"S": 30, "BLOCK": normal.BLOCK}
+        yield f"normal{way}", kernel, signature(kernel, constants, **given), constants, {}
+        kernel = getattr(observe, way)
+        for kind in ("tf32", "ieee"):
+            options = observe.options(kind)
+            constants = {**inner, **to, "M": observe.ROWS, "N": observe.COLUMNS, **options}
+            constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
+            options = {name: value for name, value in options.items() if name not in constants}
+            yield f"observe{way} {kind}", kernel, signature(kernel, constants, **given), constants, options
+    less = {"d_mean": None, "d_std": None, "from_prior": None, "d_mean_row": 0, "d_std_row": 0}
+    yield "observe_backward of states", kernel, signature(kernel, constants | less, **given), constants | less, options
 
 
 NOT_ALIGNED = {

@@ -175,8 +175,23 @@ def estimates(results: Path | None = None) -> str:
             "Milliseconds follow from a card's rates. `python benchmarks/gpu.py --estimate` prints them.",
             "",
             table(head, lines),
+            "",
+            *update(found["update"]),
         )
     )
+
+
+def update(found: dict[str, Any]) -> list[str]:
+    """Kernels of an update outside its plan."""
+    lines = [
+        [name, *(f"*estimate {row[part]}*" for part in ("world model", "behavior", "together"))]
+        for name, row in found["kernels"].items()
+    ]
+    return [
+        f"Kernels that an update starts outside its plan, counted at the paper's sizes; the bar is {found['bar']}.",
+        "",
+        table(["who learns", "world model", "behaviour", "together"], lines),
+    ]
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -1,5 +1,6 @@
 """What a plan costs on a card that nobody has asked: launches, bytes and FLOPs counted from recorded launches, and the
-milliseconds that follow from a card's rates. Counts are exact; milliseconds are an *estimate*.
+milliseconds that follow from a card's rates. Counts are exact; milliseconds are an *estimate*. And how many kernels an
+update takes outside its plan.
 
     python benchmarks/gpu.py --estimate [--out benchmarks/results/gpu_estimate.json]
 """
@@ -13,6 +14,7 @@ from unittest import mock
 
 import torch
 
+from gpu.kernels import count
 from gpu.launches import Launch, recorded
 from lsp_fast import backends
 from lsp_fast.agents.imagination import ImaginationAgent
@@ -149,6 +151,27 @@ BEFORE = {"l2_gb": 170.0, "hbm_gb_an_iteration": 11.5, "multiplied_by_useful": 1
 """As an expert counted before there were these tiles."""
 
 
+UPDATE_BAR = 900
+"""Kernels of an update outside its plan, at most."""
+UPDATES = {
+    "PyTorch": ("reference", "steps"),
+    "PyTorch, `--train.observe scan`": ("reference", "scan"),
+    "Triton, `--train.observe steps`": ("triton", "steps"),
+    "Triton": ("triton", "auto"),
+}
+"""Who learns, by backend and `train.observe`; the last is what training takes."""
+
+
+def update_kernels() -> dict[str, dict[str, int]]:
+    """Kernels of an update outside its plan at the paper's sizes, by part."""
+    found = {}
+    for name, (backend, observe) in UPDATES.items():
+        config = make_config("paper", device="cpu", backend="reference", train__observe=observe)
+        parts = {part: counter.total for part, counter in count(config, 17, 6, backend).items()}
+        found[name] = {**parts, "together": sum(parts.values())}
+    return found
+
+
 def report() -> dict[str, Any]:
     """For every card: counts, and the estimated milliseconds."""
     iterations, useful = make_config("gpu").planner.iterations, useful_flops()
@@ -161,7 +184,11 @@ def report() -> dict[str, Any]:
             "hbm_gb_an_iteration": found.hbm_bytes / iterations / 1e9,
             "multiplied_by_useful": found.multiplied / useful,
         }
-    return {"what": "estimate", "starts": STARTS, "useful_flop": useful, "bars": BARS, "before": BEFORE, "cards": cards}
+    update = {"bar": UPDATE_BAR, "kernels": update_kernels()}
+    return {
+        "what": "estimate", "starts": STARTS, "useful_flop": useful, "bars": BARS, "before": BEFORE, "cards": cards,
+        "update": update,
+    }  # fmt: skip
 
 
 def text(found: dict[str, Any]) -> str:
@@ -181,4 +208,6 @@ def text(found: dict[str, Any]) -> str:
             f"{name:10} {row['launches']:8} {row['l2_gb']:7.1f} {row['hbm_gb_an_iteration']:9.2f} "
             f"{row['multiplied_by_useful']:8.3f} {row['ms']:8.1f}"
         )
+    lines += ["", f"kernels of an update outside its plan, {found['update']['bar']} at most:"]
+    lines += [f"{name:32} {row['together']:5}" for name, row in found["update"]["kernels"].items()]
     return "\n".join(lines)

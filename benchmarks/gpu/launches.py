@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from unittest import mock
 
 from torch import Tensor
 
-from lsp_fast.kernels import imagine_heads, lambda_return, layers, normal, observe, philox, rollout, select_elites
+from lsp_fast.kernels import (
+    adam,
+    densities,
+    imagine_heads,
+    imagine_passes,
+    lambda_return,
+    layers,
+    mlp,
+    normal,
+    observe,
+    philox,
+    rollout,
+    select_elites,
+)
 
 LAUNCHED = [
     (layers, "linear"),
@@ -20,6 +33,13 @@ LAUNCHED = [
     (lambda_return, "_forward"),
     (lambda_return, "_backward"),
     (philox, "_normals"),
+    (imagine_passes, "forward"),
+    (imagine_passes, "backward"),
+    (adam, "_norm"),
+    (adam, "_step"),
+    (mlp, "_bias_elu"),
+    (mlp, "_before_elu"),
+    *((densities, f"_{name}{way}") for name in ("log_prob", "kl", "entropy") for way in ("", "_backward")),
     (observe, "_forward"),
     (observe, "_backward"),
     (normal, "_forward"),
@@ -44,10 +64,18 @@ class Launch(NamedTuple):
         return {name: x for name, x in self.arguments.items() if isinstance(x, Tensor)}
 
 
+class Takes(Protocol):
+    """Whoever launches are told to; a list does."""
+
+    def append(self, launch: Launch, /) -> None:
+        """One more."""
+        ...
+
+
 class Recorder:
     """Stands in for a kernel."""
 
-    def __init__(self, kernel: Any, into: list[Launch]) -> None:
+    def __init__(self, kernel: Any, into: Takes) -> None:
         self.kernel, self.into = kernel, into
 
     def __getitem__(self, grid: Any) -> Any:
@@ -65,11 +93,16 @@ class Recorder:
 
 
 @contextmanager
-def recorded() -> Iterator[list[Launch]]:
-    """The launches made meanwhile; none of them is run, so that outputs are what their memory held."""
+def recorded(into: Takes | None = None) -> Iterator[list[Launch]]:
+    """The launches made meanwhile; none of them is run, so that outputs are what their memory held.
+
+    Args:
+        into: is told of them instead of the list.
+    """
     found: list[Launch] = []
+    into = found if into is None else into
     with mock.patch.object(imagine_heads, "INTERPRETED", False):
-        patches = [mock.patch.object(where, name, Recorder(getattr(where, name), found)) for where, name in LAUNCHED]
+        patches = [mock.patch.object(where, name, Recorder(getattr(where, name), into)) for where, name in LAUNCHED]
         for patch in patches:
             patch.start()
         try:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from lsp_fast.backends.cpp import _threads, load
-from lsp_fast.backends.cpp_learning import fits, refuse_twice
+from lsp_fast.backends.cpp_learning import fits
+from lsp_fast.backends.fallback import refuse_twice
 from lsp_fast.ops import densities
 from lsp_fast.ops.types import Normal
 

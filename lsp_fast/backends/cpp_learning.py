@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lsp_fast import ops
 from lsp_fast.backends.cpp import _arrays, _threads, load
+from lsp_fast.backends.fallback import refuse_twice
 from lsp_fast.ops.imagine import check_imagine
 from lsp_fast.ops.observe import Observed
 from lsp_fast.ops.types import (
@@ -186,15 +187,6 @@ class _Imagine(torch.autograd.Function):
         refuse_twice("imagine")
         arrays = load().imagine_backward(ctx.kept, *(None if g is None else _array(g) for g in gradients), _threads())
         return None, *map(torch.from_numpy, arrays)
-
-
-def refuse_twice(name: str) -> None:
-    """Raise RuntimeError where a gradient is asked for that could itself be differentiated."""
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            f"{name}: the gradient of its gradient is not there natively; leave create_graph out, or use --backend "
-            "reference"
-        )
 
 
 def fits(name: str, *tensors: Tensor) -> bool:

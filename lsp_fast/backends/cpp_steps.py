@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from lsp_fast.backends.cpp import _arrays, _threads, load
-from lsp_fast.backends.cpp_learning import _array, fits, refuse_twice
+from lsp_fast.backends.cpp_learning import _array, fits
+from lsp_fast.backends.fallback import refuse_twice
 from lsp_fast.ops.types import (
     ActorWeights,
     Dense,

@@ -113,7 +113,7 @@ def _cpp(device: torch.device) -> Backend:
 
 def _triton(device: torch.device) -> Backend:
     try:
-        from lsp_fast.backends import triton, triton_observe
+        from lsp_fast.backends import triton, triton_adam, triton_densities, triton_learning, triton_observe
         from lsp_fast.kernels import imagine_heads, lambda_return, philox, select_elites
     except ImportError as error:
         raise BackendUnavailable(f"backend 'triton' needs the triton package: {error}") from error
@@ -150,6 +150,12 @@ def _triton(device: torch.device) -> Backend:
         normals=philox.normals,
         observe=triton_observe.observe,
         pack_heads=triton.pack_heads,
+        mlp=triton_learning.mlp,
+        imagine=triton_learning.imagine,
+        log_prob=triton_densities.log_prob,
+        kl_divergence=triton_densities.kl_divergence,
+        entropy=triton_densities.entropy,
+        adam=triton_adam.adam,
         multiplies_bf16=True,
     )
 

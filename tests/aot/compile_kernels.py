@@ -1,6 +1,6 @@
 """Compiles every Triton kernel ahead of time at the paper's sizes and prints as JSON what the assembler says of each.
 
-Run in a process of its own, without Triton's interpreter.
+Run in a process of its own, without Triton's interpreter; with words after it, kernels whose names hold one of them.
 """
 
 import inspect
@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import re
 import subprocess
+import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 
@@ -17,7 +18,21 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from lsp_fast import machine
-from lsp_fast.kernels import imagine_heads, lambda_return, layers, normal, observe, philox, rollout, select_elites
+from lsp_fast.kernels import (
+    adam,
+    densities,
+    imagine,
+    imagine_heads,
+    imagine_passes,
+    lambda_return,
+    layers,
+    mlp,
+    normal,
+    observe,
+    philox,
+    rollout,
+    select_elites,
+)
 
 ARCHITECTURES = (80, 86, 90, 100, 120)
 
@@ -48,6 +63,7 @@ def kernels():
     types = signature(philox._normals, constants, p_fp32="out", p_i64="key")
     yield "philox", philox._normals, types, constants, {"enable_fp_fusion": False}
 
+    yield from learning()
     yield from observes()
     for kind in ("bf16", "tf32", "ieee"):
         elements = "bf16" if kind == "bf16" else "fp32"
@@ -90,6 +106,76 @@ def kernels():
         }
         options = {"num_warps": 4, "num_stages": rollout.STAGES[kind], "launch_cooperative_grid": True}
         yield f"{kind} rollout", kernel, signature(kernel, constants, **types), constants, options
+
+
+def learning():
+    """The kernels that gradients come from."""
+    numbers = "raw x p p_std q q_std mean std noise grad out d_raw d_p d_p_std d_q d_q_std d_mean d_std"
+    for name in ("log_prob", "kl", "entropy"):
+        for way in ("", "_backward"):
+            kernel = getattr(densities, f"_{name}{way}")
+            for width in (30, 78):  # latent states and observations
+                m, n = densities.block(width)
+                constants = {"M": m, "N": n}
+                types = signature(kernel, constants, p_fp32=numbers, fp32="low high")
+                yield f"{name}{way} of {width}", kernel, types, constants, {}
+    for name, kernel, left_out in (
+        ("bias and ELU", mlp._bias_elu, ()),
+        ("before ELU", mlp._before_elu, ()),
+        ("before ELU alone", mlp._before_elu, ("partial",)),
+        ("bias's gradient", mlp._before_elu, ("y", "out")),
+    ):
+        for width in (1, 400):
+            m, n = mlp.block(width)
+            constants = {"ROWS": mlp.ROWS, "M": m, "N": n, **dict.fromkeys(left_out)}
+            yield (
+                f"{name} of {width}",
+                kernel,
+                signature(kernel, constants, p_fp32="d y out partial bias"),
+                constants,
+                {},
+            )
+    types = {
+        "p_fp32": "gradients partial norm",
+        "p_i64": "table owner",
+        "fp32": "max_norm rate keep_first keep_second log_first log_second eps",
+    }
+    for name, kernel, constants in (
+        ("adam norm", adam._norm, {"BLOCK": adam.BLOCK, "TENSORS": 32}),
+        ("adam step", adam._step, {"BLOCK": adam.BLOCK, "PARTS": adam.PARTS}),
+    ):
+        yield name, kernel, signature(kernel, constants, **types), constants, {}
+    sizes = {"S": 30, "A": 6, "D": 200, "INP": 200, "HIDDEN": 200, "S_WIDTH": 32, "A_WIDTH": 16}
+    at = {name: 1600 * i for i, name in enumerate(("W_INP", "W_I", "W_H", "W_HIDDEN", "W_OUT", "W_POLICY"))}
+    actor = {"W": (0, 16000, 32000, 48000), "B": (160, 320, 480, 640), "UNITS": (400,) * 4, "LAYERS": 4, "SEEN": 233}
+    biases = {f"B_{name[2:]}": i for name, i in at.items()}
+    types = {
+        "p_fp32": "flat held stoch deter stoch_noise action_noise hidden entering gates leaving stoch_slope actions "
+        "mean std policy_slope g_stoch g_deter g_actions g_mean g_std d_leaving d_gates d_entering carry_stoch "
+        "carry_deter d_policy",
+        "p_i32": "counter",
+        "fp32": "min_std policy_min_std mean_scale offset",
+    }
+    for kind, card, rows in (
+        ("tf32", "few", 16),
+        ("tf32", "small", 2500),
+        ("tf32", "large", 2500),
+        ("ieee", "any", 16),
+    ):
+        for back, name in enumerate(("forward", "backward")):
+            m, n, gates, sampled, warps, stages = imagine.tile(rows, card, kind, bool(back))
+            blocks = {"M": m, "N": n, "GATES": gates, "SAMPLED": sampled, "BLOCK_K": imagine.INPUTS, "PRECISION": kind}
+            kernel, options = getattr(imagine_passes, name), {"num_warps": warps, "num_stages": stages}
+            constants = {**sizes, **at, **blocks, **(actor | biases)}
+            constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
+            options["launch_cooperative_grid"] = True
+            yield (
+                f"imagine {name} {kind} {card} tiles",
+                kernel,
+                signature(kernel, constants, **types),
+                constants,
+                options,
+            )
 
 
 def observes():
@@ -137,6 +223,25 @@ NOT_ALIGNED = {
     "candidates",
     "size",
     "elites",
+    "tensors",
+    "parts",
+    "length",
+    "periods",
+    "g_stoch_stride",
+    "g_deter_stride",
+    "g_actions_stride",
+    "g_mean_stride",
+    "g_std_stride",
+    "partial_stride",
+    "raw_stride",
+    "p_stride",
+    "p_std_stride",
+    "q_stride",
+    "q_std_stride",
+    "mean_stride",
+    "std_stride",
+    "noise_stride",
+    "grad_stride",
 }
 """Numbers that need not be multiples of 16; pointers, strides and padded sizes are."""
 
@@ -156,7 +261,7 @@ def results(number):
     """Of the kernel of that number: a dictionary for each architecture."""
     name, kernel, types, constants, options = list(kernels())[number]
     options = {"enable_fp_fusion": True, **options}  # as launches ask for it
-    several = not name.startswith(("tf32", "ieee"))
+    several = not name.startswith(("tf32", "ieee")) and " ieee " not in name
     if several:
         # A number that happens to be 1 is a constant.
         ones = {n: 1 for n, kind in types.items() if kind == "i32" and n in NOT_ALIGNED}
@@ -191,7 +296,9 @@ def results(number):
 def main():
     # Fresh processes: Triton's compiler has threads of its own.
     with ProcessPoolExecutor(machine.cores(), multiprocessing.get_context("spawn")) as pool:
-        for found in pool.map(results, range(len(list(kernels())))):
+        names = [name for name, *_ in kernels()]
+        wanted = [i for i, name in enumerate(names) if not sys.argv[1:] or any(word in name for word in sys.argv[1:])]
+        for found in pool.map(results, wanted):
             for about in found:
                 print(json.dumps(about), flush=True)
 

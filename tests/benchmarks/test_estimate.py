@@ -28,6 +28,9 @@ def test_counts_are_those_of_the_stored_estimate(estimate):
     for name, row in stored["cards"].items():
         for count in ("launches", "l2_bytes", "hbm_bytes", "multiplied"):
             assert found["cards"][name][count] == row[count], (name, count)
+    assert found["update"] == stored["update"]
+    *others, now = stored["update"]["kernels"].values()
+    assert now["together"] <= stored["update"]["bar"] < min(row["together"] for row in others)
 
 
 @pytest.mark.parametrize("card", ["H100", "H200"])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest.importorskip("triton")
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from agents.test_update import batches, build
 from gpu.kernels import CompilerCounter, count
@@ -22,6 +23,11 @@ def test_kernels_of_an_update_at_the_papers_sizes(observe, world_model, products
     found = count(make_config("paper", device="cpu", backend="reference", train__observe=observe), 17, 6)
     assert (found["world model"].total, found["world model"].products) == (world_model, products)
     assert (found["behavior"].total, found["behavior"].products) == (1327, 302)
+
+
+def test_our_kernels_learn_within_the_bar():
+    found = count(make_config("paper", device="cpu", backend="reference"), 17, 6, "triton")
+    assert (found["world model"].total, found["behavior"].total) == (110, 222)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import contextlib
 from types import SimpleNamespace
+from typing import ClassVar
 from unittest import mock
 
 import torch
@@ -17,15 +18,20 @@ FULL = {"exp", "log", "log1p", "pow", "softplus", "sum", "prod", "norm", "rsqrt"
 class Autocast(TorchFunctionMode):
     """What autocast does on a GPU: products in bfloat16, sums and exponentials in float32."""
 
+    entered: ClassVar = []
+    """Whether each of those that are on, one in the other, is enabled."""
+
     def __init__(self, device_type, dtype=None, enabled=True, cache_enabled=None):
         super().__init__()
         assert device_type == "cuda"
         self.dtype, self.enabled = dtype, enabled
 
     def __enter__(self):
+        self.entered.append(self.enabled)
         return super().__enter__() if self.enabled else self
 
     def __exit__(self, *error):
+        self.entered.pop()
         return super().__exit__(*error) if self.enabled else None
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -126,6 +132,11 @@ def fake_gpu():
         finally:
             gpu.stream = before
 
+    on_cpu = torch.is_autocast_enabled
+
+    def is_autocast_enabled(device_type="cuda"):
+        return bool(Autocast.entered and Autocast.entered[-1]) if device_type == "cuda" else on_cpu(device_type)
+
     to = torch.Tensor.to
 
     def to_device(self, *args, **kwargs):
@@ -174,6 +185,7 @@ def fake_gpu():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         stack.enter_context(mock.patch.object(torch, "Generator", Generator))
         stack.enter_context(mock.patch.object(torch.Tensor, "to", to_device))
+        stack.enter_context(mock.patch.object(torch, "is_autocast_enabled", is_autocast_enabled))
         stack.enter_context(mock.patch.object(torch, "autocast", _autocast(torch.autocast)))
         stack.enter_context(mock.patch.object(torch._C, "_group_tensors_by_device_and_dtype", grouped))
         # Else torch.as_tensor(..., device="cuda:0") asks C++ for a GPU.

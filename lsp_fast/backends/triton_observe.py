@@ -8,8 +8,6 @@ time.
 
 from __future__ import annotations
 
-import functools
-import warnings
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lsp_fast import ops
+from lsp_fast.backends import fallback
 from lsp_fast.kernels import normal
 from lsp_fast.kernels import observe as kernels
 from lsp_fast.ops.observe import Observed
@@ -79,11 +78,7 @@ class _Observe(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "observe: the gradient of its gradient is not there in Triton; leave create_graph out, or use "
-                "--backend reference"
-            )
+        fallback.refuse_twice("observe")
         seen, is_first, noise, deter, v, raw = ctx.saved_tensors[:6]
         kept = kernels.Kept(*ctx.saved_tensors[6:12])
         prior, posterior = _tuples(ctx.saved_tensors[12:], ctx.bounds)
@@ -168,23 +163,13 @@ def _precision() -> str:
 
 
 def _fits(actions: Tensor, noise: Tensor, *others: Tensor) -> bool:
-    """Whether the kernels compute with these tensors: float32, and no autocast, which wants bf16."""
-    device = noise.device.type
-    if torch.is_autocast_enabled("cpu" if device == "meta" else device):
-        return _say("under autocast")
-    for x in (actions, noise, *others):
-        if x.dtype != torch.float32:
-            return _say(f"in {x.dtype}")
+    """Whether the kernels compute with these tensors."""
+    if not fallback.fits_triton("observe", noise, actions, *others):
+        return False
     if max(noise.shape[-1], actions.shape[-1]) > kernels.WIDEST:
-        return _say(f"with more than {kernels.WIDEST} latents or actions")
+        fallback.say_once("observe", f"with more than {kernels.WIDEST} latents or actions")
+        return False
     return True
-
-
-@functools.cache
-def _say(when: str) -> bool:
-    """Warn that the reference computes now, and slower; the cache keeps it to one line a reason."""
-    warnings.warn(f"observe: the reference computes {when}; Triton's kernels learn in float32", stacklevel=4)
-    return False
 
 
 def _check(

@@ -104,7 +104,7 @@ class Observing:
                 "grey channel or three colours"
             )
         if turned.shape[:2] == (SIDE, SIDE):
-            return np.array(turned)
+            return np.array(turned, order="C")
         self._check_size(turned.shape)
         from PIL import Image
 

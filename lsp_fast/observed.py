@@ -72,9 +72,11 @@ class Observed(NamedTuple):
         """Both as one array: {"frame": uint8 [..., H, W, 3], "vector": [..., V]} -> uint8 [..., H * W * 3 + 4 * V].
 
         Raises:
-            ValueError: a part is missing, or has another shape or type.
+            ValueError: a part is missing, or has another shape or type; or it is not both that is observed.
         """
-        if set(parts) != {"frame", "vector"} or self.frame is None:
+        if self.frame is None or not self.vector:
+            raise ValueError(f"what is observed is one array {list(self.shape)}, not {', '.join(map(str, parts))}")
+        if set(parts) != {"frame", "vector"}:
             raise ValueError(f"an observation of both has a frame and a vector, not {', '.join(map(str, parts))}")
         frame, vector = np.asarray(parts["frame"]), np.asarray(parts["vector"], np.float32)
         rows = vector.shape[:-1]

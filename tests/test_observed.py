@@ -69,5 +69,5 @@ def test_parts_that_do_not_fit_are_named(parts, named):
 
 @pytest.mark.parametrize("o", [Observed(6), Observed(0, FRAME)])
 def test_only_both_are_packed(o):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="one array"):
         o.pack({"frame": np.zeros(FRAME, np.uint8), "vector": np.zeros(6)})

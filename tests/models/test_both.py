@@ -1,11 +1,14 @@
 """The world model of frames and numbers together, against the two models that know one of them."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
 
 from lsp_fast import backends
 from lsp_fast.config import ModelConfig
+from lsp_fast.learning import compiled
 from lsp_fast.learning.world_model import world_model_loss
 from lsp_fast.models import conv
 from lsp_fast.models.world_model import SequenceBatch, WorldModel
@@ -106,3 +109,21 @@ def test_predictions_know_both_up_to_where_they_have_seen_them():
     assert torch.equal(model.open_loop(b._replace(observation=later), noise, 2), before)
     changed = model.open_loop(b._replace(observation=earlier), noise, 2)
     assert torch.equal(changed[0], before[0]) and not torch.equal(changed[1:], before[1:])
+
+
+def test_both_are_traced_whole_for_the_compiler(monkeypatch):
+    """Numbers are read out of bytes there, too."""
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
+    torch._dynamo.reset()
+    model, b, noise = build(BOTH.plain), batch()[0], torch.randn(L, B, 3)
+    traced = compiled.compiled(functools.partial(world_model_loss, model))(b, noise)
+    torch.testing.assert_close(traced.loss, world_model_loss(model, b, noise).loss)
+
+
+def test_both_learn_under_autocast():
+    model, b, noise = build(BOTH.plain), batch()[0], torch.randn(L, B, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = world_model_loss(model, b, noise)
+    exact = world_model_loss(model, b, noise).loss
+    assert found.loss.item() == pytest.approx(exact.item(), rel=1e-2)
+    found.loss.backward()

@@ -133,6 +133,11 @@ def check(config: Config) -> None:
         not (config.data and config.transfer.source),
         f"data = {config.data!r}: a run that takes another one over begins with that one's policy; leave one out",
     )
+    need(
+        not config.data or (config.obs != "both" and o.vectors == "auto"),
+        f"data = {config.data!r}: recordings are read as features in the task's own order, or as pixels; set obs to "
+        "one of them, and observation.vectors to auto",
+    )
     hiro = config.hiro.goals != "none"
     need(
         not hiro or (config.skill.source == "none" and p.over == "skills"),

@@ -402,6 +402,8 @@ def test_where_a_run_logs_is_a_list_of_names():
         ({"task": "gym:X-v0", "observation__vectors": ""}, "a name is empty"),
         ({"task": "gym:X-v0", "obs": "both", "observation__frame": " "}, "a name is empty"),
         ({"algorithm": "hiro", "obs": "both"}, "HIRO learns from features only"),
+        ({"obs": "both", "data": "x"}, "recordings are read as features"),
+        ({"task": "gym:X-v0", "data": "x", "observation__vectors": "b,a"}, "own order.*observation.vectors to auto"),
     ],
 )
 def test_what_is_seen_must_be_there(options, named):

@@ -10,6 +10,7 @@ from gymnasium.spaces import Box, Dict
 
 from lsp_fast import evaluate
 from lsp_fast.errors import ConfigError, LspFastError
+from lsp_fast.export import policy
 from lsp_fast.observed import Observed
 from lsp_fast.storage import checkpoint
 from lsp_fast.training import data
@@ -100,6 +101,8 @@ def test_a_run_of_both_goes_on_to_the_bit_and_shows_what_it_predicts(brief, tmp_
     with pytest.raises(ValueError, match=r"has a frame uint8 \[1, 64, 64, 3\] and a vector \[1, 4\]"):
         agent.policy({**parts, "vector": np.zeros((1, 5))}, agent.initial_carry(1))
 
+    with pytest.raises(LspFastError, match="frames and numbers together are not exported"):
+        policy.export(tmp_path / "whole", tmp_path / "policy")
     with pytest.raises(ConfigError, match="both frames and numbers, which no recording holds"):
         data.of_run(tmp_path / "whole")
     moved = transfer(tmp_path / "whole", tmp_path / "moved", TASK, progress=False, env_steps=100)

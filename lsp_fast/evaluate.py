@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from lsp_fast.errors import ConfigError, LspFastError
 from lsp_fast.experience.driver import Driver, EpisodeSummary
 from lsp_fast.experience.workers import Workers
 from lsp_fast.noise import Noise, stream_seed
+from lsp_fast.observed import Plain
 from lsp_fast.storage import checkpoint
 from lsp_fast.storage.sources import read_run
 
@@ -208,7 +209,8 @@ def start_workers(config: Config) -> AbstractContextManager[Workers | None]:
 
 
 def _options(config: Config) -> dict[str, Any]:
-    return {"action_repeat": config.collect.action_repeat, "obs": config.obs, "fast_render": config.fast_render}
+    options = {"action_repeat": config.collect.action_repeat, "obs": config.obs, "fast_render": config.fast_render}
+    return {**options, **asdict(config.observation)} if config.task.startswith(PREFIX) else options
 
 
 def make_envs(config: Config, count: int, workers: Workers | None = None) -> list[gymnasium.Env]:
@@ -274,10 +276,14 @@ def disturb(first: gymnasium.Env, second: gymnasium.Env) -> bool:
     return mixed != alone and given(beside=False) == alone
 
 
-def dimensions(env) -> tuple[int | tuple[int, ...], int]:
-    """An environment's observation, by its width or (of frames) its shape, and the width of its action."""
+def dimensions(env) -> tuple[Plain, int]:
+    """An environment's observation, by its width or (of frames) its shape or (of both) both, and the width of its
+    action."""
+    action_dim = int(env.action_space.shape[0])
+    if (observed := getattr(env, "observed", None)) is not None:
+        return observed.plain, action_dim
     width, *more = map(int, env.observation_space.shape)
-    return ((width, *more) if more else width), int(env.action_space.shape[0])
+    return ((width, *more) if more else width), action_dim
 
 
 def load(

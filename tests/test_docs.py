@@ -45,11 +45,22 @@ def test_the_pages_examples_run(page):
         exec(compile(example, page, "exec"), {})
 
 
+TASKS = {
+    "my_tasks": "gym:my_tasks:Reach-v0",
+    "my_robot": "gym:my_robot:Pointer-v0 --obs both --observation.resize",
+    "my_choices": "gym:my_choices:Cart-v0",
+}
+"""What the page calls its examples, and how it trains on them."""
+
+
 @pytest.mark.slow
-def test_the_task_of_the_page_trains(tmp_path):
-    [example] = examples(ROOT / "docs" / "adding-a-task.md")
-    (tmp_path / "my_tasks.py").write_text(example)
-    options = "train --preset smoke --device cpu --task gym:my_tasks:Reach-v0 --env-steps 1000 --logdir run"
+@pytest.mark.parametrize("module", TASKS)
+def test_the_task_of_the_page_trains(module, tmp_path):
+    page = ROOT / "docs" / "adding-a-task.md"
+    assert f"--task {TASKS[module]}\n" in page.read_text() and len(examples(page)) == len(TASKS)
+    [example] = [example for example in examples(page) if example.startswith(f"# {module}.py\n")]
+    (tmp_path / f"{module}.py").write_text(example)
+    options = f"train --preset smoke --device cpu --task {TASKS[module]} --env-steps 1000 --logdir run"
     subprocess.run([sys.executable, "-m", "lsp_fast.cli", *options.split()], cwd=tmp_path, check=True)
     assert read_rows(tmp_path / "run" / "metrics.jsonl")[-1]["env_steps"] == 1000
 

@@ -7,12 +7,13 @@ from lsp_fast.agents.base import Agent
 from lsp_fast.agents.hiro import HiroAgent
 from lsp_fast.agents.imagination import ImaginationAgent
 from lsp_fast.config import Config
+from lsp_fast.observed import Plain
 
 __all__ = ["Agent", "Carry", "HiroAgent", "ImaginationAgent", "make"]
 
 
 def make(
-    observation: int | Sequence[int], action_dim: int, config: Config, goals: Sequence[int] | None = None
+    observation: Plain | Sequence[int], action_dim: int, config: Config, goals: Sequence[int] | None = None
 ) -> Agent:
     """The configuration's agent; arguments and errors are `Agent`'s.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,13 +15,14 @@ from lsp_fast.config import Config
 from lsp_fast.experience.replay import Replay
 from lsp_fast.learning.optimizer import Optimizer
 from lsp_fast.noise import Noise
+from lsp_fast.observed import Observed, Plain
 
 
 class Agent(ABC):
     """Acts on observations and learns from the replay.
 
     Args:
-        observation: O; or the shape of frames.
+        observation: O; or the shape of frames; or both, as of `Observed.plain`.
         action_dim: A.
         config: checked; its device and backend may be `auto`.
 
@@ -41,12 +42,13 @@ class Agent(ABC):
     optimizers: dict[str, Optimizer]
     extras_dim: int = 0
 
-    def __init__(self, observation: int | Sequence[int], action_dim: int, config: Config) -> None:
+    def __init__(self, observation: Plain | Sequence[int], action_dim: int, config: Config) -> None:
         self.config = config
         self.device = backends.device(config.device)
         self.backend = backends.get(config.backend, self.device)
-        self.observation: int | tuple[int, ...] = observation if isinstance(observation, int) else tuple(observation)
-        self.observation_shape = (observation,) if isinstance(observation, int) else tuple(observation)
+        self.observed = Observed.of(observation)
+        self.observation: Plain = self.observed.plain
+        self.observation_shape = self.observed.shape
         self.action_dim = action_dim
         self.noise = Noise(config.seed, self.device)
         self.env_steps = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -73,8 +75,8 @@ class Agent(ABC):
 
     @property
     def pixels(self) -> bool:
-        """Whether observations are frames."""
-        return len(self.observation_shape) > 1
+        """Whether frames are observed, alone or with numbers."""
+        return self.observed.frame is not None
 
     def upload(self, x: Tensor) -> Tensor:
         """A tensor on the agent's device, without a wait: a copy from pageable memory would wait for all that the GPU
@@ -84,8 +86,13 @@ class Agent(ABC):
         # PyTorch keeps pinned memory for later calls, and does not give this out again before it was read.
         return x.pin_memory().to(self.device, non_blocking=True)
 
-    def checked(self, observation: np.ndarray | Tensor, rows: int) -> Tensor:
-        """Observations [rows, ...] on the agent's device; of another shape they raise ValueError."""
+    def checked(self, observation: np.ndarray | Tensor | Mapping[str, np.ndarray], rows: int) -> Tensor:
+        """Observations [rows, ...] on the agent's device; of another shape they raise ValueError.
+
+        Of both, {"frame": uint8 [rows, H, W, 3], "vector": [rows, V]} is taken, too.
+        """
+        if isinstance(observation, Mapping):
+            observation = self.observed.pack(observation)
         dtype = torch.uint8 if self.pixels else torch.float32
         obs = self.upload(torch.as_tensor(observation, dtype=dtype))
         if obs.shape != (rows, *self.observation_shape):

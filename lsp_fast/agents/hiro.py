@@ -22,6 +22,7 @@ from lsp_fast.agents.td3 import TD3
 from lsp_fast.config import Config
 from lsp_fast.experience.replay import Replay, SegmentBatch
 from lsp_fast.noise import Noise
+from lsp_fast.observed import Plain
 
 
 def most_likely(
@@ -74,7 +75,7 @@ class HiroAgent(Agent):
     """
 
     def __init__(
-        self, observation: int | Sequence[int], action_dim: int, config: Config, goals: Sequence[int] | None = None
+        self, observation: Plain | Sequence[int], action_dim: int, config: Config, goals: Sequence[int] | None = None
     ) -> None:
         super().__init__(observation, action_dim, config)
         c, width, initial = config, self.observation_shape[0], Noise(config.seed)

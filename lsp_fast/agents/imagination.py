@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
@@ -31,6 +31,7 @@ from lsp_fast.models.heads import Actor, Value
 from lsp_fast.models.skill_predictor import SkillPredictor
 from lsp_fast.models.world_model import SequenceBatch, WorldModel
 from lsp_fast.noise import AskedNoise, GivenNoise, Noise
+from lsp_fast.observed import Plain
 from lsp_fast.ops import densities, layers
 from lsp_fast.ops.types import PlanWeights, State, detach, features, map_state
 from lsp_fast.planning.planner import Planner, moved_on
@@ -42,7 +43,7 @@ class ImaginationAgent(Agent):
     """World model, skill-conditioned policy, value, and the planner of skills; or world model and planner of actions.
 
     Args:
-        observation: O; or the shape of frames.
+        observation: O; or the shape of frames; or both, as of `Observed.plain`.
         action_dim: A.
         config: checked; its device and backend may be `auto`.
 
@@ -50,7 +51,7 @@ class ImaginationAgent(Agent):
         ConfigError, BackendUnavailable: the device or backend named is unknown or cannot be had.
     """
 
-    def __init__(self, observation: int | Sequence[int], action_dim: int, config: Config) -> None:
+    def __init__(self, observation: Plain | Sequence[int], action_dim: int, config: Config) -> None:
         super().__init__(observation, action_dim, config)
         c = config
         if c.value.skill and c.skill.source == "planned" and self.backend.imagine_heads is not ops.imagine_heads:
@@ -172,12 +173,15 @@ class ImaginationAgent(Agent):
         )
 
     @torch.no_grad()
-    def policy(self, observation: np.ndarray | Tensor, carry: Carry) -> tuple[np.ndarray, Carry]:
+    def policy(
+        self, observation: np.ndarray | Tensor | Mapping[str, np.ndarray], carry: Carry
+    ) -> tuple[np.ndarray, Carry]:
         """Act: encode, step the posterior, plan where a plan is due, sample or take the mode. Without a
         policy: plan actions and take the first one's mean.
 
         Args:
-            observation: [N, O], or frames [N, 64, 64, 3] of uint8, one per environment.
+            observation: [N, O], or frames [N, 64, 64, 3] of uint8, one per environment; or both, as their environment
+                gives it or as {"frame": [N, 64, 64, 3], "vector": [N, V]}.
             carry: from `initial_carry`, or from the call before.
 
         Returns:
@@ -332,7 +336,7 @@ class ImaginationAgent(Agent):
 
     def fit(self, replay: Replay) -> None:
         """The observation's normaliser, where there is one."""
-        if self.config.model.normalize_observations and not self.pixels:
+        if self.config.model.normalize_observations and self.observed.vector:
             found = zip(*processes.all_gather_object((replay.num_rows, *replay.observation_statistics())), strict=True)
             self.world_model.fit_normalizer(*(self.upload(torch.as_tensor(x)) for x in processes.pooled(*found)))
 

@@ -6,8 +6,10 @@ import dataclasses
 import math
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from lsp_fast.config.observation import ObservationConfig
 from lsp_fast.config.seeds import check_seed
-from lsp_fast.config.values import PRETRAINED, Config
+from lsp_fast.config.transfer import PRETRAINED
+from lsp_fast.config.values import Config
 from lsp_fast.errors import ConfigError
 
 
@@ -69,6 +71,24 @@ def check(config: Config) -> None:
         not (m.norm and (config.obs == "pixels" or config.hiro.goals != "none")),
         "model.norm = True: it is of the encoder and decoder of features; with pixels or HIRO set it to False",
     )
+    o, own = config.observation, config.task.startswith("gym:")
+    need(
+        own or o == ObservationConfig(),
+        f"observation: only gym: tasks are asked what of theirs is seen, {config.task} is not; leave its values out",
+    )
+    need(
+        not own or o.vectors == "auto" or config.obs != "pixels",
+        f"observation.vectors = {o.vectors!r}: pixels see no numbers; set obs to both, or leave it out",
+    )
+    need(
+        not own or (o.frame == "auto" and not o.resize) or config.obs != "features",
+        f"observation.frame = {o.frame!r}, observation.resize = {o.resize}: features see no frame; set obs to pixels "
+        "or both, or leave them out",
+    )
+    need(
+        all(name.strip() for name in (*o.vectors.split(","), o.frame)),
+        f"observation.vectors = {o.vectors!r}, observation.frame = {o.frame!r}: a name is empty; name entries, or auto",
+    )
     need(m.kl_balance <= 1, f"model.kl_balance = {m.kl_balance}: a share, which must not exceed 1")
     need(
         not (config.skill.intrinsic and config.skill.source == "none"),
@@ -114,12 +134,17 @@ def check(config: Config) -> None:
         not (config.data and config.transfer.source),
         f"data = {config.data!r}: a run that takes another one over begins with that one's policy; leave one out",
     )
+    need(
+        not config.data or (config.obs != "both" and o.vectors == "auto"),
+        f"data = {config.data!r}: recordings are read as features in the task's own order, or as pixels; set obs to "
+        "one of them, and observation.vectors to auto",
+    )
     hiro = config.hiro.goals != "none"
     need(
         not hiro or (config.skill.source == "none" and p.over == "skills"),
         f"hiro.goals = {config.hiro.goals!r}: HIRO has no plans; set skill.source to none and planner.over to skills",
     )
-    need(not (hiro and config.obs == "pixels"), "obs = 'pixels': HIRO learns from features only")
+    need(not (hiro and config.obs != "features"), f"obs = {config.obs!r}: HIRO learns from features only")
     need(
         not (hiro and config.train.compile),
         "train.compile = True: HIRO has no world model whose losses could be compiled; start with --train.no-compile",

@@ -78,6 +78,9 @@ def from_dict(data: Mapping[str, Any]) -> Config:
     if "noise" not in data.get("planner", {}):
         # `auto` came later than `tensors`, which was the only way once.
         config = replace(config, {"planner.noise": "tensors"})
+    if "observation" not in data and config.task.startswith("gym:"):
+        # Frames were flattened then, like all else.
+        config = replace(config, {"observation.vectors": "all"})
     if "offset" not in data.get("skill", {}) and config.predicts_terminations:
         # There was none before.
         config = replace(config, {"skill.offset": "off"})

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from lsp_fast.config.hiro import HiroConfig
 from lsp_fast.config.names import method_name
+from lsp_fast.config.observation import ObservationConfig
+from lsp_fast.config.transfer import TransferConfig
 
 AlgorithmName = Literal["lsp", "no_mi", "random_skills", "rand_skills_init", "dreamer", "planet", "hiro", "hiro_mi"]
 PresetName = Literal["paper", "gpu", "cpu", "smoke"]
@@ -310,32 +312,15 @@ class OptimizerConfig:
     grad_clip: float = 100.0
 
 
-PRETRAINED = "pretrained:"
-"""Begins the name of an agent that comes with the package."""
-
-
-@dataclass(frozen=True)
-class TransferConfig:
-    """What a run takes over from another one before it begins (SPEC section 5); `lsp-fast transfer` fills it in."""
-
-    source: str = ""
-    """The other run's folder, or `pretrained:NAME`; empty: nothing."""
-    source_env_steps: int = 0
-    """Of the checkpoint there."""
-    freeze_policy: bool = False
-    """Actor and predictor stay as they were; everything else learns."""
-    relabel: bool = False
-    """Begin with the other run's replay, its rewards replaced by those of this task."""
-
-
 @dataclass(frozen=True)
 class Config:
     """One run. `task`, `algorithm` and `seed` name it; the rest says how."""
 
     task: str = "cheetah_run"
     """A dm_control suite task as domain_task, one of the arena's, or `gym:` and a gymnasium environment's name."""
-    obs: Literal["features", "pixels"] = "features"
-    """What is observed: the task's own numbers, or frames of 64x64 pixels, which need OpenGL."""
+    obs: Literal["features", "pixels", "both"] = "features"
+    """What is observed: the task's own numbers, or frames of 64x64 pixels, or both. Frames of dm_control's tasks need
+    OpenGL."""
     fast_render: bool = False
     """Draw frames with small shadows and without smoothing edges: several times faster, and a little different."""
     algorithm: AlgorithmName = "lsp"
@@ -364,6 +349,7 @@ class Config:
     """Where numbers, pictures and videos go beside the run's own files: tensorboard, wandb, mlflow, a package's own."""
     max_minutes: float = 0.0
     """End the run with a checkpoint after so many minutes of this start; the same command goes on. 0: no limit."""
+    observation: ObservationConfig = field(default_factory=ObservationConfig)
     collect: CollectConfig = field(default_factory=CollectConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

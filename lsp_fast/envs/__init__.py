@@ -1,6 +1,6 @@
 """Environments: every one is a `gymnasium.Env` with actions in [-1, 1] (SPEC section 1).
 
-Observations are flat float32 features, or 64x64 pixels where they are asked for.
+Observations are flat float32 features, or 64x64 pixels where they are asked for, or both (`lsp_fast.observed`).
 
 Importing this package is cheap: gymnasium and dm_control are imported when the first environment is made.
 """
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lsp_fast.errors import LspFastError
-
 if TYPE_CHECKING:
     import gymnasium
 
@@ -18,7 +16,15 @@ __all__ = ["make", "task_names"]
 
 
 def make(
-    task: str, *, action_repeat: int = 2, seed: int = 0, obs: str = "features", fast_render: bool = False
+    task: str,
+    *,
+    action_repeat: int = 2,
+    seed: int = 0,
+    obs: str = "features",
+    fast_render: bool = False,
+    vectors: str = "auto",
+    frame: str = "auto",
+    resize: bool = False,
 ) -> gymnasium.Env:
     """The environment of that name; see `lsp_fast.envs.dmc.DmcEnv` for what it promises.
 
@@ -28,26 +34,29 @@ def make(
             registered gymnasium environment with continuous actions, such as gym:Pendulum-v1.
         action_repeat: control steps (environment steps) per agent step; their rewards are summed.
         seed: of the first episode, unless `reset` names another.
-        obs: "features", float32 [O], or "pixels", uint8 [64, 64, 3] (`lsp_fast.envs.pixels`), which needs OpenGL.
+        obs: "features", float32 [O]; "pixels", uint8 [64, 64, 3], which need OpenGL where the environment draws them;
+            or "both" as one array of bytes, which `lsp_fast.observed.Observed` takes apart.
         fast_render: draw with small shadows and without smoothing edges: several times faster, and a little different.
+        vectors, frame, resize: which entries of a `gym:` task's observation are seen, and whether frames of other sizes
+            become 64x64 (`lsp_fast.config.ObservationConfig`).
 
     Raises:
-        LspFastError: no task has that name (the nearest ones are named), it has no pixels, or it needs OpenGL and there
-            is none.
+        LspFastError: no task has that name (the nearest ones are named), what is to be observed is not there, or it
+            needs OpenGL and there is none.
         ValueError: there are no such observations.
     """
-    if obs not in ("features", "pixels"):
-        raise ValueError(f"obs must be 'features' or 'pixels', not {obs!r}")
-    if obs == "pixels":
-        from lsp_fast.envs import gl
-
-        gl.choose()  # says what is missing now, not at the first frame
+    if obs not in ("features", "pixels", "both"):
+        raise ValueError(f"obs must be 'features', 'pixels' or 'both', not {obs!r}")
     from lsp_fast.envs import gym
 
     if task.startswith(gym.PREFIX):
-        if obs == "pixels":
-            raise LspFastError(f"task {task!r} has no pixels: only dm_control's tasks and the arena's have")
-        return gym.make(task, action_repeat=action_repeat, seed=seed)
+        return gym.make(
+            task, action_repeat=action_repeat, seed=seed, obs=obs, vectors=vectors, frame=frame, resize=resize
+        )
+    if obs != "features":
+        from lsp_fast.envs import gl
+
+        gl.choose()  # says what is missing now, not at the first frame
     # After gymnasium's tasks, which need no dm_control: importing it takes most of a second and settles MUJOCO_GL.
     from lsp_fast.envs import tasks
 
@@ -56,7 +65,7 @@ def make(
         return env
     from lsp_fast.envs.pixels import PixelEnv
 
-    return PixelEnv(env)
+    return PixelEnv(env, features=obs == "both")
 
 
 def task_names() -> list[str]:

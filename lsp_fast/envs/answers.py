@@ -56,12 +56,15 @@ def check(env: gymnasium.Env, index: int, steps: int, observation: np.ndarray, r
 
     Args:
         env, index, steps: as of `ask`.
-        observation: any shape; uint8 is always fine.
+        observation: any shape; frames are always fine.
         reward: of an agent step.
 
     Raises:
         EnvironmentFailed: a number is not finite, or its square is not in float32.
     """
+    name = "observation"
+    if observation.dtype == np.uint8 and (observed := getattr(env, "observed", None)) is not None and observed.both:
+        name, observation = "vector", observed.numbers(observation)
     # One product for all entries, as every step comes by here.
     fine = observation.dtype == np.uint8 or math.isfinite(np.vdot(observation, observation))
     if fine and abs(reward) <= LARGEST:
@@ -71,8 +74,8 @@ def check(env: gymnasium.Env, index: int, steps: int, observation: np.ndarray, r
     else:
         flat = observation.reshape(-1)
         place = int(np.argmax(np.where(np.isnan(flat), np.inf, np.abs(flat))))
-        field, value = f"observation[{place}]", float(flat[place])
-    kind = field.partition("[")[0] + "s"
+        field, value = f"{name}[{place}]", float(flat[place])
+    kind = "rewards" if fine else "observations"
     remedy = f"{kind} must be finite" if math.isnan(value) else f"too large for float32: scale the {kind}"
     raise EnvironmentFailed(f"{_name(env, index)}: {field} is {value:g} {_when(steps)}; {remedy}")
 

@@ -12,11 +12,14 @@ QUADRUPED_JOINTS = 16
 
 
 def goal_entries(env: gymnasium.Env) -> list[int]:
-    """Indices of the observed positions and velocities; of environments that do not name their entries, all.
+    """Indices of the observed positions and velocities; of environments that do not name their entries, all; of frames
+    none.
 
     Of the quadruped: joint positions, the torso's velocity, and how upright it is.
     """
     widths: dict[str, int] | None = getattr(env.unwrapped, "entries", None)
+    if widths is None and env.observation_space.dtype == np.uint8:
+        return []
     if widths is None:
         return list(range(int(np.prod(env.observation_space.shape or (1,)))))
     found, start = [], 0

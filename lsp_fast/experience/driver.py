@@ -72,8 +72,8 @@ class Driver:
     recorded, and the running episodes are given up: `state` is then of the beginnings of the next ones.
 
     Attributes:
-        observations: [E, O] float32 or, of pixels, [E, 64, 64, 3] uint8: what the next action of each environment
-            answers. A new array at every step, so that it may be kept.
+        observations: [E, O] float32; of pixels [E, 64, 64, 3] uint8; of both bytes [E, ...] (`lsp_fast.observed`): what
+            the next action of each environment answers. A new array at every step, so that it may be kept.
         is_first: [E] bool, true where that observation begins an episode.
     """
 

@@ -19,6 +19,7 @@ from numpy.typing import DTypeLike
 from lsp_fast.errors import CheckpointError, LspFastError
 from lsp_fast.experience.replay_files import ReplayFiles, Rows, empty_rows
 from lsp_fast.njit import njit
+from lsp_fast.observed import Observed, Plain
 
 FIRST_ROWS = 4096
 PIECE_ROWS = 1 << 14
@@ -28,7 +29,7 @@ PIECE_ROWS = 1 << 14
 class Batch(NamedTuple):
     """Windows of L rows, B of them."""
 
-    observation: np.ndarray  # [B, L, O] float32; or [B, L, *shape] of another type
+    observation: np.ndarray  # [B, L, O] float32; or [B, L, *shape] of another type, as `Observed.shape` says
     action: np.ndarray  # [B, L, A] float32, the one that led to the observation
     reward: np.ndarray  # [B, L] float32
     terminal: np.ndarray  # [B, L] float32, 1 at a true termination (a time limit is none)
@@ -88,7 +89,7 @@ class Replay:
     def __init__(
         self,
         capacity: int,
-        observation: int | Sequence[int],
+        observation: Plain | Sequence[int],
         action_dim: int,
         num_envs: int = 1,
         *,
@@ -98,17 +99,18 @@ class Replay:
         """
         Args:
             capacity: in rows of completed episodes.
-            observation: O, or the shape of an observation.
+            observation: O, or the shape of an observation, or both, as of `Observed.plain`.
             action_dim: A.
             num_envs: environments that add rows.
-            dtype: of observations, float32 or uint8.
+            dtype: of observations, float32 or uint8; of both it is uint8.
             extras_dim: X, numbers kept with a row for task or agent; `sample` leaves them out.
         """
-        shape = (observation,) if isinstance(observation, int) else tuple(observation)
+        self.observed = Observed.of(observation)
+        shape = self.observed.shape
         if min(capacity, *shape, action_dim, num_envs) < 1:
             raise ValueError("capacity, observation_dim, action_dim and num_envs must be at least 1")
         self.capacity = capacity
-        self.observation_shape, self.dtype = shape, np.dtype(dtype)
+        self.observation_shape, self.dtype = shape, np.dtype(np.uint8 if self.observed.both else dtype)
         self.observation_dim = math.prod(shape)
         self.action_dim, self.extras_dim = action_dim, extras_dim
         self.num_envs = num_envs
@@ -178,11 +180,12 @@ class Replay:
             raise ValueError(f"the episode of environment {env} does not begin with is_first")
         if len(episode) == self.capacity:
             raise LspFastError(f"an episode is longer than the replay's capacity of {self.capacity} rows; raise it")
-        if not (math.isfinite(reward) and np.isfinite(observation).all() and np.isfinite(action).all()):
+        numbers = self.observed.numbers(observation)
+        if not (math.isfinite(reward) and np.isfinite(numbers).all() and np.isfinite(action).all()):
             # A single one would end up in every weight.
             raise LspFastError(
                 f"environment {env} gave a reward or observation that is not finite, {len(episode)} agent steps into "
-                f"its episode: reward {reward}, {_told('observation', observation)}, action {action.tolist()}"
+                f"its episode: reward {reward}, {_told('observation', numbers)}, action {action.tolist()}"
             )
         episode.append((observation.reshape(-1), action, reward, terminated, is_first, extras))
         if is_last:
@@ -280,14 +283,15 @@ class Replay:
         return episodes, rng.integers(np.maximum(lengths[episodes] - length, 0) + 1)
 
     def observation_statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation (population) of each observation entry over the completed rows: float32 [O].
+        """Mean and standard deviation (population) of each observed number over the completed rows: float32 [O]; of
+        both, of the numbers beside the frame.
 
         Raises:
             LspFastError: no episode has been completed.
         """
         self._require_episode()
         # Summed in float64, some rows at a time: what is computed of them stays small.
-        pieces = [piece.observation for piece in self._newest(self._live, PIECE_ROWS)]
+        pieces = [self.observed.numbers(piece.observation) for piece in self._newest(self._live, PIECE_ROWS)]
         mean = sum(piece.sum(0, dtype=np.float64) for piece in pieces) / self._live
         # Centred first: E[x²] - mean² would lose everything for an entry that hardly varies.
         variance = sum(((piece - mean) ** 2).sum(0) for piece in pieces) / self._live

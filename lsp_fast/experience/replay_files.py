@@ -21,7 +21,7 @@ CHUNK_BYTES = 1 << 24
 class Rows(NamedTuple):
     """Rows one after the other, observations flat."""
 
-    observation: np.ndarray  # [R, O], float32 or uint8
+    observation: np.ndarray  # [R, O], float32 or uint8 (bytes of frames, or of both: `lsp_fast.observed`)
     action: np.ndarray  # [R, A] float32
     reward: np.ndarray  # [R] float32
     terminal: np.ndarray  # [R] float32

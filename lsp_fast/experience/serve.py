@@ -24,7 +24,7 @@ ASKING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 """
 SAID = ("env_steps", "success", "root", "target")
 """What of a step's `info` the driver and `relabel` read. An environment's own may be large, or no data at all."""
-ATTRIBUTES = ("observation_space", "action_space", "max_env_steps", "name")
+ATTRIBUTES = ("observation_space", "action_space", "max_env_steps", "name", "observed", "observes")
 
 
 def serve(descriptor: int) -> None:

@@ -122,6 +122,8 @@ def export(
 
 def _refuse(agent: Agent, explore: bool) -> None:
     c = agent.config
+    if agent.observed.both:
+        raise LspFastError("obs = 'both': frames and numbers together are not exported; export a run that sees one")
     if explore and c.collect.commit:
         raise LspFastError(
             f"collect.commit = {c.collect.commit}: segments under random skills are not exported; leave --explore out"

@@ -1,4 +1,4 @@
-"""World model: feature encoder, RSSM, decoder, reward and discount heads, and their loss (SPEC section 2)."""
+"""World model: encoder of features, frames or both, RSSM, decoder, reward and discount heads (SPEC section 2)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from lsp_fast.models import conv
 from lsp_fast.models.conv import ConvDecoder, ConvEncoder
 from lsp_fast.models.networks import MLP, NormedMLP
 from lsp_fast.models.rssm import RSSM
+from lsp_fast.observed import Observed, Plain
 from lsp_fast.ops import densities, layers
 from lsp_fast.ops.imagine import imagine_actions
 from lsp_fast.ops.types import MLPWeights, State, WorldModelWeights, features, map_state
@@ -25,7 +26,7 @@ from lsp_fast.ops.types import MLPWeights, State, WorldModelWeights, features, m
 class SequenceBatch(NamedTuple):
     """Replayed sequences as tensors (SPEC section 1); batch comes first, as the replay gives them."""
 
-    observation: Tensor  # [B, L, O] float32, or frames [B, L, 64, 64, 3] uint8
+    observation: Tensor  # [B, L, O] float32, or frames [B, L, 64, 64, 3] uint8, or both [B, L, 12288 + 4 V] uint8
     action: Tensor  # [B, L, A] float32, the one that led to the observation
     reward: Tensor  # [B, L] float32
     terminal: Tensor  # [B, L] float32, 1 where the episode truly ended
@@ -54,8 +55,11 @@ def _say_once(backend: str) -> None:
 class WorldModel(nn.Module):
     """Encoder, RSSM, decoder and heads.
 
+    Of both, frame and numbers have an encoder and a decoder each. Their embeddings are one beside the other, and their
+    log-likelihoods are summed. Normalised, both are one row [12288 + V].
+
     Args:
-        observation: O; or the shape of frames.
+        observation: O; or the shape of frames; or both, as of `Observed.plain`.
         action_dim: A.
         config: sizes and loss settings.
         gamma: the discount that the discount head scales.
@@ -68,7 +72,7 @@ class WorldModel(nn.Module):
 
     def __init__(
         self,
-        observation: int | Sequence[int],
+        observation: Plain | Sequence[int],
         action_dim: int,
         config: ModelConfig,
         gamma: float,
@@ -78,26 +82,31 @@ class WorldModel(nn.Module):
     ) -> None:
         super().__init__()
         c = self.config = config
-        self.pixels = not isinstance(observation, int)
-        observation_dim = 1 if not isinstance(observation, int) else observation
-        if not isinstance(observation, int) and tuple(observation) != conv.SHAPE:
-            raise ConfigError(f"frames must be of shape {conv.SHAPE}, not {tuple(observation)}")
+        o = self.observed = Observed.of(observation)
+        self.pixels = o.frame is not None
+        if o.frame is not None and o.frame != conv.SHAPE:
+            raise ConfigError(f"frames must be of shape {conv.SHAPE}, not {o.frame}")
         self.gamma = gamma
         feature_dim = c.stoch + c.deter
-        if self.pixels:
-            self.encoder = ConvEncoder(generator)
-            self.rssm = RSSM(action_dim, conv.EMBEDDING, c, generator)
-            self.decoder = ConvDecoder(feature_dim, generator)
-        else:
-            mlp = NormedMLP if c.norm else MLP
-            self.encoder = mlp(observation_dim, c.encoder_units, c.encoder_layers, 0, generator)
-            self.rssm = RSSM(action_dim, c.encoder_units, c, generator)
-            self.decoder = mlp(feature_dim, c.decoder_units, c.decoder_layers, 2 * observation_dim, generator)
+        mlp = NormedMLP if c.norm else MLP
+
+        def encoder() -> MLP:
+            return mlp(o.vector, c.encoder_units, c.encoder_layers, 0, generator)
+
+        def decoder() -> MLP:
+            return mlp(feature_dim, c.decoder_units, c.decoder_layers, 2 * o.vector, generator)
+
+        self.encoder = ConvEncoder(generator) if self.pixels else encoder()
+        self.vector_encoder = encoder() if o.both else None
+        widths = conv.EMBEDDING * self.pixels + c.encoder_units * bool(o.vector)
+        self.rssm = RSSM(action_dim, widths, c, generator)
+        self.decoder = ConvDecoder(feature_dim, generator) if self.pixels else decoder()
+        self.vector_decoder = decoder() if o.both else None
         self.reward = MLP(feature_dim, c.reward_units, c.reward_layers, 1, generator)
         self.discount = MLP(feature_dim, c.reward_units, c.reward_layers, 1, generator) if discount_head else None
         # Ones and zeros change nothing, so that there is one path with normalisation and without.
-        self.register_buffer("observation_mean", torch.zeros(observation_dim))
-        self.register_buffer("observation_std", torch.ones(observation_dim))
+        self.register_buffer("observation_mean", torch.zeros(o.vector or 1))
+        self.register_buffer("observation_std", torch.ones(o.vector or 1))
 
     def fit_normalizer(self, mean: Tensor, std: Tensor) -> None:
         """Standardise observations by these statistics [O] from now on (`normalize_observations`): [O], [O]."""
@@ -106,11 +115,32 @@ class WorldModel(nn.Module):
         self.observation_std.copy_(std.clamp(min=1e-2))
 
     def normalize(self, observation: Tensor) -> Tensor:
-        """[..., O] -> [..., O]; the identity unless a normaliser was fitted. Frames go from 0 .. 255 to [-0.5, 0.5]."""
-        if self.pixels:
-            return observation.to(self.observation_mean.dtype) / 255 - 0.5
-        standard = (observation - self.observation_mean) / self.observation_std
+        """[..., O] -> [..., O]; the identity unless a normaliser was fitted. Frames go from 0 .. 255 to [-0.5, 0.5].
+        Both, uint8 [..., 12288 + 4 V], become [..., 12288 + V]."""
+        o = self.observed
+        if o.both:
+            numbers = observation[..., o.pixels :].view(torch.float32)
+            return torch.cat([self._scaled(observation[..., : o.pixels]), self._standard(numbers)], -1)
+        return self._scaled(observation) if self.pixels else self._standard(observation)
+
+    def truth(self, observation: Tensor) -> Tensor:
+        """The frames that were observed, in [0, 1]: [..., 64, 64, 3]."""
+        o = self.observed
+        if o.both:
+            observation = observation[..., : o.pixels].unflatten(-1, conv.SHAPE)
+        return observation.float() / 255
+
+    def _scaled(self, frames: Tensor) -> Tensor:
+        return frames.to(self.observation_mean.dtype) / 255 - 0.5
+
+    def _standard(self, numbers: Tensor) -> Tensor:
+        standard = (numbers - self.observation_mean) / self.observation_std
         return symlog(standard) if self.config.normaliser == "symlog" else standard
+
+    def _parts(self, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Frame [..., 64, 64, 3] and numbers [..., V] of both, normalised."""
+        pixels = self.observed.pixels
+        return target[..., :pixels].unflatten(-1, conv.SHAPE), target[..., pixels:]
 
     def embed(self, observation: Tensor) -> Tensor:
         """[..., O] -> [..., E]"""
@@ -118,15 +148,26 @@ class WorldModel(nn.Module):
 
     def encode(self, target: Tensor, backend: Backend = REFERENCE) -> Tensor:
         """Normalised observations [..., O] -> [..., E]."""
-        if isinstance(self.encoder, ConvEncoder):
+        if not isinstance(self.encoder, ConvEncoder):
+            return self._layers(self.encoder, target, backend)
+        if self.vector_encoder is None:
             return self.encoder(target.flatten(0, -4)).unflatten(0, target.shape[:-3])
-        return self._layers(self.encoder, target, backend)
+        frame, numbers = self._parts(target)
+        seen = self.encoder(frame.flatten(0, -4)).unflatten(0, frame.shape[:-3])
+        return torch.cat([seen, self._layers(self.vector_encoder, numbers, backend)], -1)
 
     def observation_nll(self, feature: Tensor, target: Tensor, backend: Backend = REFERENCE) -> Tensor:
         """-log p(observation): ([..., F], normalised [..., O]) -> [...]; of frames with unit deviation."""
-        if isinstance(self.decoder, ConvDecoder):
+        if not isinstance(self.decoder, ConvDecoder):
+            return self._numbers_nll(self.decoder, feature, target, backend)
+        if self.vector_decoder is None:
             return -densities.normal_log_prob(target, self.frames(feature)).sum((-3, -2, -1))
-        raw, c = self._layers(self.decoder, feature, backend), self.config
+        frame, numbers = self._parts(target)
+        seen = -densities.normal_log_prob(frame, self.frames(feature)).sum((-3, -2, -1))
+        return seen + self._numbers_nll(self.vector_decoder, feature, numbers, backend)
+
+    def _numbers_nll(self, decoder: MLP, feature: Tensor, target: Tensor, backend: Backend) -> Tensor:
+        raw, c = self._layers(decoder, feature, backend), self.config
         return -backend.log_prob(raw, target, c.decoder_min_std, c.decoder_max_std)
 
     def _layers(self, mlp: MLP, x: Tensor, backend: Backend) -> Tensor:

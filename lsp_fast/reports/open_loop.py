@@ -25,7 +25,7 @@ def predicted_frames(agent: ImaginationAgent, replay: Replay, seed: int) -> np.n
     noise = Noise(seed, agent.device).normal("open_loop", length, SEQUENCES, agent.config.model.stoch)
     batch = SequenceBatch(*(torch.as_tensor(array, device=agent.device) for array in arrays))
     predicted = agent.world_model.open_loop(batch, noise, min(SEEN, length - 1)).transpose(0, 1) + 0.5  # [B, L, ...]
-    truth = batch.observation.float() / 255
+    truth = agent.world_model.truth(batch.observation)
     rows = torch.stack([truth, predicted.clamp(0, 1), ((predicted - truth + 1) / 2).clamp(0, 1)], 1)
     side = truth.shape[2]
     picture = rows.permute(0, 1, 3, 2, 4, 5).reshape(-1, side * length, 3)

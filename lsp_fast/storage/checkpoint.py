@@ -15,6 +15,7 @@ import torch
 
 from lsp_fast import files
 from lsp_fast.errors import CheckpointError, LspFastError
+from lsp_fast.observed import Plain
 
 FORMAT = 2
 KEEP = 2  # checkpoints kept in a run
@@ -120,7 +121,7 @@ def load_latest(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def observation_of(state: dict[str, Any]) -> int | tuple[int, ...]:
-    """The width or shape of what a run observes; runs from before there were frames named it otherwise."""
+def observation_of(state: dict[str, Any]) -> Plain:
+    """The width or shape of what a run observes, or both; runs from before there were frames named it otherwise."""
     found = state["observation"] if "observation" in state else state["observation_dim"]
     return found if isinstance(found, int) else tuple(found)

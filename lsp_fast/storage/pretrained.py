@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from lsp_fast.config import Config, from_dict, to_dict
-from lsp_fast.config.values import PRETRAINED as PREFIX
+from lsp_fast.config.transfer import PRETRAINED as PREFIX
 from lsp_fast.errors import CheckpointError, ConfigError, LspFastError
 from lsp_fast.files import write_bytes, write_text
 from lsp_fast.storage import checkpoint

@@ -58,7 +58,7 @@ def estimate(
     Args:
         config: checked.
         backend: the one in use; the C++ one keeps a rollout's activations in its threads' scratch.
-        observation_dim: O; of frames all their numbers.
+        observation_dim: O; of frames all their numbers, of both all their bytes.
         action_dim: A.
         parameters: numbers in the weights of all modules.
         gpu: whether learning happens on one.
@@ -66,7 +66,7 @@ def estimate(
         held: rows that the replay begins with.
     """
     m, b = config.model, config.behavior
-    pixels = config.obs == "pixels"
+    pixels = config.obs != "features"
     row = observation_dim * (1 if pixels else FLOAT) + FLOAT * (action_dim + 2 + extras) + 1
     made = 0 if config.offline else config.env_steps
     agent_steps = made // config.collect.action_repeat
@@ -86,7 +86,8 @@ def estimate(
     heads = 2 * (m.reward_units * m.reward_layers + config.value.units * config.value.layers)
     observing = 2 * (m.encoder_units * m.encoder_layers + m.decoder_units * m.decoder_layers + observation_dim)
     if pixels:
-        observing = ACTIVATIONS + 4 * observation_dim
+        beside = observing - 2 * observation_dim if config.obs == "both" else 0  # layers of the numbers
+        observing = ACTIVATIONS + 4 * observation_dim + beside
     learning = FLOAT * batch * (observing + 2 * recurrent + heads)
     starts = min(batch, config.start_states or batch)
     each = 1 if config.skill.source == "none" else config.skill.per_plan

@@ -19,7 +19,7 @@ RESUMABLE = {
     "train.health_every", "train.checkpoint_every", "train.cuda_graph", "train.video_every", "collect.workers", "log",
 }  # fmt: skip
 
-KEPT = {"planner.noise", "planner.precision", "skill.offset"}
+KEPT = {"planner.noise", "planner.precision", "skill.offset", "observation.vectors"}
 """What a run keeps as it began where `auto` is asked for, since its numbers depend on it."""
 
 

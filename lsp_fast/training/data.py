@@ -20,6 +20,7 @@ from lsp_fast.experience.recorded.form import About, Asked, Notes, Stored, targe
 from lsp_fast.experience.recorded.rows import Shapes
 from lsp_fast.experience.replay import Replay
 from lsp_fast.experience.replay_files import Rows
+from lsp_fast.observed import Observed
 from lsp_fast.storage import checkpoint
 from lsp_fast.storage.run_folder import RunFolder
 
@@ -103,6 +104,7 @@ def of_run(path: Path) -> Stored:
 
     Raises:
         CheckpointError: there is no run, no checkpoint, or the files do not fit it.
+        ConfigError: it observes both frames and numbers.
     """
     if folder.holds(path):
         return folder.read_folder(path)
@@ -113,6 +115,9 @@ def of_run(path: Path) -> Stored:
         raise CheckpointError(f"{path} has no checkpoint yet; let the run go on until it has written one")
     with checkpoint.fitting(state):
         observation, action_dim = checkpoint.observation_of(state), int(state["action_dim"])
+        if (sizes := Observed.of(observation)).both:
+            raise ConfigError(f"{path} observes both frames and numbers, which no recording holds; name another run")
+        observation = sizes.frame or sizes.vector
         plain = replace(config, {"device": "cpu", "backend": "reference"})
         agent = agents.make(observation, action_dim, plain, state.get("goals"))
         repeat = config.collect.action_repeat

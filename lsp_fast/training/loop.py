@@ -67,6 +67,8 @@ def train(config: Config, logdir: str | Path, *, progress: bool = True, profile:
             evaluator = stack.enter_context(Evaluator(own, own.train.eval_episodes, environments, workers))
         trainer = Trainer(own, folder.replay_of(processes.rank()), state, environments)
         needs = check_resources(own, trainer, folder)
+        if progress and (seen := getattr(environments[0], "observes", None)):
+            announce(seen)
         if progress:
             announce(needs if limited is None else f"{needs}\n{limited}")
         if trainer.reseeded:

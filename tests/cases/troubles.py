@@ -8,7 +8,7 @@ import time
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict
+from gymnasium.spaces import Box, Dict, Discrete
 
 SPACE = Box(-np.inf, np.inf, (2,), np.float32)
 
@@ -121,6 +121,37 @@ class Missing(Plain):
 
     def __init__(self):
         self.seen = {"a": np.zeros(1, np.float32)}
+
+
+class Camera(Plain):
+    """Observes a frame of 32x32 beside its numbers."""
+
+    observation_space = Dict(a=Box(-1, 1, (2,)), image=Box(0, 255, (32, 32, 3), np.uint8))
+
+    def __init__(self):
+        self.seen = {"a": np.zeros(2, np.float32), "image": np.zeros((32, 32, 3), np.uint8)}
+
+
+class FrameAlone(Plain):
+    """Observes a frame, and nothing else."""
+
+    observation_space = Box(0, 255, (64, 64, 3), np.uint8)
+    seen = np.zeros((64, 64, 3), np.uint8)
+
+
+class Chooses(Plain):
+    """Takes one of three actions."""
+
+    action_space = Discrete(3)
+
+
+class DrawsNothing(Plain):
+    """Has no frame of its own, and draws none."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
 
 
 class NeedsArgument(Plain):

@@ -389,3 +389,35 @@ def test_where_a_run_logs_is_a_list_of_names():
         make_config("smoke", train__video_every=-1)
     with pytest.raises(ConfigError, match=r"train.video_every = 100: evaluations are filmed, and train.eval_every = 0"):
         make_config("smoke", train__video_every=100, train__eval_every=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"observation__resize": True}, "only gym: tasks"),
+        ({"task": "gym:X-v0", "observation__frame": "a"}, "features see no frame; set obs"),
+        ({"task": "gym:X-v0", "observation__resize": True}, "features see no frame; set obs"),
+        ({"task": "gym:X-v0", "obs": "pixels", "observation__vectors": "a"}, "pixels see no numbers; set obs to both"),
+        ({"task": "gym:X-v0", "observation__vectors": "a,,b"}, "a name is empty"),
+        ({"task": "gym:X-v0", "observation__vectors": ""}, "a name is empty"),
+        ({"task": "gym:X-v0", "obs": "both", "observation__frame": " "}, "a name is empty"),
+        ({"algorithm": "hiro", "obs": "both"}, "HIRO learns from features only"),
+        ({"obs": "both", "data": "x"}, "recordings are read as features"),
+        ({"task": "gym:X-v0", "data": "x", "observation__vectors": "b,a"}, "own order.*observation.vectors to auto"),
+    ],
+)
+def test_what_is_seen_must_be_there(options, named):
+    with pytest.raises(ConfigError, match=named):
+        make_config("cpu", **options)
+
+
+def test_runs_from_before_entries_could_be_chosen_flattened_all():
+    for task, vectors in (("gym:X-v0", "all"), ("cheetah_run", "auto")):
+        before = to_dict(make_config(task=task))
+        del before["observation"]
+        assert from_dict(before).observation.vectors == vectors
+        assert from_dict(to_dict(make_config(task=task))).observation.vectors == "auto"
+
+
+def test_norms_are_taken_beside_a_frame():
+    assert make_config("cpu", obs="both", model__norm=True).model.norm

@@ -176,10 +176,29 @@ def test_the_driver_keeps_bytes(drawn):
 
 
 def test_bad_arguments(drawn):
-    with pytest.raises(ValueError, match="'features' or 'pixels', not 'pixel'"):
+    with pytest.raises(ValueError, match="'features', 'pixels' or 'both', not 'pixel'"):
         envs.make("cheetah_run", obs="pixel")
-    with pytest.raises(LspFastError, match=r"'gym:Pendulum-v1' has no pixels"):
-        envs.make("gym:Pendulum-v1", obs="pixels")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_both_are_the_frame_and_the_features(task, either):
+    both, pixels, features = (envs.make(task, obs=obs, fast_render=True) for obs in ("both", "pixels", "features"))
+    sizes = both.observed
+    assert sizes.plain == ((64, 64, 3), features.observation_space.shape[0])
+    assert both.observation_space == gymnasium.spaces.Box(0, 255, sizes.shape, np.uint8)
+    (seen, rest), (frames, _), (numbers, same) = map(episode, (both, pixels, features))
+    np.testing.assert_array_equal(sizes.frames(seen), frames)
+    np.testing.assert_array_equal(sizes.numbers(seen), numbers)
+    assert rest == same
+
+
+def test_where_the_simulation_diverges_both_are_those_before(drawn):
+    env = envs.make("cheetah_run", obs="both")
+    before, _ = env.reset(seed=0)
+    env.env._environment.physics.data.qvel[:] = 1e9
+    after, *_, info = env.step(np.zeros(6))
+    assert info["diverged"]
+    np.testing.assert_array_equal(after, before)
 
 
 # Which OpenGL

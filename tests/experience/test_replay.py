@@ -10,6 +10,7 @@ from lsp_fast import envs
 from lsp_fast.errors import CheckpointError, LspFastError
 from lsp_fast.experience.driver import Driver
 from lsp_fast.experience.replay import Batch, Replay
+from lsp_fast.observed import Observed
 
 
 def expected_row(number, row, lengths):
@@ -262,3 +263,55 @@ def test_segments_begin_at_multiples_and_stay_in_their_episode(lengths, steps, s
     assert set(drawn) <= possible
     if len(possible) <= 20:  # each of them equally likely
         assert set(drawn) == possible
+
+
+def both_of(rows, seed=0):
+    """A replay of so many rows of frame and numbers, and what went in."""
+    sizes, rng = Observed(3, (4, 4, 3)), np.random.default_rng(seed)
+    replay = Replay(100, sizes.plain, ACTION)
+    frames = rng.integers(0, 256, (rows, 4, 4, 3), dtype=np.uint8)
+    numbers = rng.normal(size=(rows, 3)).astype(np.float32)
+    for t in range(rows):
+        row = sizes.pack({"frame": frames[t], "vector": numbers[t]})
+        replay.add(0, row, np.zeros(ACTION), 0.0, False, t == 0, t == rows - 1)
+    return replay, sizes, frames, numbers
+
+
+def test_both_come_out_as_they_went_in():
+    replay, sizes, frames, numbers = both_of(9)
+    assert replay.dtype == np.uint8 and replay.observation_shape == (48 + 12,)
+    batch = replay.sample(np.random.default_rng(0), 2, 9)
+    assert batch.observation.shape == (2, 9, 60)
+    for b in range(2):
+        np.testing.assert_array_equal(sizes.frames(batch.observation[b]), frames)
+        np.testing.assert_array_equal(sizes.numbers(batch.observation[b]), numbers)
+
+
+def test_statistics_of_both_are_the_numbers():
+    replay, _, _, numbers = both_of(9)
+    mean, std = replay.observation_statistics()
+    np.testing.assert_allclose(mean, numbers.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(std, numbers.std(0), rtol=1e-6)
+
+
+def test_a_number_of_both_that_is_not_finite_is_refused():
+    replay, sizes, frames, numbers = both_of(2)
+    numbers[1, 2] = np.nan
+    row = sizes.pack({"frame": frames[1], "vector": numbers[1]})
+    with pytest.raises(LspFastError, match=r"not finite.*observation \[.*nan\]"):
+        replay.add(0, row, np.zeros(ACTION), 0.0, False, True, False)
+
+
+def test_both_are_read_back_from_disk(tmp_path):
+    replay, sizes, frames, numbers = both_of(9)
+    state = replay.save(tmp_path)
+    again = Replay(100, sizes.plain, ACTION)
+    again.load(tmp_path, state)
+    np.testing.assert_array_equal(content(again).observation, content(replay).observation)
+    # As docs/tasks.md says how to read it.
+    row = np.dtype([("frame", "u1", sizes.frame), ("vector", "<f4", (3,))])
+    rows = np.fromfile(tmp_path / "observation.u8", row)
+    np.testing.assert_array_equal(rows["frame"], frames)
+    np.testing.assert_array_equal(rows["vector"], numbers)
+    with pytest.raises(CheckpointError, match="60"):
+        Replay(100, Observed(4, sizes.frame).plain, ACTION).load(tmp_path, state)

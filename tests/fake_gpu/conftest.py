@@ -13,6 +13,7 @@ from gymnasium.spaces import Box
 from lsp_fast import envs
 from lsp_fast.backends import registry
 from lsp_fast.config import make_config
+from lsp_fast.observed import Observed
 from lsp_fast.training import run
 
 LAUNCHES = Path(__file__).parents[2] / "benchmarks" / "gpu" / "launches.py"
@@ -36,15 +37,18 @@ class Short(gymnasium.Env):
 
     max_env_steps = 20
 
-    def __init__(self, pixels):
-        self.pixels = pixels
+    def __init__(self, obs):
+        self.observed = Observed(0 if obs == "pixels" else 5, None if obs == "features" else (64, 64, 3))
         self.action_space = Box(-1, 1, (2,), np.float32)
-        self.observation_space = Box(0, 255, (64, 64, 3), np.uint8) if pixels else Box(-9, 9, (5,), np.float32)
+        low, high = (-9, 9) if obs == "features" else (0, 255)
+        self.observation_space = Box(low, high, self.observed.shape, self.observed.dtype)
 
     def seen(self):
-        if self.pixels:
-            return np.full((64, 64, 3), 100 + 20 * self.place[0], np.uint8)
-        return np.asarray([*self.place, *np.sin(self.place), self.count / 20], np.float32)
+        numbers = np.asarray([*self.place, *np.sin(self.place), self.count / 20], np.float32)
+        if self.observed.frame is None:
+            return numbers
+        frame = np.full((64, 64, 3), 100 + 20 * self.place[0], np.uint8)
+        return self.observed.pack({"frame": frame, "vector": numbers}) if self.observed.both else frame
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -59,7 +63,7 @@ class Short(gymnasium.Env):
 @pytest.fixture(autouse=True)
 def short_tasks(monkeypatch):
     """Every task is the short one, and no curve is drawn: that would take as long as a run."""
-    monkeypatch.setattr(envs, "make", lambda task, obs="features", **_: Short(obs == "pixels"))
+    monkeypatch.setattr(envs, "make", lambda task, obs="features", **_: Short(obs))
     monkeypatch.setattr(run, "learning_curves", lambda scores, path: path)
 
 

@@ -10,6 +10,7 @@ from lsp_fast import agents, ops
 from lsp_fast.backends.cudagraph import WARMUP
 from lsp_fast.config import ALGORITHMS
 from lsp_fast.experience.replay import Batch
+from lsp_fast.observed import Observed
 from lsp_fast.training.upload import Upload
 
 OBSERVATION, ACTION = 5, 2
@@ -97,6 +98,35 @@ def test_a_graph_acts_as_without(variant, explore, gpu, small):
             actions.append(action)
         assert np.array_equal(*actions), t
     assert gpu.replays > 0
+
+
+def test_graphs_of_both_change_nothing(gpu, small):
+    """Numbers are read out of a row of bytes in acting's graph and in learning's."""
+    sizes = Observed(OBSERVATION, (64, 64, 3))
+    config = {"obs": "both", "planner__candidates": 4, "behavior__plan_states": 2}
+    graphed, eager = (
+        agents.make(sizes.plain, ACTION, small(train__cuda_graph=graphs, **config), None) for graphs in (True, False)
+    )
+
+    def seen(seed, *rows):
+        rng = np.random.default_rng(seed)
+        frame = rng.integers(0, 256, (*rows, 64, 64, 3), dtype=np.uint8)
+        return sizes.pack({"frame": frame, "vector": rng.normal(size=(*rows, OBSERVATION))})
+
+    upload = Upload(graphed.device)
+    carries = [agent.initial_carry(2, explore=True) for agent in (graphed, eager)]
+    for seed in range(2 * (WARMUP + 2)):
+        batch = sequences(graphed.config, seed)
+        batch = upload(batch._replace(observation=seen(seed, *batch.reward.shape)))
+        a, b = (agent.update(batch) for agent in (graphed, eager))
+        for name in a:
+            assert torch.equal(a[name].inner, b[name].inner), (seed, name)
+        actions = []
+        for i, agent in enumerate((graphed, eager)):
+            action, carries[i] = agent.policy(seen(seed, 2), carries[i])
+            actions.append(action)
+        assert np.array_equal(*actions), seed
+    assert gpu.captures > 1 and gpu.replays > 1
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -22,6 +22,7 @@ from lsp_fast.training.trainer import Trainer
 VARIANTS = {
     **{algorithm: (algorithm, {}) for algorithm in ALGORITHMS},
     "pixels": ("lsp", {"obs": "pixels", "planner__candidates": 4}),
+    "both": ("lsp", {"obs": "both", "planner__candidates": 4, "model__normalize_observations": True}),
     "autocast": ("lsp", {"train__autocast": True}),
     "overlap": ("lsp", {"train__overlap": True}),
     "philox in bf16": ("lsp", {"planner__noise": "philox", "planner__precision": "bf16", "train__matmul": "tf32"}),

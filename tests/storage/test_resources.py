@@ -10,6 +10,7 @@ import pytest
 from lsp_fast import machine
 from lsp_fast.agents import ImaginationAgent
 from lsp_fast.config import make_config
+from lsp_fast.experience.replay import Replay
 from lsp_fast.models.conv import SHAPE
 from lsp_fast.storage import checkpoint, resources
 from lsp_fast.training.loop import train
@@ -69,6 +70,20 @@ def test_frames_are_counted_in_bytes():
     rows = config.env_steps // 2
     assert rows * 64 * 64 * 3 < frames.disk < numbers.disk - rows * 64 * 64 * 3 * 2
     assert frames.memory > resources.estimate(make_config("cpu", device="cpu"), "reference", 17, 6, parameters).memory
+
+
+def test_both_are_counted_in_bytes_too():
+    needs = {}
+    for obs, sizes in (("pixels", SHAPE), ("both", (SHAPE, 17))):
+        config = make_config("cpu", device="cpu", obs=obs)
+        agent = ImaginationAgent(sizes, 6, config)
+        replay = Replay(10, agent.observation, 6, dtype=np.uint8)
+        width = replay._rows.observation.itemsize * replay.observation_dim
+        assert width == 64 * 64 * 3 + 4 * 17 * (obs == "both")
+        needs[obs] = resources.estimate(config, "reference", replay.observation_dim, 6, 0)
+    rows = make_config("cpu").env_steps // 2
+    assert rows * 4 * 17 <= needs["both"].disk - needs["pixels"].disk < 1.1 * rows * 4 * 17
+    assert needs["both"].memory > needs["pixels"].memory + rows * 4 * 17
 
 
 def test_a_gpus_memory_is_counted_apart():

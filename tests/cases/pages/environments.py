@@ -25,6 +25,20 @@ REFUSED = {
 }
 TAKEN = ["Plain", "InPlace", "Int32", "Arrays", "Brief", "Reuses", "SuccessArray", "ClosesBadly", "Single", "Shared"]
 
+UNSEEN = [
+    ("has discrete actions", "Chooses-v0", ["discrete actions Discrete(3)", "ActionWrapper", "Box(-1, 1, (3,))"]),
+    ("observes a frame of another size", "Camera-v0 --obs pixels", ["has 32x32 pixels", "set --observation.resize"]),
+    ("observes a frame alone", "FrameAlone-v0", ["frames alone: set --obs pixels", "--observation.vectors all"]),
+    ("observes no numbers", "FrameAlone-v0 --obs both", ["nothing beside its frame: set --obs pixels"]),
+    ("has no entry of that name", "Camera-v0 --observation.vectors a,b", ["'b'", "observes a (2,), image (32, 32, 3)"]),
+    ("has no frame of that name", "Camera-v0 --obs both --observation.frame cam", ["'cam'", "or auto, or render"]),
+    ("observes no Dict", "Plain-v0 --observation.vectors a", ["observes no Dict", "leave it out"]),
+    ("draws nothing", "DrawsNothing-v0 --obs pixels", ["render() raised NotImplementedError"]),
+    ("cannot be asked to draw", "Plain-v0 --obs pixels", ['needs one that takes render_mode="rgb_array"']),
+    ("is resized where none is seen", "Camera-v0 --observation.resize", ["features see no frame; set obs to pixels"]),
+]  # fmt: skip
+"""What is asked for and cannot be seen."""
+
 TRAIN = "train {short} --logdir run --task gym:troubles:"
 LEARN = "--collect.prefill 200 --train.eval-every 500"
 """Updates are made, and episodes of training lie between evaluations."""
@@ -98,6 +112,11 @@ ROWS = [
         for name, words in REFUSED.items()
     ),
     *(Row(f"{name} is odd", f"{TRAIN}{name}-v0", 0, leaves=["run"]) for name in TAKEN),
+    *(Row(f"{trouble}", f"{TRAIN}{command}", 2, tells=words, leaves=()) for trouble, command, words in UNSEEN),
+    Row("observes a frame, too", f"{TRAIN}Camera-v0", 0, leaves=["run"],
+        tells=["gym:troubles:Camera-v0: observed are a (2); left out: image"]),
+    Row("observes a frame that is made larger", f"{TRAIN}Camera-v0 --obs both --observation.resize", 0, leaves=["run"],
+        tells=["observed are the frame image (32x32x3, as 64x64), a (2)"]),
     *(
         Row(f"{spoil} steps into training", f"{TRAIN}Spoilt-v0", 2, before=_fresh(SPOIL=spoil), after=_whole,
             tells=["gym:troubles:Spoilt-v0 (environment 0): ", *words, "in agent step", *KEPT],

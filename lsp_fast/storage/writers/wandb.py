@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -45,6 +46,8 @@ class Wandb(LogWriter):
         settings: dict[str, Any] = {"console": "off"}
         if "WANDB_FINISH_TIMEOUT" not in named:
             settings["finish_timeout"] = PATIENCE
+        # It puts hooks of its own there and leaves them: what a process passes on by pickle must be the real ones.
+        hooks = sys.exit, sys.excepthook
         self._run = wandb.init(
             id=known or uuid.uuid4().hex[:12],
             resume=None if offline else "allow",
@@ -57,6 +60,7 @@ class Wandb(LogWriter):
             reinit="create_new",  # one that is open in a notebook is not ours
             settings=wandb.Settings(**settings),
         )
+        sys.exit, sys.excepthook = hooks
         start.remember("wandb_run", self._run.id)
         # Offline nobody says what is there: each start before wrote a file of its own, perhaps until it was killed.
         self._from = 1 + last_step(start.folder / "wandb") if offline else self._run.step

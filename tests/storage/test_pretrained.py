@@ -1,14 +1,18 @@
 """Agents that come with the package: `pretrained:NAME` is read wherever a run's folder is."""
 
+import importlib.util
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import lsp_fast
-from lsp_fast import envs
+from lsp_fast import envs, evaluate
 from lsp_fast.cli import main
+from lsp_fast.config import Config
 from lsp_fast.errors import CheckpointError, LspFastError
 from lsp_fast.storage import pretrained, sources
 from lsp_fast.storage.run_folder import RunFolder
@@ -70,6 +74,28 @@ def test_weights_are_those_of_the_run_up_to_sixteen_bits(written):
         torch.testing.assert_close(ours[key], tensor, rtol=tolerance, atol=1e-7 if tolerance else 0)
 
 
+def test_a_run_of_ours_becomes_one(written, tmp_path, monkeypatch):
+    """Scored as it is written, and without what concerns the machine that made it."""
+    benchmarks = Path(__file__).parents[2] / "benchmarks"
+    monkeypatch.syspath_prepend(str(benchmarks))
+    spec = importlib.util.spec_from_file_location("making_pretrained", benchmarks / "pretrained.py")
+    making = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(making)
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    run = shutil.copytree(written[0] / "run", tmp_path / "run")
+    config = json.loads((run / "config.json").read_text()) | {"log": ["wandb"], "max_minutes": 5.0, "threads": 3}
+    (run / "config.json").write_text(json.dumps(config))
+    made = making.make(run, "walker", "lsp-fast train", 2, 7)
+    told = pretrained.describe("walker")
+    assert told["made"] == made and made["command"] == "lsp-fast train" and made["env_steps"] == 1000
+    agent = lsp_fast.load("pretrained:walker", device="cpu")
+    with evaluate.Evaluator(agent.config, 2) as evaluator:
+        assert made["scores"]["returns"] == [round(x, 1) for x in evaluator.run_agent(agent, 7).returns]
+    ours = pretrained.read("walker")[0]
+    assert (ours.device, ours.threads, ours.log, ours.max_minutes) == ("auto", 0, Config().log, 0)
+    assert ours.model == written[1].model
+
+
 def test_a_weight_that_sixteen_bits_cannot_hold_is_refused(written, tmp_path):
     _, config, state = written
     modules = {"large": torch.full((2000,), 1e6)}
@@ -98,7 +124,8 @@ def test_a_transfer_begins_from_one_and_goes_on(tmp_path, capsys):
     argv += ["--logdir", str(tmp_path / "run"), "--env-steps"]
     assert main([*argv, "600"]) == 0
     config = RunFolder(tmp_path / "run").read_config()
-    assert config.transfer.source == f"pretrained:{source}" and config.transfer.source_env_steps == pretrained.describe(source)["env_steps"]
+    taken = config.transfer.source, config.transfer.source_env_steps
+    assert taken == (f"pretrained:{source}", pretrained.describe(source)["env_steps"])
     assert main([*argv, "1200"]) == 0, capsys.readouterr().err
     state = sources.read_state(tmp_path / "run")
     assert state["env_steps"] == 1200

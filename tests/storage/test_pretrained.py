@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -33,6 +34,19 @@ def test_each_is_small_and_tells_how_it_was_made(name):
     assert made["command"].startswith("lsp-fast train ") and f"--task {name}" in made["command"]
     assert len(made["scores"]["returns"]) >= 10 and made["scores"]["mean"] > 300
     assert {"seed", "env_steps", "version", "machine"} <= made.keys()
+
+
+def test_the_page_says_what_their_files_say():
+    page = (Path(__file__).parents[2] / "docs" / "running.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| ([\d.]+) \|$", page, re.MULTILINE)
+    assert [name for name, *_ in rows] == NAMES
+    for name, env_steps, mean in rows:
+        told = pretrained.describe(name)
+        scores = told["made"]["scores"]
+        assert (int(env_steps.replace(",", "")), float(mean)) == (told["env_steps"], scores["mean"])
+        assert scores["episodes"] == len(scores["returns"]) == 20 and told["made"]["seed"] == 0
+        assert scores["mean"] == pytest.approx(np.mean(scores["returns"]), abs=0.1)
+        assert (told["config"]["algorithm"], told["config"]["preset"]) == ("lsp", "cpu")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from exported import SMALL, a_run, beside
+from exported import SMALL, TASK, a_run, beside
 
 from lsp_fast.cli import main
 from lsp_fast.errors import LspFastError
+from lsp_fast.evaluate import load_as
 from lsp_fast.export import functions, policy, run
 
 PLANET = {"planner__candidates": 8, "planner__elites": 3, "behavior__horizon": 3}
@@ -57,6 +58,8 @@ def test_it_acts_as_the_agent_does(name, smoke, tmp_path):
     assert found.difference <= 1e-4 and f"acts {found.acting}" in str(found)
     assert beside(folder, tmp_path / "policy", 200, explore, resets=(50, 52, 130)) < 1e-4
     about = json.loads((tmp_path / "policy" / "policy.json").read_text())
+    with np.load(tmp_path / "policy" / "selftest.npz") as recorded:
+        assert recorded["is_first"].sum() == 2  # what an episode leaves behind would show
     assert about["acting"] == ("exploring" if explore else "deterministic") and about["env_steps"] == 1000
 
 
@@ -73,6 +76,24 @@ def test_a_suites_task_names_its_entries_and_actuators(smoke, tmp_path):
     assert about["action"]["names"] == ["bthigh", "bshin", "bfoot", "fthigh", "fshin", "ffoot"]
     assert about["step"] == {"action_repeat": 2, "seconds": 0.02} and about["graphs"]["plan"] is None
     assert beside(folder, tmp_path / "policy", 20) < 1e-4
+
+
+@pytest.mark.parametrize("normaliser", ["prefill", "symlog"])
+def test_it_tells_how_observations_are_normalised(normaliser, smoke, tmp_path):
+    """The formula in policy.json, computed as it stands there."""
+    folder = a_run(tmp_path / "run", smoke("dreamer", task=TASK, model__normaliser=normaliser, behavior__horizon=2))
+    policy.export(folder, tmp_path / "policy", format="torch")
+    told = json.loads((tmp_path / "policy" / "policy.json").read_text())["observation"]["normalised"]
+    names = {"mean": np.array(told["mean"]), "std": np.array(told["std"]), "sign": np.sign, "log": np.log}
+    names["x"] = x = np.array([3.0, -0.5, 10.0])
+    formula, _, y = told["formula"].partition(", y = ")
+    if y:
+        names["y"] = eval(y, names)
+        formula = formula.replace(" log", " * log").replace("|y|", "abs(y)")
+    world_model = load_as(folder, **policy.PLAIN).world_model
+    ours = world_model.normalize(torch.tensor(x, dtype=torch.float32))
+    assert not np.allclose(ours, x)
+    np.testing.assert_allclose(eval(formula, names), ours, rtol=1e-5)
 
 
 def test_programs_of_torch_act_alike(smoke, tmp_path):

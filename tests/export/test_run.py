@@ -147,15 +147,22 @@ class Watched(gymnasium.Env):
         return self.observation_space.sample(), 0.5, False, False, {}
 
 
+class Camera(Watched):
+    observation_space = Watched.observation_space["image"]
+
+
 @pytest.fixture
-def watched():
-    gymnasium.register("Watched-v0", Watched, max_episode_steps=50)
-    yield "gym:Watched-v0"
-    del gymnasium.registry["Watched-v0"]
+def own():
+    """Registers environments of one's own."""
+    for kind in (Watched, Camera):
+        gymnasium.register(f"{kind.__name__}-v0", kind, max_episode_steps=50)
+    yield
+    for kind in (Watched, Camera):
+        del gymnasium.registry[f"{kind.__name__}-v0"]
 
 
-def test_it_sees_the_entries_that_the_run_sees(watched, smoke, tmp_path):
-    seen = {"task": watched, "observation__vectors": "speed,mode", "behavior__horizon": 2}
+def test_it_sees_the_entries_that_the_run_sees(own, smoke, tmp_path):
+    seen = {"task": "gym:Watched-v0", "observation__vectors": "speed,mode", "behavior__horizon": 2}
     folder = a_run(tmp_path / "run", smoke("dreamer", **seen), 7, 2)
     policy.export(folder, tmp_path / "policy", format="torch")
     acting = run.Policy(tmp_path / "policy")
@@ -164,8 +171,8 @@ def test_it_sees_the_entries_that_the_run_sees(watched, smoke, tmp_path):
     np.testing.assert_array_equal(acting.act(given), run.Policy(tmp_path / "policy").act([1, 2, 3, 0, 1, 0, 0]))
 
 
-def test_frames_of_an_environment_of_ones_own(watched, smoke, tmp_path):
-    config = smoke("dreamer", task=watched, obs="pixels", behavior__horizon=2)
+def test_frames_of_an_environment_of_ones_own(own, smoke, tmp_path):
+    config = smoke("dreamer", task="gym:Camera-v0", obs="pixels", behavior__horizon=2)
     folder = a_run(tmp_path / "run", config, (64, 64, 3), 2)
     policy.export(folder, tmp_path / "policy", format="torch")
     acting = run.Policy(tmp_path / "policy")

@@ -118,6 +118,11 @@ def test_a_weight_that_sixteen_bits_cannot_hold_is_refused(written, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_steps_of_another_version_are_refused():
+    with pytest.raises(CheckpointError, match="has learned for 100000 environment steps, not 5"):
+        sources.read_state("pretrained:cheetah_run", 5)
+
+
 def test_damaged_files_are_named(written, tmp_path):
     folder = written[0] / "kept"
     (tmp_path / "walker.json").write_text((folder / "walker.json").read_text())

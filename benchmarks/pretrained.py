@@ -2,7 +2,8 @@
 
     python benchmarks/pretrained.py runs/protocol_100k/cheetah_run-lsp-0 --name cheetah_run --command "lsp-fast train …"
 
-The scores in NAME.json are of the weights as they are written, large tensors rounded to 16 bits.
+The scores in NAME.json are of the weights as they are written, large tensors rounded to 16 bits. `machine` is the one
+that scored them.
 """
 
 from __future__ import annotations
@@ -16,25 +17,30 @@ from measure import machine
 
 import lsp_fast
 from lsp_fast import evaluate
+from lsp_fast.config import Config
 from lsp_fast.storage import pretrained, sources
 
 
-def make(run: Path, name: str, command: str, episodes: int, seed: int, folder: Path) -> dict[str, Any]:
+def make(run: Path, name: str, command: str, episodes: int, seed: int) -> dict[str, Any]:
     """Write both files; returns what is told of the agent."""
     config, state = sources.read_run(run)
-    # Whoever takes it chooses device and threads.
-    config = dataclasses.replace(config, device="auto", backend="auto", threads=0, label="")
+    # Whoever takes it chooses device, threads, how long, and where its numbers go: a transfer begins from these values.
+    theirs = Config()
+    config = dataclasses.replace(
+        config, device="auto", backend="auto", threads=0, label="", log=theirs.log, max_minutes=theirs.max_minutes,
+        collect=dataclasses.replace(config.collect, workers=0),
+    )  # fmt: skip
     made: dict[str, Any] = {
         "command": command, "seed": config.seed, "env_steps": state["env_steps"], "version": lsp_fast.__version__,
         "machine": machine(),
     }  # fmt: skip
-    pretrained.write(config, state, made, name, folder)
+    pretrained.write(config, state, made, name)
     agent = evaluate.load(f"{pretrained.PREFIX}{name}", device="cpu")
     with evaluate.Evaluator(agent.config, episodes) as evaluator:
         returns = evaluator.run_agent(agent, seed).returns
     made |= {"scores": {"episodes": episodes, "seed": seed, "returns": [round(x, 1) for x in returns]}}
     made["scores"]["mean"] = round(sum(returns) / len(returns), 1)
-    pretrained.write(config, state, made, name, folder)
+    pretrained.write(config, state, made, name)
     return made
 
 
@@ -46,7 +52,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1000, help="of the episodes")
     given = parser.parse_args()
-    made = make(given.run, given.name, given.command, given.episodes, given.seed, pretrained.FOLDER)
+    made = make(given.run, given.name, given.command, given.episodes, given.seed)
     print(f"{given.name}: {made['scores']['mean']} over {given.episodes} episodes")
 
 

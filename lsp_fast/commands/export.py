@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lsp_fast.commands.words import agent_of, planner_values
+from lsp_fast.commands.words import agent_of, folder_for, planner_values
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,6 @@ class Export:
         from lsp_fast.export import policy
 
         source, planner = agent_of(self.logdir, self.pretrained), planner_values(self.set)
-        out = self.out or (source / "policy" if self.logdir else Path("runs") / f"{self.pretrained}-policy")
+        out = self.out or folder_for(source, "policy")
         print(policy.export(source, out, format=self.format, explore=self.explore, planner=planner))
         return 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lsp_fast.commands.words import agent_of
+from lsp_fast.commands.words import agent_of, folder_for
 from lsp_fast.config import check_seed
 from lsp_fast.files import check_writable
 
@@ -38,7 +38,7 @@ class Skills:
 
         check_seed(self.seed)
         source = agent_of(self.logdir, self.pretrained)
-        out = self.out or (source / "skills" if self.logdir else Path("runs") / f"{self.pretrained}-skills")
+        out = self.out or folder_for(source, "skills")
         check_writable(out)
         agent = evaluate.load(source, device=self.device, backend=self.backend)
         print(skills.show(agent, out, count=self.count, env_steps=self.env_steps, seed=self.seed, form=self.format))

@@ -35,6 +35,14 @@ def agent_of(logdir: Path | None, pretrained: str | None) -> Path:
     return Path(f"{all_of_them.PREFIX}{pretrained}")
 
 
+def folder_for(source: Path, what: str) -> Path:
+    """Where what is made of an agent goes by default: into its run's folder, or runs/NAME-WHAT of a pretrained one."""
+    from lsp_fast.storage.pretrained import name_of
+
+    name = name_of(source)
+    return source / what if name is None else Path("runs") / f"{name}-{what}"
+
+
 def assignments(option: str, given: Iterable[Iterable[str]]) -> dict[str, Any]:
     """NAME=VALUE as a dictionary, of all times that the option is there; a value that is not JSON (true, 8, 0.1) is
     text.

@@ -104,14 +104,15 @@ def center_and_scale(env: gymnasium.Env) -> tuple[np.ndarray, np.ndarray]:
 
 def _action(env: gymnasium.Env) -> dict[str, Any]:
     center, scale = center_and_scale(env)
+    low, high = env.action_bounds  # pyright: ignore[reportAttributeAccessIssue]
     return {
         "shape": list(np.shape(center)),
         "names": getattr(env, "actuators", None),
         "formula": "center + scale * a, a in [-1, 1] from the graph",
         "center": center.tolist(),
         "scale": scale.tolist(),
-        "low": (center - scale).tolist(),
-        "high": (center + scale).tolist(),
+        "low": low.tolist(),
+        "high": high.tolist(),
         "unit": "the environment's own control",
     }
 

@@ -17,6 +17,8 @@ from lsp_fast.export.functions import Function
 
 OPSET = 20
 """ONNX's, which ONNX Runtime knows from 1.17 on."""
+IR_VERSION = 9
+"""Of the files, which that one reads; PyTorch writes a later one, and nothing of it is needed."""
 
 
 def to_torch(function: Function) -> bytes:
@@ -72,6 +74,7 @@ def to_onnx(function: Function) -> bytes:
             common.ClearMetadataAndDocStringPass(),
         ):
             each(model)
+        model.ir_version = IR_VERSION
         return program.model_proto.SerializeToString()
 
 

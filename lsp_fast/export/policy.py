@@ -6,10 +6,10 @@ import importlib.util
 import io
 import json
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsp_fast import envs, files
+from lsp_fast import files
 from lsp_fast.agents import Agent
+from lsp_fast.config import replace
 from lsp_fast.envs.answers import ask, check
 from lsp_fast.errors import LspFastError
-from lsp_fast.evaluate import load_as, planned_with
+from lsp_fast.evaluate import load_as, make_env, planned_with
 from lsp_fast.export import graphs, run
 from lsp_fast.export.describe import center_and_scale, description
 from lsp_fast.export.functions import functions, noise_name
@@ -109,7 +110,7 @@ def export(
         graphs.check_onnx()
     agent = load_as(logdir, **{**planned_with(planner or {}), **PLAIN})
     _refuse(agent, explore)
-    env = envs.make(agent.config.task, action_repeat=agent.config.collect.action_repeat)
+    env = _env(agent)
     try:
         content = _content(agent, env, format, explore)
         difference = _finish(content, agent, env, explore)
@@ -118,6 +119,12 @@ def export(
     _write(out, content)
     sizes = {name: len(data) for name, data in content.items()}
     return Exported(out, sizes, difference, "exploring" if explore else "deterministic")
+
+
+def _env(agent: Agent) -> gymnasium.Env:
+    """Its environment, observing numbers: frames would need OpenGL, and nothing but their size is asked for."""
+    numbers = {"obs": "features"} | ({"observation.vectors": "all"} if agent.pixels else {})
+    return make_env(replace(agent.config, numbers))
 
 
 def _refuse(agent: Agent, explore: bool) -> None:
@@ -228,7 +235,7 @@ def _recorded(agent: Agent, env: gymnasium.Env, seed: int, explore: bool) -> byt
 
 
 def _write(out: Path, content: Mapping[str, bytes]) -> None:
-    """All files, or none."""
+    """All files, or none, whatever stops it."""
     made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     written = []
@@ -236,10 +243,9 @@ def _write(out: Path, content: Mapping[str, bytes]) -> None:
         for name, data in content.items():
             files.write_bytes(out / name, data)
             written.append(out / name)
-    except OSError:
-        with suppress(OSError):
-            for path in written:
-                path.unlink()
-            if made:
-                out.rmdir()
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
+        if made:
+            shutil.rmtree(out, ignore_errors=True)
         raise

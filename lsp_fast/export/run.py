@@ -48,6 +48,7 @@ class Policy:
         }
         action = self.about["action"]
         self._center, self._scale = np.array(action["center"]), np.array(action["scale"])
+        self._low, self._high = np.array(action["low"]), np.array(action["high"])
         self._noise = noise or drawn(seed)
         self._held = False
         self._memory: dict[str, np.ndarray] = {}
@@ -95,8 +96,10 @@ class Policy:
             float64, within the environment's own bounds.
 
         Raises:
-            ValueError: an observation of another shape, or with a number that is not finite.
-            FloatingPointError: the action is not finite; nothing was remembered of this step.
+            ValueError: an observation of another shape, with a number that is not finite, or a frame that is not of
+                whole numbers from 0 to 255.
+            FloatingPointError: the action, or what is to be remembered, is not finite; nothing was remembered of this
+                step.
         """
         values = self._memory | {"observation": self._seen(observation)} | self._draw("act")
         planning = self.about["planning"]
@@ -106,13 +109,13 @@ class Policy:
                 values |= self._plan(values, begins=passed == 0)
         values |= self._call("act", values)
         action = np.clip(values["action"][0].astype(np.float64), -1, 1)
-        if not np.isfinite(action).all():
-            raise FloatingPointError(f"an action must be finite, not {action.tolist()}: the observation is too strange")
-        self._memory = {
-            name: values.get(entry["next"], self._memory[name]) for name, entry in self.about["memory"].items()
-        }
+        memory = {name: values.get(entry["next"], self._memory[name]) for name, entry in self.about["memory"].items()}
+        if not all(np.isfinite(x).all() for x in (action, *memory.values())):
+            raise FloatingPointError("the action or the memory is not finite: the observation is too strange")
+        self._memory = memory
         self._step += 1
-        return self._center + self._scale * action.reshape(self._center.shape)
+        own = self._center + self._scale * action.reshape(self._center.shape)
+        return np.clip(own, self._low, self._high)  # which rounding may have left
 
     def _plan(self, values: dict[str, np.ndarray], begins: bool) -> dict[str, np.ndarray]:
         """A new skill, or (of a policy that plans actions) the action.
@@ -153,10 +156,17 @@ class Policy:
             missing = [entry["name"] for entry in told["entries"] if entry["name"] not in observation]
             if missing:
                 raise ValueError(f"the observation lacks {', '.join(missing)}")
-            observation = np.concatenate([np.ravel(observation[entry["name"]]) for entry in told["entries"]])
-        array = np.asarray(observation, told["dtype"])
+            parts = [np.ravel(observation[entry["name"]]) for entry in told["entries"]]
+            for part, entry in zip(parts, told["entries"], strict=True):
+                if part.size != entry["size"]:
+                    raise ValueError(f"the observation's {entry['name']} has {entry['size']} numbers, not {part.size}")
+            observation = np.concatenate(parts)
+        given = np.asarray(observation)
+        array = given.astype(told["dtype"])
         if array.shape != tuple(told["shape"]):
             raise ValueError(f"an observation has shape {tuple(told['shape'])}, not {array.shape}")
+        if told["dtype"] == "uint8" and not np.array_equal(array, given):
+            raise ValueError("a frame has whole numbers from 0 to 255")
         if not np.isfinite(array).all():
             raise ValueError(f"an observation must be finite; entry {int(np.argmin(np.isfinite(array)))} is not")
         return array[None]
@@ -187,6 +197,8 @@ def _open(path: Path, threads: int) -> Callable[[dict[str, np.ndarray]], list[np
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        # With patterns of memory, versions before 1.19 gave wrong plans from the second one on.
+        options.enable_mem_pattern = False
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return lambda values: session.run(None, values)
     torch: Any = importlib.import_module("torch")

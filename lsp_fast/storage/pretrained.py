@@ -1,4 +1,6 @@
-"""Trained agents that come with the package: `pretrained:cheetah_run` stands wherever a run's folder is read.
+"""Trained agents that come with the package: `pretrained:cheetah_run`.
+
+It stands wherever an agent is read from a run's folder: `lsp_fast.load`, evaluate, skills, transfer, export.
 
 Each is two files in `lsp_fast/pretrained/`: NAME.safetensors holds the weights, large tensors in 16 bits, and NAME.json
 the configuration, how they were made and what they scored. `benchmarks/pretrained.py` writes both.
@@ -37,13 +39,14 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
-def describe(name: str, folder: Path = FOLDER) -> dict[str, Any]:
+def describe(name: str, folder: Path | None = None) -> dict[str, Any]:
     """NAME.json: `config`, `observation`, `action_dim`, `goals`, `env_steps`, and `made`, what is known of it.
 
     Raises:
         LspFastError: there is none of that name.
         CheckpointError: the file cannot be read.
     """
+    folder = folder or FOLDER
     try:
         return json.loads((folder / f"{name}.json").read_text())
     except FileNotFoundError as error:
@@ -54,7 +57,7 @@ def describe(name: str, folder: Path = FOLDER) -> dict[str, Any]:
         raise CheckpointError(f"{folder / name}.json cannot be read: {error}; install the package anew") from error
 
 
-def read(name: str, folder: Path = FOLDER) -> tuple[Config, dict[str, Any]]:
+def read(name: str, folder: Path | None = None) -> tuple[Config, dict[str, Any]]:
     """Configuration and state, the latter as a checkpoint has it, though only what acting needs.
 
     Raises:
@@ -62,7 +65,7 @@ def read(name: str, folder: Path = FOLDER) -> tuple[Config, dict[str, Any]]:
         CheckpointError: its files cannot be read.
     """
     told = describe(name, folder)
-    path = folder / f"{name}.safetensors"
+    path = (folder or FOLDER) / f"{name}.safetensors"
     try:
         config = from_dict(told["config"])
         modules = {key: _whole(tensor) for key, tensor in load_file(path).items()}
@@ -72,7 +75,7 @@ def read(name: str, folder: Path = FOLDER) -> tuple[Config, dict[str, Any]]:
     return config, {**state, "agent": {"modules": modules}}
 
 
-def write(config: Config, state: dict[str, Any], made: dict[str, Any], name: str, folder: Path = FOLDER) -> Path:
+def write(config: Config, state: dict[str, Any], made: dict[str, Any], name: str, folder: Path | None = None) -> Path:
     """A checkpoint's weights as a trained agent.
 
     Args:
@@ -82,6 +85,7 @@ def write(config: Config, state: dict[str, Any], made: dict[str, Any], name: str
     Returns:
         the path of the weights.
     """
+    folder = folder or FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     modules = {key: _halved(tensor) for key, tensor in state["agent"]["modules"].items()}
     write_bytes(path := folder / f"{name}.safetensors", save(modules))

@@ -22,6 +22,9 @@ def offline(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
+    hooks = sys.exit, sys.excepthook
+    yield
+    assert (sys.exit, sys.excepthook) == hooks
 
 
 def opened(folder, rows=0, **values):

@@ -36,6 +36,14 @@ class Wandb(LogWriter):
     """
 
     def __init__(self, start: RunStart) -> None:
+        # Its first start puts hooks of its own there and leaves them: a process passes real ones on by pickle.
+        hooks = sys.exit, sys.excepthook
+        try:
+            self._begin(start)
+        finally:
+            sys.exit, sys.excepthook = hooks
+
+    def _begin(self, start: RunStart) -> None:
         self._wandb = wandb = library()
         known, named = start.recall("wandb_run"), os.environ
         mode = wandb.setup().settings.mode
@@ -46,8 +54,6 @@ class Wandb(LogWriter):
         settings: dict[str, Any] = {"console": "off"}
         if "WANDB_FINISH_TIMEOUT" not in named:
             settings["finish_timeout"] = PATIENCE
-        # It puts hooks of its own there and leaves them: what a process passes on by pickle must be the real ones.
-        hooks = sys.exit, sys.excepthook
         self._run = wandb.init(
             id=known or uuid.uuid4().hex[:12],
             resume=None if offline else "allow",
@@ -60,7 +66,6 @@ class Wandb(LogWriter):
             reinit="create_new",  # one that is open in a notebook is not ours
             settings=wandb.Settings(**settings),
         )
-        sys.exit, sys.excepthook = hooks
         start.remember("wandb_run", self._run.id)
         # Offline nobody says what is there: each start before wrote a file of its own, perhaps until it was killed.
         self._from = 1 + last_step(start.folder / "wandb") if offline else self._run.step

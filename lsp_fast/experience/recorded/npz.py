@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ DISCOUNT = "discount"
 FIRST = "is_first"
 EXTRAS = "extras"
 ABOUT_FILE = f"{ABOUT}.json"
+DAMAGED = OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error
+"""What numpy raises of a file that is cut off, changed, encrypted or packed in a way it does not know."""
 
 
 class Part(NamedTuple):
@@ -99,7 +102,7 @@ class _Arrays:
     def __enter__(self) -> _Arrays:
         try:
             loaded = np.load(self.path, allow_pickle=False)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             raise LspFastError(f"{self.path} is not a readable .npz file: {error}") from error
         if not isinstance(loaded, np.lib.npyio.NpzFile):
             raise LspFastError(f"{self.path} is one array and not an .npz file of several")
@@ -116,7 +119,7 @@ class _Arrays:
     def __getitem__(self, name: str) -> np.ndarray:
         try:
             array = self._file[name]
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             raise LspFastError(f"{self.path}: {name} cannot be read: {error}") from error
         if array.ndim == 0:
             raise LspFastError(f"{self.path}: {name} is one number; an entry a row is needed")

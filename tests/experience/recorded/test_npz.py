@@ -137,6 +137,20 @@ def test_damaged_files_are_named(tmp_path):
         read(folder)
 
 
+def test_a_damaged_compressed_array_is_named(tmp_path):
+    """Compression says so in an error of its own, before there is a sum to check; so does a file with a password."""
+    path = put(tmp_path / "d", rows=100) / "e0.npz"
+    np.savez_compressed(path, **np.load(path))
+    content = path.read_bytes()
+    begin = content.index(b"observation.npy") + 60
+    path.write_bytes(content[:begin] + b"\xff" * 40 + content[begin + 40 :])
+    with pytest.raises(LspFastError, match=r"e0\.npz: observation cannot be read: Error -3 while decompressing"):
+        read(path)
+    path.write_bytes(content.replace(b"PK\1\2\x2d\3\x2d\0\0", b"PK\1\2\x2d\3\x2d\0\1"))
+    with pytest.raises(LspFastError, match=r"e0\.npz: .* cannot be read: .*encrypted"):
+        read(path)
+
+
 def test_smaller_and_larger_numbers_become_float32(tmp_path):
     seen = np.random.default_rng(0).normal(size=(5, 2))
     for dtype in (np.float16, np.float64):

@@ -1,11 +1,12 @@
 """Files of D4RL's kind."""
 
+import h5py
 import numpy as np
 import pytest
 from experience.recorded.made import d4rl, rows_of
 
 from lsp_fast.errors import LspFastError
-from lsp_fast.experience.recorded.exchange import open_recording
+from lsp_fast.experience.recorded.exchange import import_recording, open_recording
 from lsp_fast.experience.recorded.form import Asked
 
 
@@ -71,6 +72,37 @@ def test_fields_must_be_as_long_and_arrays(tmp_path):
     (tmp_path / "y.hdf5").write_bytes(b"no")
     with pytest.raises(LspFastError, match=r"y\.hdf5 is not a readable HDF5 file"):
         read(tmp_path / "y.hdf5")
+
+
+WRONG = {
+    "timeouts": (np.zeros((12, 2)), r"timeouts has shape \(12, 2\); one mark a step"),
+    "terminals": (np.array([b"no"] * 12), r"terminals holds \|S2; numbers are needed"),
+    "next_observations": (np.zeros((12, 4)), r"\(12, 4\) and observations \(12, 3\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_marks_that_are_none_are_named(tmp_path, name):
+    array, words = WRONG[name]
+    path = d4rl(tmp_path / "x.hdf5")
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        file[name] = array
+    with pytest.raises(LspFastError, match=words):
+        read(path)
+
+
+def test_a_damaged_piece_is_said_of_the_recording_and_not_of_what_is_written(tmp_path):
+    path = d4rl(tmp_path / "x.hdf5", observations=None, next_observations=None, timeouts=[5])
+    with h5py.File(path, "r+") as file:
+        seen = np.random.default_rng(0).normal(size=(12, 3))
+        pieces = file.create_dataset("observations", data=seen, chunks=(6, 3), compression="gzip")
+        at = pieces.id.get_chunk_info(1).byte_offset
+    content = path.read_bytes()
+    path.write_bytes(content[: at + 4] + b"\xff" * 20 + content[at + 24 :])
+    with pytest.raises(LspFastError, match=r"x\.hdf5: observations cannot be read from row 6 on: .*read"):
+        import_recording(path, tmp_path / "in", Asked())
+    assert [found.name for found in tmp_path.iterdir()] == ["x.hdf5"]
 
 
 def test_messages_name_the_row_of_the_file(tmp_path):

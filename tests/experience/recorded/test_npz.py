@@ -99,6 +99,7 @@ WRONG = {
     "text": ({"observation": np.array(["a"] * 5)}, "observation holds <U1; numbers are needed"),
     "no number": ({"observation": np.full((5, 2), np.nan)}, r"observation\[0\] of row 0 is nan"),
     "an infinite reward": ({"reward": np.array([0, 1, np.inf, 1, 1])}, "reward of row 2 is inf"),
+    "a reward without room": ({"reward": np.array([0, 1, 1e300, 1, 1])}, "reward of row 2 does not fit into float32"),
     "an action outside": ({"action": np.array([[0], [0], [1.1], [0], [1]])}, r"action\[0\] of row 2 is 1.1, outside"),
     "one number": ({"reward": np.float32(1)}, "reward is one number; an entry a row is needed"),
     "frames of another type": ({"observation": np.zeros((5, 64, 64, 3))}, "frames of float64; they must be uint8"),
@@ -186,6 +187,9 @@ def test_rows_that_are_merged_hold_one_action_and_sum_their_rewards(tmp_path):
     assert "2 rows make one agent step: their rewards are summed" in notes
     with pytest.raises(LspFastError, match=r"e0\.npz: action of row 3 is not that of row 1, .* leave --merge out"):
         read(folder, merge=3)
+    broken = put(tmp_path / "b", rows=6, action=action, reward=np.array([0, 1, 1, 1, np.nan, 1]))
+    with pytest.raises(LspFastError, match="reward of row 4 is nan"):  # as the file counts them
+        read(broken, merge=2)
     import_recording(folder, tmp_path / "in", Asked(action_repeat=2, merge=2))
     _, about = converted(folder, open_recording(folder, Asked()), Asked(action_repeat=2, merge=2), Notes())
     assert about.action_repeat == 4

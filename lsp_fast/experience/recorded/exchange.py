@@ -21,6 +21,13 @@ from lsp_fast.experience.replay_files import Rows
 from lsp_fast.files import PART, check_writable
 
 HDF5 = ".hdf5", ".h5"
+FOR = {
+    "observation": (".npz",),
+    "actions": (".npz",),
+    "never_ends": (".npz", "HDF5"),
+    "episode_length": ("HDF5",),
+}
+"""Which formats an option means something to."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +92,14 @@ def converted(path: Path, source: Source, asked: Asked, notes: Notes) -> tuple[C
     """The rows of an opened recording, and what is known of them.
 
     Raises:
-        LspFastError: it is of another task, or nobody says how many environment steps lie between its rows.
+        LspFastError: it is of another task, nobody says how many environment steps lie between its rows, or an option
+            is of another format.
     """
     about, target = source.about, asked.target
+    for name, kinds in FOR.items():
+        if source.kind not in kinds and getattr(asked, name) != getattr(Asked, name):
+            option = "--" + name.replace("_", "-")
+            raise LspFastError(f"{option} is for {' and '.join(kinds)}, and {path} is of {source.kind}; leave it out")
     repeat = asked.action_repeat or about.action_repeat
     if asked.action_repeat < 0 or not repeat:
         raise LspFastError(
@@ -179,6 +191,8 @@ def _kept(about: About, asked: Asked) -> About:
 
 def check_free(out: Path) -> None:
     """Refuse early a folder that holds something, or that cannot be written."""
+    if not out.name:  # the folder that one is in, which a new one would take away
+        raise LspFastError(f"{out} cannot be replaced; name a new folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise LspFastError(f"{out} is there already; name a new folder")
     check_writable(out.parent)

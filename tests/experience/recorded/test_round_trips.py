@@ -1,6 +1,7 @@
 """What goes out comes back to the bit, in every format; and others' readers read it."""
 
 import json
+from pathlib import Path
 
 import gymnasium
 import minari
@@ -143,6 +144,30 @@ def test_what_is_there_already_stays(tmp_path):
         exchange.export_replay(stored(), tmp_path / "out", npz.write_npz)
     with pytest.raises(LspFastError, match="out is there already"):
         exchange.import_recording(tmp_path / "out", tmp_path / "out", Asked())
+
+
+def test_the_folder_that_one_is_in_is_not_replaced(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(LspFastError, match=r"^\. cannot be replaced; name a new folder"):
+        exchange.export_replay(stored(), Path("."), npz.write_npz)
+
+
+@pytest.mark.parametrize(
+    ("asked", "form", "words"),
+    [
+        ({"observation": ("image",)}, "minari", r"--observation is for \.npz, and .*made-v0 is of Minari; leave"),
+        ({"never_ends": True}, "minari", r"--never-ends is for \.npz and HDF5, and"),
+        ({"episode_length": 5}, "npz", r"--episode-length is for HDF5, and .*made-v0 is of \.npz"),
+        ({"actions": "taken"}, "hdf5", r"--actions is for \.npz, and .*x\.hdf5 is of HDF5"),
+    ],
+)
+def test_an_option_of_another_format_is_refused_and_not_passed_over(tmp_path, asked, form, words):
+    source = tmp_path / "made-v0" if form in WRITE else d4rl(tmp_path / "x.hdf5")
+    if form in WRITE:
+        exchange.export_replay(stored(), source, WRITE[form])
+    with pytest.raises(LspFastError, match=words):
+        exchange.import_recording(source, tmp_path / "in", Asked(**asked))
 
 
 @pytest.mark.parametrize("name", ["x", "x-v", "", "-v0x"])

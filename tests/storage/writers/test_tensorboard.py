@@ -61,7 +61,7 @@ def test_what_came_after_the_checkpoint_does_not_count(tmp_path, rows):
     log.scalars(25, {"x": 0.5})
     log.finish("finished")
     found = [(event.step, event.value) for event in read(tmp_path).Scalars("x")]
-    assert found == [(10, 10.0)][:rows] + [(25, 0.5)]
+    assert found == [(10, 10.0), (25, 0.5)][1 - rows :]
 
 
 @pytest.mark.parametrize("before", [(), ("tensorboard",)])

@@ -85,6 +85,10 @@ def _check(config: Config, agent: Agent, about: About, shapes: Shapes) -> None:
             f"collect.action_repeat = {repeat}: a step of {config.data} is of {about.action_repeat} environment steps; "
             f"set --collect.action-repeat {about.action_repeat}, or merge rows by lsp-fast data import --merge"
         )
+    frames = not isinstance(shapes.observation, int)
+    if frames != agent.pixels:
+        there, here = ("frames", "pixels") if frames else ("features", "features")
+        raise ConfigError(f"obs = {config.obs}: {config.data} holds {there}; set --obs {here}, or name other data")
     if (shapes.observation, shapes.action_dim) != (agent.observation, agent.action_dim):
         raise ConfigError(
             f"data = {config.data}: observations of {shapes.observation} and actions of {shapes.action_dim} numbers, "

@@ -10,6 +10,7 @@ from experience.recorded.made import stored
 
 from lsp_fast.cli import main
 from lsp_fast.config import from_dict, make_config, method_name, replace, to_dict
+from lsp_fast.envs.dmc import DmcEnv
 from lsp_fast.envs.gym import GymEnv
 from lsp_fast.errors import ConfigError, LspFastError
 from lsp_fast.experience.recorded import exchange, folder, npz
@@ -146,6 +147,23 @@ def test_other_shapes_are_refused_with_both(config, tmp_path):
     here = recorded(tmp_path, About("", 2), action_dim=2, observation=5)
     with pytest.raises(ConfigError, match=r"observations of 5 and actions of 2 .* where gym:Pendulum-v1 has 3 and 1"):
         train(config(data=str(here)), tmp_path / "run", progress=False)
+
+
+def test_a_run_of_frames_begins_with_frames(smoke, tmp_path, monkeypatch):
+    monkeypatch.setattr(DmcEnv, "render_frame", lambda self, width, height: np.zeros((height, width, 3), np.uint8))
+    frames = {"observation": (64, 64, 3), "action_dim": 6, "lengths": (12, 9)}
+    here = recorded(tmp_path, About("walker_walk", 2), **frames)
+    values = {"task": "walker_walk", "data": str(here), "offline": True, "env_steps": 20, "train__eval_every": 0}
+    assert train(smoke(**values, obs="pixels"), tmp_path / "run", progress=False).updates > 0
+    for ours, theirs in zip(data.of_run(tmp_path / "run").episodes(), folder.read_folder(here).episodes(), strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    for path in (here, tmp_path / "out"):  # imported, and as it was recorded
+        with pytest.raises(ConfigError, match=r"obs = features: .* holds frames; set --obs pixels"):
+            train(smoke(**{**values, "data": str(path)}), tmp_path / "other", progress=False)
+    few = recorded(tmp_path / "few", About("walker_walk", 2), observation=24, action_dim=6)
+    with pytest.raises(ConfigError, match=r"obs = pixels: .* holds features; set --obs features"):
+        train(smoke(**{**values, "data": str(few)}, obs="pixels"), tmp_path / "other", progress=False)
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_recording_that_says_all_is_taken_as_it_is_and_another_asks_for_an_import(config, source, tmp_path):

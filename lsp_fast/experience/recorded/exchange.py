@@ -132,12 +132,8 @@ def import_recording(path: Path, out: Path, asked: Asked) -> Summary:
     converter, about = converted(path, open_recording(path, asked), asked, notes)
     seen = _Seen(converter)
     with _whole(out) as part:
-        stored = folder.write_folder(
-            part, iter(seen), lambda: _shapes(converter), _kept(about, asked), str(path.resolve())
-        )
-    if not stored.extras_dim:
-        about = dataclasses.replace(about, extras="")
-    return seen.summary(out, about, stored, notes)
+        stored = folder.write_folder(part, iter(seen), lambda: _shapes(converter), about, str(path.resolve()))
+    return seen.summary(out, stored, notes)
 
 
 def export_replay(stored: Stored, out: Path, write: Callable[[Path, Stored], object]) -> Summary:
@@ -155,7 +151,7 @@ def export_replay(stored: Stored, out: Path, write: Callable[[Path, Stored], obj
     seen = _Seen(())
     with _whole(out) as part:
         write(part, stored._replace(episodes=lambda: iter(dataclasses.replace(seen, of=stored.episodes()))))
-    return seen.summary(out, stored.about, stored, Notes())
+    return seen.summary(out, stored, Notes())
 
 
 @dataclass
@@ -172,9 +168,9 @@ class _Seen:
             self.ends.append(bool(rows.terminal[-1]))
             yield rows
 
-    def summary(self, out: Path, about: About, stored: Stored, notes: Notes) -> Summary:
+    def summary(self, out: Path, stored: Stored, notes: Notes) -> Summary:
         return Summary(
-            out, about, stored.observation, stored.action_dim, stored.lengths, self.returns, sum(self.ends),
+            out, stored.about, stored.observation, stored.action_dim, stored.lengths, self.returns, sum(self.ends),
             notes.lines(),
         )  # fmt: skip
 
@@ -182,11 +178,6 @@ class _Seen:
 def _shapes(converter: Converter) -> int | tuple[int, ...]:
     assert converter.shapes is not None
     return converter.shapes.observation
-
-
-def _kept(about: About, asked: Asked) -> About:
-    """Merged rows have lost the numbers beside them."""
-    return dataclasses.replace(about, extras="") if asked.merge > 1 else about
 
 
 def check_free(out: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 from experience.recorded.made import d4rl, rows_of
 
 from lsp_fast.errors import LspFastError
+from lsp_fast.experience.recorded import hdf5
 from lsp_fast.experience.recorded.exchange import import_recording, open_recording
 from lsp_fast.experience.recorded.form import Asked
 
@@ -43,6 +44,15 @@ def test_a_break_that_nothing_marks_is_an_end(tmp_path):
     [a, b], notes = read(d4rl(tmp_path / "x.hdf5", next_observations=jumps, timeouts=None))
     assert first_numbers([a, b]) == [[0, 1, 2, 3, 4, 5, 6, 50], [7, 8, 9, 10, 11, 12]]
     assert notes[-1].startswith("1 episodes end where next_observations is not the row after")
+
+
+@pytest.mark.parametrize("row", range(11))
+def test_rows_are_compared_across_the_pieces_that_are_read(tmp_path, monkeypatch, row):
+    monkeypatch.setattr(hdf5, "PIECE", 4)
+    jumps = np.arange(12, dtype=np.float32)[:, None].repeat(3, 1) + 1
+    jumps[row, 1] += 5
+    episodes, _ = read(d4rl(tmp_path / "x.hdf5", next_observations=jumps))
+    assert [len(rows.reward) for rows in episodes] == [row + 2, 12 - row]
 
 
 def test_episodes_of_one_length_need_no_marks(tmp_path):

@@ -167,6 +167,10 @@ def test_actions_are_mapped_from_the_recordings_bounds(tmp_path):
     assert "actions from -3, 0 to 1, 4 (as asked for) are mapped to -1 to 1" in notes
     [rows], _ = read(folder, action_low=(-4.0,), action_high=(4.0,))
     assert rows.action[2].tolist() == [1, 0.25]
+    # What float32 rounds beyond a bound lies on it.
+    over = np.nextafter(np.float32([[0], [0.4], [-0.4], [0], [0.4]]), np.float32([[0], [1], [-1], [0], [1]]))
+    [rows], notes = read(put(tmp_path / "o", action=over), action_low=(-0.4,), action_high=(0.4,))
+    assert rows.action[:3, 0].tolist() == [0, 1, -1] and not any("cut" in note for note in notes)
     for asked, words in (
         ({"action_low": (0.0,)}, "belong together"),
         ({"action_low": (1.0,), "action_high": (1.0,)}, "cannot be mapped"),

@@ -65,6 +65,26 @@ def test_an_import_that_goes_out_again_is_the_same_recording(form, tmp_path):
         assert all(one[k].tobytes() == other[k].tobytes() and one[k].dtype == other[k].dtype for k in one.files)
 
 
+def test_what_is_written_in_pieces_is_the_same(tmp_path, monkeypatch):
+    given = stored(lengths=(5, 3, 4, 2))
+    exchange.export_replay(given, tmp_path / "out", npz.write_npz)
+    monkeypatch.setattr(folder, "TOGETHER", 100)  # bytes: two of these episodes
+    exchange.import_recording(tmp_path / "out", tmp_path / "in", Asked())
+    assert same(folder.read_folder(tmp_path / "in").episodes(), given.episodes())
+
+
+def test_a_replay_without_numbers_beside_its_rows_names_none(tmp_path):
+    """Merging loses them."""
+    held = stored(lengths=(4,), extras=3)._replace(episodes=lambda: iter([episode]))
+    [episode] = stored(lengths=(4,), extras=3).episodes()
+    episode.action[1:] = 0.5
+    exchange.export_replay(held, tmp_path / "out", npz.write_npz)
+    summary = exchange.import_recording(tmp_path / "out", tmp_path / "in", Asked(merge=2))
+    found = folder.read_folder(tmp_path / "in")
+    assert found.extras_dim == 0 and found.about == summary.about and found.about.extras == ""
+    assert held.about.extras == "relabel" and found.about.action_repeat == 2 * held.about.action_repeat
+
+
 def test_npz_is_what_dreamers_programs_read(tmp_path):
     given = stored(observation=(64, 64, 3))
     exchange.export_replay(given, tmp_path / "out", npz.write_npz)

@@ -70,6 +70,7 @@ def test_what_is_written_in_pieces_is_the_same(tmp_path, monkeypatch):
     exchange.export_replay(given, tmp_path / "out", npz.write_npz)
     monkeypatch.setattr(folder, "TOGETHER", 100)  # bytes: two of these episodes
     exchange.import_recording(tmp_path / "out", tmp_path / "in", Asked())
+    assert (tmp_path / "in" / "reward.f32").stat().st_size == 4 * sum(given.lengths)
     assert same(folder.read_folder(tmp_path / "in").episodes(), given.episodes())
 
 

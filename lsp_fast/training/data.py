@@ -122,7 +122,8 @@ def of_run(path: Path) -> Stored:
         if (sizes := Observed.of(observation)).both:
             raise ConfigError(f"{path} observes both frames and numbers, which no recording holds; name another run")
         observation = sizes.frame or sizes.vector
-        plain = replace(config, {"device": "cpu", "backend": "reference"})
+        # What the agent is only asked of is the same everywhere, and this is to be had everywhere.
+        plain = replace(config, {"device": "cpu", "backend": "reference", "train.precision": "fp32"})
         agent = agents.make(observation, action_dim, plain, state.get("goals"))
         repeat = config.collect.action_repeat
         extras_dim = agent.extras_dim or relabel.extras_dim(config.task, repeat)

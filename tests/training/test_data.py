@@ -211,6 +211,15 @@ def test_numbers_beside_the_rows_stay_with_data_of_their_kind_and_relabelling_as
         transfer(tmp_path / "bare", tmp_path / "reach", "quadruped_getup_reach", progress=False, transfer__relabel=True)
 
 
+def test_a_run_that_learned_where_more_can_be_had_is_read_here(config, tmp_path):
+    train(config(offline=True, env_steps=60, train__eval_every=0), tmp_path / "run", progress=False)
+    there = tmp_path / "run" / "config.json"
+    told = json.loads(there.read_text()) | {"device": "cuda", "backend": "cpp"}
+    told["train"] |= {"precision": "bf16", "matmul": "tf32", "observe": "auto"}
+    there.write_text(json.dumps(told))
+    assert data.of_run(tmp_path / "run").lengths == [61, 51, 41]
+
+
 def test_a_run_that_learned_offline_goes_on_online(config, tmp_path):
     train(config(offline=True, env_steps=100, train__eval_every=0), tmp_path / "off", progress=False)
     again = transfer(tmp_path / "off", tmp_path / "on", PENDULUM, progress=False, env_steps=600, train__eval_every=0)

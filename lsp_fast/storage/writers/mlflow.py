@@ -22,21 +22,18 @@ STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 AT_ONCE = 100
 """Parameters that one request may hold."""
 MOST_METRICS = 1000
+"""Numbers that one request may hold."""
 LONGEST = 500
 """Characters of a parameter's value that every version takes."""
-
-
 DATABASES = "sqlite", "postgresql", "mysql", "mssql"
+"""What an address of a database begins with."""
 
 
 def library() -> Any:
     """The library; what is missing is named with the command that installs it."""
     mlflow = extras.load("mlflow", "mlflow", "--log mlflow")
     if mlflow.get_tracking_uri().startswith(DATABASES):
-        for module in (
-            "sqlalchemy",
-            "alembic",
-        ):  # the small package leaves them out, and says of it what few understand
+        for module in ("sqlalchemy", "alembic"):  # the small package has neither, and says so in words of its own
             extras.load(module, "mlflow", "--log mlflow into a database, its default,")
     return mlflow
 

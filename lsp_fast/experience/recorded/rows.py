@@ -198,10 +198,10 @@ class Converter:
         if target is not None and self.shapes is None:
             wanted = target.observation if isinstance(found.observation, int) else FRAME
             if (found.observation, found.action_dim) != (wanted, target.action_dim):
+                fields = ", or its fields by --observation" if self.source.kind == ".npz" else ""
                 raise LspFastError(
                     f"{name}: observations of {found.observation} and actions of {found.action_dim} numbers, where "
-                    f"{target.task} has {wanted} and {target.action_dim}; name the task that was recorded, or its "
-                    "fields by --observation"
+                    f"{target.task} has {wanted} and {target.action_dim}; name the task that was recorded{fields}"
                 )
         if self.shapes is None:
             self.shapes = found

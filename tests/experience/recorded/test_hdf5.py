@@ -3,12 +3,12 @@
 import h5py
 import numpy as np
 import pytest
-from experience.recorded.made import d4rl, rows_of
+from experience.recorded.made import PENDULUM, d4rl, rows_of
 
 from lsp_fast.errors import LspFastError
 from lsp_fast.experience.recorded import hdf5
 from lsp_fast.experience.recorded.exchange import import_recording, open_recording
-from lsp_fast.experience.recorded.form import Asked
+from lsp_fast.experience.recorded.form import Asked, target
 
 
 def read(path, **asked):
@@ -130,3 +130,8 @@ def test_messages_name_the_row_of_the_file(tmp_path):
         LspFastError, match=r"episode 1 of x\.hdf5: observations\[2\] of row 7 does not fit into float32"
     ):
         read(d4rl(tmp_path / "x.hdf5", observations=seen, timeouts=[5], next_observations=None))
+
+
+def test_another_task_is_told_with_both_shapes(tmp_path):
+    with pytest.raises(LspFastError, match=r"of 3 and actions of 2 numbers, where gym:Pendulum-v1 has 3 and 1; .*ed$"):
+        read(d4rl(tmp_path / "x.hdf5"), target=target(PENDULUM))

@@ -216,7 +216,8 @@ def test_a_tasks_own_fields_make_its_observation_in_its_order(tmp_path):
     [rows], _ = read(folder, observation=("velocity", "position"))
     assert rows.observation[0].tolist() == [0, 0, 2, 2]
     with pytest.raises(
-        LspFastError, match=r"observations of 4 and actions of 2 numbers, where reacher_easy has 6 and 2"
+        LspFastError,
+        match=r"observations of 4 and actions of 2 numbers, where reacher_easy has 6 and 2; .*--observation",
     ):
         read(folder, target=known, observation=("velocity", "position"))
 

@@ -60,7 +60,10 @@ def open_npz(path: Path, asked: Asked) -> Source:
         for file in paths:
             with _Arrays(file) as arrays:
                 for part in _parts(arrays):
-                    yield _recording(arrays, part, actions, asked, notes)
+                    recording = _recording(arrays, part, actions, asked, notes)
+                    if about.extras and EXTRAS in arrays.names:  # others mean by that name what they like
+                        recording = recording._replace(extras=arrays[EXTRAS][part.begin : part.end])
+                    yield recording
 
     ours = (np.array([-1.0]), np.array([1.0])) if about.action_repeat else None
     return Source(".npz", about, ours, episodes)
@@ -187,7 +190,6 @@ def _recording(arrays: _Arrays, part: Part, actions: str, asked: Asked, notes: N
     action, reward = arrays[act][part.begin : part.end], arrays[earn][part.begin : part.end]
     rows, at = len(observation), part.begin
     places = Place("+".join(names), at), Place(act, at), Place(earn, at)
-    extras = arrays[EXTRAS][part.begin : part.end] if EXTRAS in arrays.names else None
     if actions == "led_to":
         if len(action) and action[0].any() and asked.actions == "auto":
             raise LspFastError(
@@ -206,7 +208,7 @@ def _recording(arrays: _Arrays, part: Part, actions: str, asked: Asked, notes: N
         if len(action) == len(reward) == rows and rows:
             notes.say("the action and the reward of an episode's last row lead nowhere: they are left out")
             action, reward = action[:-1], reward[:-1]
-    return Recording(part.name, observation, action, reward, _terminated(arrays, part, asked, rows), places, extras)
+    return Recording(part.name, observation, action, reward, _terminated(arrays, part, asked, rows), places)
 
 
 def _observation(arrays: _Arrays, part: Part, asked: Asked) -> tuple[list[str], np.ndarray]:

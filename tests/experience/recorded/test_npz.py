@@ -232,8 +232,9 @@ def test_episodes_without_a_step_are_left_out_and_said(tmp_path):
 
 
 def test_numbers_beside_the_rows_are_taken_of_our_own_exports_alone(tmp_path):
-    folder = put(tmp_path / "d", extras=np.array(["theirs"] * 5))
-    assert read(folder)[0][0].extras.shape == (5, 0)
+    for theirs in (np.float32(1), np.array([{}] * 5), np.array(["theirs"] * 5)):
+        folder = put(tmp_path / "d", extras=theirs)
+        assert read(folder)[0][0].extras.shape == (5, 0)
     (folder / "lsp_fast.json").write_text('{"action_repeat": 2, "extras": "relabel"}')
     with pytest.raises(LspFastError, match="extras holds <U6; numbers are needed"):
         read(folder)

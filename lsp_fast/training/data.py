@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from lsp_fast.config import Config, replace
 from lsp_fast.errors import CheckpointError, ConfigError
 from lsp_fast.experience import relabel
 from lsp_fast.experience.recorded import exchange, folder
-from lsp_fast.experience.recorded.form import About, Asked, Notes, Stored, target
+from lsp_fast.experience.recorded.form import About, Asked, Notes, Stored, environment, target
 from lsp_fast.experience.recorded.rows import Shapes
 from lsp_fast.experience.replay import Replay
 from lsp_fast.experience.replay_files import Rows
@@ -149,11 +151,22 @@ def with_bounds(stored: Stored) -> tuple[Stored, object]:
     Raises:
         LspFastError: the environment cannot be made here.
     """
-    from lsp_fast import envs
-
-    env = envs.make(stored.about.task, action_repeat=stored.about.action_repeat)
+    frames = not isinstance(stored.observation, int)
+    env = environment(stored.about.task, stored.about.action_repeat, frames)
     try:
-        low, high = (tuple(float(x) for x in bound.flat) for bound in env.action_bounds)  # pyright: ignore[reportAttributeAccessIssue]
-        return stored._replace(about=dataclasses.replace(stored.about, action_low=low, action_high=high)), env.spec
+        low, high = (tuple(float(x) for x in bound.flat) for bound in env.action_bounds)
+        return stored._replace(about=dataclasses.replace(stored.about, action_low=low, action_high=high)), _spec(env)
     finally:
         env.close()
+
+
+def _spec(env: Any) -> Any:
+    """With which gymnasium makes the environment again; None where it has none, or none that a file can hold."""
+    if env.spec is None:
+        return None
+    try:
+        env.spec.to_json()
+    except (TypeError, ValueError) as error:
+        warnings.warn(f"the dataset will not say how its environment is made: {error}", stacklevel=2)
+        return None
+    return env.spec

@@ -98,7 +98,10 @@ def test_a_transfer_begins_from_one_and_goes_on(tmp_path, capsys):
     argv += ["--logdir", str(tmp_path / "run"), "--env-steps"]
     assert main([*argv, "600"]) == 0
     config = RunFolder(tmp_path / "run").read_config()
-    assert config.transfer.source == f"pretrained:{source}" and config.transfer.source_env_steps == pretrained.describe(source)["env_steps"]
+    assert (
+        config.transfer.source == f"pretrained:{source}"
+        and config.transfer.source_env_steps == pretrained.describe(source)["env_steps"]
+    )
     assert main([*argv, "1200"]) == 0, capsys.readouterr().err
     state = sources.read_state(tmp_path / "run")
     assert state["env_steps"] == 1200

@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import gymnasium
+import minari
 import numpy as np
 import pytest
 import torch
@@ -164,6 +166,45 @@ def test_a_run_of_frames_begins_with_frames(smoke, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"obs = pixels: .* holds features; set --obs features"):
         train(smoke(**{**values, "data": str(few)}, obs="pixels"), tmp_path / "other", progress=False)
     assert not (tmp_path / "other").exists()
+
+
+class Seen(gymnasium.Env):
+    """Observes frames alone."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (48, 48, 3), np.uint8)
+    action_space = gymnasium.spaces.Box(-3, 3, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros((48, 48, 3), np.uint8), {}
+
+    def step(self, action):
+        return np.full((48, 48, 3), 9, np.uint8), 1.0, False, False, {}
+
+
+def test_of_a_task_that_observes_frames_alone_they_go_out_and_come_back(smoke, tmp_path, monkeypatch):
+    gymnasium.register("RecordedFrames-v0", f"{__name__}:Seen", max_episode_steps=20)
+    monkeypatch.chdir(tmp_path)
+    task = "gym:RecordedFrames-v0"
+    values = {
+        "task": task,
+        "obs": "pixels",
+        "observation__resize": True,
+        "train__eval_every": 0,
+        "collect__prefill": 40,
+    }
+    train(smoke(**values, env_steps=50, collect__action_repeat=1), tmp_path / "run", progress=False)
+    assert main(["data", "export", "run", "out-v0"]) == 0
+    assert main(["data", "import", "out-v0", "in", "--task", task]) == 0
+    again = folder.read_folder(tmp_path / "in")
+    assert again.observation == (64, 64, 3) and (again.about.action_low, again.about.action_high) == ((-3,), (3,))
+    made = minari.MinariDataset(tmp_path / "out-v0" / "data").recover_environment()
+    assert made.observation_space.shape == (64, 64, 3)
+    made.close()
+    del gymnasium.registry["RecordedFrames-v0"]
+    gymnasium.register("RecordedFrames-v0", Seen, max_episode_steps=20)  # as one does in a notebook
+    with pytest.warns(UserWarning, match="the dataset will not say how its environment is made: Callable found"):
+        assert main(["data", "export", "run", "bare-v0"]) == 0
+    assert minari.MinariDataset(tmp_path / "bare-v0" / "data").total_episodes > 0
 
 
 def test_a_recording_that_says_all_is_taken_as_it_is_and_another_asks_for_an_import(config, source, tmp_path):

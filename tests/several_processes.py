@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+from unittest.mock import patch
 
 import torch
 from tqdm import tqdm
@@ -48,12 +49,18 @@ def one(rank, count, port, answers, function, given):
         answers.put((rank, (type(error).__name__, str(error), processes.tells())))
 
 
+def begin(process):
+    """Start it. The server, which the first one starts, must not load what draws: drivers do not live through a fork."""
+    with patch.dict(os.environ, {"MUJOCO_GL": "disable"}):
+        process.start()
+
+
 def start(function, *given, count=2):
     """So many processes that call a function; and where their answers come."""
     answers, port = CONTEXT.Queue(), free_port()
     begun = [CONTEXT.Process(target=one, args=(r, count, port, answers, function, given)) for r in range(count)]
     for process in begun:
-        process.start()
+        begin(process)
     return begun, answers
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from lsp_fast.config import Config, replace
 from lsp_fast.errors import CheckpointError, ConfigError
 from lsp_fast.experience import relabel
 from lsp_fast.experience.recorded import exchange, folder
-from lsp_fast.experience.recorded.form import About, Asked, Notes, Stored, target
+from lsp_fast.experience.recorded.form import About, Asked, Notes, Stored, environment, target
 from lsp_fast.experience.recorded.rows import Shapes
 from lsp_fast.experience.replay import Replay
 from lsp_fast.experience.replay_files import Rows
@@ -85,6 +87,10 @@ def _check(config: Config, agent: Agent, about: About, shapes: Shapes) -> None:
             f"collect.action_repeat = {repeat}: a step of {config.data} is of {about.action_repeat} environment steps; "
             f"set --collect.action-repeat {about.action_repeat}, or merge rows by lsp-fast data import --merge"
         )
+    frames = not isinstance(shapes.observation, int)
+    if frames != agent.pixels:
+        there, here = ("frames", "pixels") if frames else ("features", "features")
+        raise ConfigError(f"obs = {config.obs}: {config.data} holds {there}; set --obs {here}, or name other data")
     if (shapes.observation, shapes.action_dim) != (agent.observation, agent.action_dim):
         raise ConfigError(
             f"data = {config.data}: observations of {shapes.observation} and actions of {shapes.action_dim} numbers, "
@@ -118,7 +124,8 @@ def of_run(path: Path) -> Stored:
         if (sizes := Observed.of(observation)).both:
             raise ConfigError(f"{path} observes both frames and numbers, which no recording holds; name another run")
         observation = sizes.frame or sizes.vector
-        plain = replace(config, {"device": "cpu", "backend": "reference"})
+        # What the agent is only asked of is the same everywhere, and this is to be had everywhere.
+        plain = replace(config, {"device": "cpu", "backend": "reference", "train.precision": "fp32"})
         agent = agents.make(observation, action_dim, plain, state.get("goals"))
         repeat = config.collect.action_repeat
         extras_dim = agent.extras_dim or relabel.extras_dim(config.task, repeat)
@@ -144,11 +151,22 @@ def with_bounds(stored: Stored) -> tuple[Stored, object]:
     Raises:
         LspFastError: the environment cannot be made here.
     """
-    from lsp_fast import envs
-
-    env = envs.make(stored.about.task, action_repeat=stored.about.action_repeat)
+    frames = not isinstance(stored.observation, int)
+    env = environment(stored.about.task, stored.about.action_repeat, frames)
     try:
-        low, high = (tuple(float(x) for x in bound.flat) for bound in env.action_bounds)  # pyright: ignore[reportAttributeAccessIssue]
-        return stored._replace(about=dataclasses.replace(stored.about, action_low=low, action_high=high)), env.spec
+        low, high = (tuple(float(x) for x in bound.flat) for bound in env.action_bounds)
+        return stored._replace(about=dataclasses.replace(stored.about, action_low=low, action_high=high)), _spec(env)
     finally:
         env.close()
+
+
+def _spec(env: Any) -> Any:
+    """With which gymnasium makes the environment again; None where it has none, or none that a file can hold."""
+    if env.spec is None:
+        return None
+    try:
+        env.spec.to_json()
+    except (TypeError, ValueError) as error:
+        warnings.warn(f"the dataset will not say how its environment is made: {error}", stacklevel=2)
+        return None
+    return env.spec

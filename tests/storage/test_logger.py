@@ -1,6 +1,7 @@
 """Rows, scores, pictures and videos of a run's own folder."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from lsp_fast.media import Video
 from lsp_fast.storage.logger import RunLogger, Silent
 from lsp_fast.storage.metrics import read_rows
-from lsp_fast.storage.writers import LogWriter
+from lsp_fast.storage.writers import LogWriter, json_lines
 
 IDENTITY = {"task": "t", "method": "m", "seed": 4}
 
@@ -112,6 +113,18 @@ def test_every_row_picture_and_video_goes_to_every_writer(tmp_path):
     ]  # fmt: skip
     files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*") if path.is_file()}
     assert files == {"metrics.jsonl", "images/open_loop_000000020.png", "videos/episode_000000030.mp4"}
+
+
+def test_a_checkpoint_may_count_on_the_rows_before_it(tmp_path, monkeypatch):
+    made = []
+    own = json_lines.os.fsync
+    monkeypatch.setattr(json_lines.os, "fsync", lambda number: (made.append(os.fstat(number).st_size), own(number)))
+    log = RunLogger(tmp_path, IDENTITY)
+    log.scalars(10, {"x": 1.0})
+    made.clear()
+    log.sync()
+    assert made == [(tmp_path / "metrics.jsonl").stat().st_size] != [0]
+    log.finish("stopped")
 
 
 def test_a_process_that_does_not_log_lets_everything_pass(tmp_path):

@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import gymnasium
+import minari
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from experience.recorded.made import stored
 
 from lsp_fast.cli import main
 from lsp_fast.config import from_dict, make_config, method_name, replace, to_dict
+from lsp_fast.envs.dmc import DmcEnv
 from lsp_fast.envs.gym import GymEnv
 from lsp_fast.errors import ConfigError, LspFastError
 from lsp_fast.experience.recorded import exchange, folder, npz
@@ -148,6 +151,62 @@ def test_other_shapes_are_refused_with_both(config, tmp_path):
         train(config(data=str(here)), tmp_path / "run", progress=False)
 
 
+def test_a_run_of_frames_begins_with_frames(smoke, tmp_path, monkeypatch):
+    monkeypatch.setattr(DmcEnv, "render_frame", lambda self, width, height: np.zeros((height, width, 3), np.uint8))
+    frames = {"observation": (64, 64, 3), "action_dim": 6, "lengths": (12, 9)}
+    here = recorded(tmp_path, About("walker_walk", 2), **frames)
+    values = {"task": "walker_walk", "data": str(here), "offline": True, "env_steps": 20, "train__eval_every": 0}
+    assert train(smoke(**values, obs="pixels"), tmp_path / "run", progress=False).updates > 0
+    for ours, theirs in zip(data.of_run(tmp_path / "run").episodes(), folder.read_folder(here).episodes(), strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    for path in (here, tmp_path / "out"):  # imported, and as it was recorded
+        with pytest.raises(ConfigError, match=r"obs = features: .* holds frames; set --obs pixels"):
+            train(smoke(**{**values, "data": str(path)}), tmp_path / "other", progress=False)
+    few = recorded(tmp_path / "few", About("walker_walk", 2), observation=24, action_dim=6)
+    with pytest.raises(ConfigError, match=r"obs = pixels: .* holds features; set --obs features"):
+        train(smoke(**{**values, "data": str(few)}, obs="pixels"), tmp_path / "other", progress=False)
+    assert not (tmp_path / "other").exists()
+
+
+class Seen(gymnasium.Env):
+    """Observes frames alone."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (48, 48, 3), np.uint8)
+    action_space = gymnasium.spaces.Box(-3, 3, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros((48, 48, 3), np.uint8), {}
+
+    def step(self, action):
+        return np.full((48, 48, 3), 9, np.uint8), 1.0, False, False, {}
+
+
+def test_of_a_task_that_observes_frames_alone_they_go_out_and_come_back(smoke, tmp_path, monkeypatch):
+    gymnasium.register("RecordedFrames-v0", f"{__name__}:Seen", max_episode_steps=20)
+    monkeypatch.chdir(tmp_path)
+    task = "gym:RecordedFrames-v0"
+    values = {
+        "task": task,
+        "obs": "pixels",
+        "observation__resize": True,
+        "train__eval_every": 0,
+        "collect__prefill": 40,
+    }
+    train(smoke(**values, env_steps=50, collect__action_repeat=1), tmp_path / "run", progress=False)
+    assert main(["data", "export", "run", "out-v0"]) == 0
+    assert main(["data", "import", "out-v0", "in", "--task", task]) == 0
+    again = folder.read_folder(tmp_path / "in")
+    assert again.observation == (64, 64, 3) and (again.about.action_low, again.about.action_high) == ((-3,), (3,))
+    made = minari.MinariDataset(tmp_path / "out-v0" / "data").recover_environment()
+    assert made.observation_space.shape == (64, 64, 3)
+    made.close()
+    del gymnasium.registry["RecordedFrames-v0"]
+    gymnasium.register("RecordedFrames-v0", Seen, max_episode_steps=20)  # as one does in a notebook
+    with pytest.warns(UserWarning, match="the dataset will not say how its environment is made: Callable found"):
+        assert main(["data", "export", "run", "bare-v0"]) == 0
+    assert minari.MinariDataset(tmp_path / "bare-v0" / "data").total_episodes > 0
+
+
 def test_a_recording_that_says_all_is_taken_as_it_is_and_another_asks_for_an_import(config, source, tmp_path):
     one = Trainer(config(), tmp_path).replay
     other = Trainer(config(data=str(source.parent / "out")), tmp_path).replay
@@ -191,6 +250,15 @@ def test_numbers_beside_the_rows_stay_with_data_of_their_kind_and_relabelling_as
     train(bare, tmp_path / "bare", progress=False)
     with pytest.raises(ConfigError, match="holds recorded data, which does not tell what the rewards follow from"):
         transfer(tmp_path / "bare", tmp_path / "reach", "quadruped_getup_reach", progress=False, transfer__relabel=True)
+
+
+def test_a_run_that_learned_where_more_can_be_had_is_read_here(config, tmp_path):
+    train(config(offline=True, env_steps=60, train__eval_every=0), tmp_path / "run", progress=False)
+    there = tmp_path / "run" / "config.json"
+    told = json.loads(there.read_text()) | {"device": "cuda", "backend": "cpp"}
+    told["train"] |= {"precision": "bf16", "matmul": "tf32", "observe": "auto"}
+    there.write_text(json.dumps(told))
+    assert data.of_run(tmp_path / "run").lengths == [61, 51, 41]
 
 
 def test_a_run_that_learned_offline_goes_on_online(config, tmp_path):

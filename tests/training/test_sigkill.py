@@ -1,6 +1,5 @@
 """A run that is killed with SIGKILL, at any moment, ends as an undisturbed one (SPEC section 1)."""
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -9,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from several_processes import CONTEXT, begin
 from tqdm import tqdm
 
 from lsp_fast.config import make_config
@@ -17,10 +17,6 @@ from lsp_fast.storage.metrics import read_rows
 
 TIMED = ("seconds", "updates_per_second")
 KILLS = 20
-
-# A server that has imported everything forks the runs: importing takes longer than they do.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["lsp_fast.training.loop", "dm_control.suite", "torch.utils.tensorboard"])
 
 
 def config():
@@ -82,7 +78,7 @@ def run(folder, kill_at_event=None, delay=0.0, kill_in_checkpoint=None):
 
 def start(folder, **kill):
     process = CONTEXT.Process(target=run, args=(folder,), kwargs=kill)
-    process.start()
+    begin(process)
     process.join()
     return process.exitcode
 

@@ -21,6 +21,13 @@ from lsp_fast.experience.replay_files import Rows
 from lsp_fast.files import PART, check_writable
 
 HDF5 = ".hdf5", ".h5"
+FOR = {
+    "observation": (".npz",),
+    "actions": (".npz",),
+    "never_ends": (".npz", "HDF5"),
+    "episode_length": ("HDF5",),
+}
+"""Which formats an option means something to."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +92,14 @@ def converted(path: Path, source: Source, asked: Asked, notes: Notes) -> tuple[C
     """The rows of an opened recording, and what is known of them.
 
     Raises:
-        LspFastError: it is of another task, or nobody says how many environment steps lie between its rows.
+        LspFastError: it is of another task, nobody says how many environment steps lie between its rows, or an option
+            is of another format.
     """
     about, target = source.about, asked.target
+    for name, kinds in FOR.items():
+        if source.kind not in kinds and getattr(asked, name) != getattr(Asked, name):
+            option = "--" + name.replace("_", "-")
+            raise LspFastError(f"{option} is for {' and '.join(kinds)}, and {path} is of {source.kind}; leave it out")
     repeat = asked.action_repeat or about.action_repeat
     if asked.action_repeat < 0 or not repeat:
         raise LspFastError(
@@ -120,12 +132,8 @@ def import_recording(path: Path, out: Path, asked: Asked) -> Summary:
     converter, about = converted(path, open_recording(path, asked), asked, notes)
     seen = _Seen(converter)
     with _whole(out) as part:
-        stored = folder.write_folder(
-            part, iter(seen), lambda: _shapes(converter), _kept(about, asked), str(path.resolve())
-        )
-    if not stored.extras_dim:
-        about = dataclasses.replace(about, extras="")
-    return seen.summary(out, about, stored, notes)
+        stored = folder.write_folder(part, iter(seen), lambda: _shapes(converter), about, str(path.resolve()))
+    return seen.summary(out, stored, notes)
 
 
 def export_replay(stored: Stored, out: Path, write: Callable[[Path, Stored], object]) -> Summary:
@@ -143,7 +151,7 @@ def export_replay(stored: Stored, out: Path, write: Callable[[Path, Stored], obj
     seen = _Seen(())
     with _whole(out) as part:
         write(part, stored._replace(episodes=lambda: iter(dataclasses.replace(seen, of=stored.episodes()))))
-    return seen.summary(out, stored.about, stored, Notes())
+    return seen.summary(out, stored, Notes())
 
 
 @dataclass
@@ -160,9 +168,9 @@ class _Seen:
             self.ends.append(bool(rows.terminal[-1]))
             yield rows
 
-    def summary(self, out: Path, about: About, stored: Stored, notes: Notes) -> Summary:
+    def summary(self, out: Path, stored: Stored, notes: Notes) -> Summary:
         return Summary(
-            out, about, stored.observation, stored.action_dim, stored.lengths, self.returns, sum(self.ends),
+            out, stored.about, stored.observation, stored.action_dim, stored.lengths, self.returns, sum(self.ends),
             notes.lines(),
         )  # fmt: skip
 
@@ -172,13 +180,10 @@ def _shapes(converter: Converter) -> int | tuple[int, ...]:
     return converter.shapes.observation
 
 
-def _kept(about: About, asked: Asked) -> About:
-    """Merged rows have lost the numbers beside them."""
-    return dataclasses.replace(about, extras="") if asked.merge > 1 else about
-
-
 def check_free(out: Path) -> None:
     """Refuse early a folder that holds something, or that cannot be written."""
+    if not out.name:  # the folder that one is in, which a new one would take away
+        raise LspFastError(f"{out} cannot be replaced; name a new folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise LspFastError(f"{out} is there already; name a new folder")
     check_writable(out.parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Iterator
@@ -54,6 +55,8 @@ def write_folder(folder: Path, episodes: Iterator[Rows], shape: Any, about: Abou
     assert files is not None  # a recording without episodes was refused
     files.append(pieces)
     observation = shape()
+    if not widths[2]:  # the recording lacks the numbers beside its rows, or merging lost them
+        about = dataclasses.replace(about, extras="")
     told = {
         "version": VERSION,
         "origin": origin,

@@ -11,6 +11,8 @@ import gymnasium
 import numpy as np
 
 from lsp_fast import envs
+from lsp_fast.envs.gym import PREFIX
+from lsp_fast.errors import LspFastError
 from lsp_fast.experience.replay_files import Rows
 
 ABOUT = "lsp_fast"
@@ -71,7 +73,7 @@ class Target(NamedTuple):
     """The task that a recording is of, as its environment knows it."""
 
     task: str
-    observation: int  # its features' width
+    observation: int  # its features' width; 0 where it has none
     action_dim: int
     low: np.ndarray  # float64 [A], what the environment takes for -1
     high: np.ndarray  # and for 1
@@ -85,13 +87,37 @@ def target(task: str) -> Target:
     Raises:
         LspFastError: it cannot be made.
     """
-    env: Any = envs.make(task, action_repeat=1)
+    env = environment(task, 1)
     try:
         low, high = (bound.reshape(-1) for bound in env.action_bounds)
         entries, space = getattr(env, "entries", None), getattr(env, "own_space", None)
-        return Target(task, env.observation_space.shape[0], env.action_space.shape[0], low, high, entries, space)
+        seen = env.observation_space.shape
+        width = seen[0] if len(seen) == 1 else 0
+        return Target(task, width, env.action_space.shape[0], low, high, entries, space)
     finally:
         env.close()
+
+
+def environment(task: str, action_repeat: int, frames: bool = False) -> Any:
+    """A task's environment, whose bounds and entries are asked for.
+
+    Of a `gym:` task it observes frames where those were recorded, or where the task has nothing else. dm_control's
+    would need OpenGL for them.
+
+    Raises:
+        LspFastError: it cannot be made.
+    """
+    ways: list[dict[str, Any]] = [{"obs": "features"}]
+    if task.startswith(PREFIX):
+        ways.insert(0 if frames else 1, {"obs": "pixels", "resize": True})
+    first = None
+    for way in ways:
+        try:
+            return envs.make(task, action_repeat=action_repeat, **way)
+        except LspFastError as error:
+            first = first or error
+    assert first is not None
+    raise first
 
 
 @dataclass(frozen=True)

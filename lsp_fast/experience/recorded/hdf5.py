@@ -66,10 +66,10 @@ class _Marks:
             raise LspFastError(
                 _missing(path, file, TERMINALS, "Where the task ends by its time alone, give --never-ends")
             )
-        self.terminal = file[TERMINALS][:].reshape(-1) > 0 if TERMINALS in file else np.zeros(rows, bool)
+        self.terminal = _read(path, file, TERMINALS).reshape(-1) > 0 if TERMINALS in file else np.zeros(rows, bool)
         ends = self.terminal.copy()
         if TIMEOUTS in file:
-            ends |= file[TIMEOUTS][:].reshape(-1) > 0
+            ends |= _read(path, file, TIMEOUTS).reshape(-1) > 0
         elif asked.episode_length:
             _by_length(ends, asked.episode_length)
         elif not self.follows:
@@ -80,7 +80,8 @@ class _Marks:
         if self.follows:
             for begin in range(0, rows - 1, PIECE):
                 end = min(begin + PIECE, rows - 1)
-                led, found = file[NEXT][begin:end], file["observations"][begin + 1 : end + 1]
+                led = _read(path, file, NEXT, begin, end)
+                found = _read(path, file, "observations", begin + 1, end + 1)
                 broken = ~np.isclose(led, found, rtol=1e-4, atol=1e-6, equal_nan=True).reshape(end - begin, -1).all(1)
                 self.unmarked += int((broken & ~ends[begin:end]).sum())
                 ends[begin:end] |= broken
@@ -101,10 +102,10 @@ def _by_length(ends: np.ndarray, length: int) -> None:
 def _recording(path: Path, file: Any, marks: _Marks, number: int, begin: int, end: int) -> Recording:
     """Rows `begin` to `end`: as many steps where the file says where the last one led, and one less otherwise."""
     last = end if marks.follows else end - 1
-    observation = file["observations"][begin:end]
+    observation = _read(path, file, "observations", begin, end)
     if marks.follows:
-        observation = np.concatenate([observation, file[NEXT][end - 1 : end]])
-    action, reward = file["actions"][begin:last], file["rewards"][begin:last]
+        observation = np.concatenate([observation, _read(path, file, NEXT, end - 1, end)])
+    action, reward = (_read(path, file, name, begin, last) for name in ("actions", "rewards"))
     places = Place("observations", begin), Place("actions", begin), Place("rewards", begin)
     terminated = marks.follows and bool(marks.terminal[end - 1])
     return Recording(f"episode {number} of {path.name}", observation, action, reward, terminated, places)
@@ -115,6 +116,14 @@ def _opened(h5py: Any, path: Path) -> Any:
         return h5py.File(path, "r")
     except OSError as error:
         raise LspFastError(f"{path} is not a readable HDF5 file: {error}") from error
+
+
+def _read(path: Path, file: Any, name: str, begin: int = 0, end: int | None = None) -> np.ndarray:
+    """Rows of a field. A file opens where only a piece of it is damaged."""
+    try:
+        return file[name][begin:end]
+    except (OSError, RuntimeError) as error:
+        raise LspFastError(f"{path}: {name} cannot be read from row {begin} on: {error}") from error
 
 
 def _lengths(h5py: Any, path: Path, file: Any, asked: Asked) -> dict[str, int]:
@@ -128,11 +137,21 @@ def _lengths(h5py: Any, path: Path, file: Any, asked: Asked) -> dict[str, int]:
             continue
         if not isinstance(file[name], h5py.Dataset) or not file[name].shape:
             raise LspFastError(f"{path}: {name} is not an array of one entry a step")
+        if file[name].dtype.kind not in "fiub":
+            raise LspFastError(f"{path}: {name} holds {file[name].dtype}; numbers are needed")
         found[name] = file[name].shape[0]
     rows = found["observations"]
     for name, length in found.items():
         if length != rows:
             raise LspFastError(f"{path}: {name} has {length} rows and observations {rows}; each step has one of each")
+    for name in (TERMINALS, TIMEOUTS):
+        if name in file and file[name].size != rows:
+            raise LspFastError(f"{path}: {name} has shape {file[name].shape}; one mark a step is needed")
+    if NEXT in file and file[NEXT].shape != file["observations"].shape:
+        raise LspFastError(
+            f"{path}: {NEXT} has shape {file[NEXT].shape} and observations {file['observations'].shape}; they are the "
+            "same, a step later"
+        )
     if asked.episode_length < 0:
         raise LspFastError(f"--episode-length {asked.episode_length}: must be at least 1")
     return found

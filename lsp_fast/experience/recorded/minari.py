@@ -53,13 +53,15 @@ def open_minari(path: Path, asked: Asked) -> Source:
         about = About(action_repeat=1, algorithm=str(metadata.get("algorithm_name", "")))
 
     def episodes(notes: Notes) -> Iterator[Recording]:
+        number = 0
         try:
             for number, episode in enumerate(storage.get_episodes(range(count))):
                 yield _recording(f"episode {number}", episode, space, asked, notes)
+                number += 1  # what cannot be read is the next one
         except LspFastError:
             raise
-        except (KeyError, OSError, ValueError, TypeError, IndexError) as error:
-            raise LspFastError(f"{path}: episode cannot be read: {error!r}") from error
+        except (KeyError, OSError, RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise LspFastError(f"{path}: episode {number} cannot be read: {error!r}") from error
 
     return Source("Minari", about, bounds, episodes)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ DISCOUNT = "discount"
 FIRST = "is_first"
 EXTRAS = "extras"
 ABOUT_FILE = f"{ABOUT}.json"
+DAMAGED = OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error
+"""What numpy raises of a file that is cut off, changed, encrypted or packed in a way it does not know."""
 
 
 class Part(NamedTuple):
@@ -57,7 +60,10 @@ def open_npz(path: Path, asked: Asked) -> Source:
         for file in paths:
             with _Arrays(file) as arrays:
                 for part in _parts(arrays):
-                    yield _recording(arrays, part, actions, asked, notes)
+                    recording = _recording(arrays, part, actions, asked, notes)
+                    if about.extras and EXTRAS in arrays.names:  # others mean by that name what they like
+                        recording = recording._replace(extras=arrays[EXTRAS][part.begin : part.end])
+                    yield recording
 
     ours = (np.array([-1.0]), np.array([1.0])) if about.action_repeat else None
     return Source(".npz", about, ours, episodes)
@@ -99,7 +105,7 @@ class _Arrays:
     def __enter__(self) -> _Arrays:
         try:
             loaded = np.load(self.path, allow_pickle=False)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             raise LspFastError(f"{self.path} is not a readable .npz file: {error}") from error
         if not isinstance(loaded, np.lib.npyio.NpzFile):
             raise LspFastError(f"{self.path} is one array and not an .npz file of several")
@@ -116,7 +122,7 @@ class _Arrays:
     def __getitem__(self, name: str) -> np.ndarray:
         try:
             array = self._file[name]
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             raise LspFastError(f"{self.path}: {name} cannot be read: {error}") from error
         if array.ndim == 0:
             raise LspFastError(f"{self.path}: {name} is one number; an entry a row is needed")
@@ -184,7 +190,6 @@ def _recording(arrays: _Arrays, part: Part, actions: str, asked: Asked, notes: N
     action, reward = arrays[act][part.begin : part.end], arrays[earn][part.begin : part.end]
     rows, at = len(observation), part.begin
     places = Place("+".join(names), at), Place(act, at), Place(earn, at)
-    extras = arrays[EXTRAS][part.begin : part.end] if EXTRAS in arrays.names else None
     if actions == "led_to":
         if len(action) and action[0].any() and asked.actions == "auto":
             raise LspFastError(
@@ -203,7 +208,7 @@ def _recording(arrays: _Arrays, part: Part, actions: str, asked: Asked, notes: N
         if len(action) == len(reward) == rows and rows:
             notes.say("the action and the reward of an episode's last row lead nowhere: they are left out")
             action, reward = action[:-1], reward[:-1]
-    return Recording(part.name, observation, action, reward, _terminated(arrays, part, asked, rows), places, extras)
+    return Recording(part.name, observation, action, reward, _terminated(arrays, part, asked, rows), places)
 
 
 def _observation(arrays: _Arrays, part: Part, asked: Asked) -> tuple[list[str], np.ndarray]:

@@ -114,6 +114,7 @@ class Converter:
         if reward.size != n:
             raise LspFastError(f"{name}: {earn.field} has shape {reward.shape}; one number a step is needed")
         reward, extras = reward.reshape(n), self._extras(name, n, recording.extras)
+        _float32(name, earn, reward)  # before rows are merged: what is wrong is named by its own row
         if (merge := self.asked.merge) > 1:
             observation = observation[[*range(0, n, merge), n]]
             action, reward = self._held(name, act, action), np.add.reduceat(reward, range(0, n, merge))
@@ -125,13 +126,12 @@ class Converter:
         rows = Rows(
             observation.reshape(n + 1, -1),
             np.concatenate([np.zeros((1, found.action_dim), np.float32), action]),
-            np.concatenate([[0.0], reward]).astype(np.float32),
+            np.concatenate([np.zeros(1, np.float32), _float32(name, earn, reward)]),
             np.zeros(n + 1, np.float32),
             np.arange(n + 1) == 0,
             extras,
         )
         rows.terminal[-1] = recording.terminated
-        _finite(name, Place(earn.field, earn.row - 1), rows.reward)
         return rows
 
     def _observation(self, name: str, place: Place, given: np.ndarray) -> np.ndarray:
@@ -143,11 +143,7 @@ class Converter:
             raise LspFastError(
                 f"{name}: {place.field} holds frames of {given.dtype}; they must be uint8, from 0 to 255"
             )
-        _finite(name, place, given)  # before float32, which has no room for some
-        with np.errstate(over="ignore"):
-            flat = given.reshape(len(given), -1).astype(np.float32)
-        _finite(name, place, flat, "does not fit into float32")
-        return flat
+        return _float32(name, place, given).reshape(len(given), -1)
 
     def _extras(self, name: str, n: int, given: np.ndarray | None) -> np.ndarray:
         """The numbers beside the rows, where an export of ours says what they are: float32 [n + 1, X]."""
@@ -157,8 +153,7 @@ class Converter:
         given = _numbers(name, place, given)
         if given.ndim != 2 or len(given) != n + 1:
             raise LspFastError(f"{name}: extras has shape {given.shape}; {n + 1} rows of numbers are needed")
-        _finite(name, place, given)
-        return given.astype(np.float32)
+        return _float32(name, place, given)
 
     def _action(self, name: str, place: Place, given: np.ndarray) -> np.ndarray:
         """In [-1, 1], float32 [n, A]."""
@@ -203,10 +198,10 @@ class Converter:
         if target is not None and self.shapes is None:
             wanted = target.observation if isinstance(found.observation, int) else FRAME
             if (found.observation, found.action_dim) != (wanted, target.action_dim):
+                fields = ", or its fields by --observation" if self.source.kind == ".npz" else ""
                 raise LspFastError(
                     f"{name}: observations of {found.observation} and actions of {found.action_dim} numbers, where "
-                    f"{target.task} has {wanted} and {target.action_dim}; name the task that was recorded, or its "
-                    "fields by --observation"
+                    f"{target.task} has {wanted} and {target.action_dim}; name the task that was recorded{fields}"
                 )
         if self.shapes is None:
             self.shapes = found
@@ -223,6 +218,15 @@ def _numbers(name: str, place: Place, given: np.ndarray) -> np.ndarray:
     if given.dtype.kind not in "fiub":
         raise LspFastError(f"{name}: {place.field} holds {given.dtype}; numbers are needed")
     return given
+
+
+def _float32(name: str, place: Place, given: np.ndarray) -> np.ndarray:
+    """Rounded to float32, which has no room for some."""
+    _finite(name, place, given)
+    with np.errstate(over="ignore"):
+        rounded = given.astype(np.float32)
+    _finite(name, place, rounded, "does not fit into float32")
+    return rounded
 
 
 def _finite(name: str, place: Place, given: np.ndarray, why: str = "") -> None:

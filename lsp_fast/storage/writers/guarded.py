@@ -82,17 +82,21 @@ class Guarded(LogWriter):
         if not self._failure and since is not None and time.monotonic() - since > STALLED:
             self._failure = f"{self._doing} has not come back for {STALLED:.0f} seconds"
         if self._failure and not self._left:
-            self._left, self._calls = True, queue.SimpleQueue()  # what waits is let go
+            self._left = True
+            with suppress(queue.Empty):  # what waits is let go: one that comes back after all only ends
+                while True:
+                    self._calls.get_nowait()
+            self._calls.put(("finish", ("stopped",)))
             self._tell(f"--log {self._name} is left out, and the run goes on: {self._failure}")
 
     def _work(self) -> None:
         """On the writer's own thread: open it, and make every call in its turn."""
-        writer, calls = None, self._calls
+        writer = None
         try:
             writer = self._open()
             while self._doing != "finish":
                 self._since = None
-                self._doing, arguments = calls.get()
+                self._doing, arguments = self._calls.get()
                 self._since = time.monotonic()
                 getattr(writer, self._doing)(*arguments)
             self._since = None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -22,23 +25,35 @@ STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 AT_ONCE = 100
 """Parameters that one request may hold."""
 MOST_METRICS = 1000
+"""Numbers that one request may hold."""
 LONGEST = 500
 """Characters of a parameter's value that every version takes."""
-
-
 DATABASES = "sqlite", "postgresql", "mysql", "mssql"
+"""What an address of a database begins with."""
+SQLITE = "sqlite:///"
+"""And that of one which is a file."""
 
 
 def library() -> Any:
     """The library; what is missing is named with the command that installs it."""
     mlflow = extras.load("mlflow", "mlflow", "--log mlflow")
     if mlflow.get_tracking_uri().startswith(DATABASES):
-        for module in (
-            "sqlalchemy",
-            "alembic",
-        ):  # the small package leaves them out, and says of it what few understand
+        for module in ("sqlalchemy", "alembic"):  # the small package has neither, and says so in words of its own
             extras.load(module, "mlflow", "--log mlflow into a database, its default,")
     return mlflow
+
+
+@contextmanager
+def alone(address: str) -> Iterator[None]:
+    """Waits for other runs that open the same SQLite file. The first one makes its tables; where two do so at once,
+    MLflow leaves a file that nothing can read."""
+    with ExitStack() as held:
+        if address.startswith(SQLITE):
+            with suppress(OSError):  # no such folder, which MLflow tells of; or no locks there
+                folder = os.open(Path(unquote(address.removeprefix(SQLITE))).absolute().parent, os.O_RDONLY)
+                held.callback(os.close, folder)
+                fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
 
 
 class Mlflow(LogWriter):
@@ -51,15 +66,16 @@ class Mlflow(LogWriter):
     def __init__(self, start: RunStart) -> None:
         mlflow = library()
         self._entities: Any = extras.load("mlflow.entities", "mlflow", "--log mlflow")
-        self._client: Any = mlflow.MlflowClient()
         known = start.recall("mlflow_run")
-        there = None if known is None else self._find(known)
-        if there is None:
-            self._id = self._create(start)
-            start.remember("mlflow_run", self._id)
-        else:
-            self._id = there.info.run_id
-            self._client.update_run(self._id, status="RUNNING")
+        with alone(mlflow.get_tracking_uri()):
+            self._client: Any = mlflow.MlflowClient()
+            there = None if known is None else self._find(known)
+            if there is None:
+                self._id = self._create(start)
+                start.remember("mlflow_run", self._id)
+            else:
+                self._id = there.info.run_id
+                self._client.update_run(self._id, status="RUNNING")
         # Of each number the newest step that is there, asked for once; nothing is there of a new run.
         self._newest: dict[str, int] | None = None if there is None else {}
         for row in start.rows:

@@ -29,7 +29,9 @@ class TensorBoard(LogWriter):
 
         start = self._start
         new = not list(start.folder.glob("events.out.tfevents*"))
-        events = SummaryWriter(str(start.folder), purge_step=start.rows[-1]["env_steps"] + 1 if start.rows else None)
+        # Even where no row was kept: one that was killed before it had a checkpoint leaves events.
+        begin = start.rows[-1]["env_steps"] + 1 if start.rows else 0
+        events = SummaryWriter(str(start.folder), purge_step=None if new else begin)
         for row in start.rows if new else ():  # the run was logged elsewhere so far
             _add(events, row["env_steps"], finite(row))
         return events

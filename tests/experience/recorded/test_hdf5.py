@@ -1,12 +1,14 @@
 """Files of D4RL's kind."""
 
+import h5py
 import numpy as np
 import pytest
-from experience.recorded.made import d4rl, rows_of
+from experience.recorded.made import PENDULUM, d4rl, rows_of
 
 from lsp_fast.errors import LspFastError
-from lsp_fast.experience.recorded.exchange import open_recording
-from lsp_fast.experience.recorded.form import Asked
+from lsp_fast.experience.recorded import hdf5
+from lsp_fast.experience.recorded.exchange import import_recording, open_recording
+from lsp_fast.experience.recorded.form import Asked, target
 
 
 def read(path, **asked):
@@ -44,6 +46,15 @@ def test_a_break_that_nothing_marks_is_an_end(tmp_path):
     assert notes[-1].startswith("1 episodes end where next_observations is not the row after")
 
 
+@pytest.mark.parametrize("row", range(11))
+def test_rows_are_compared_across_the_pieces_that_are_read(tmp_path, monkeypatch, row):
+    monkeypatch.setattr(hdf5, "PIECE", 4)
+    jumps = np.arange(12, dtype=np.float32)[:, None].repeat(3, 1) + 1
+    jumps[row, 1] += 5
+    episodes, _ = read(d4rl(tmp_path / "x.hdf5", next_observations=jumps))
+    assert [len(rows.reward) for rows in episodes] == [row + 2, 12 - row]
+
+
 def test_episodes_of_one_length_need_no_marks(tmp_path):
     path = d4rl(tmp_path / "x.hdf5", terminals=[5], timeouts=None, next_observations=None)
     episodes, _ = read(path, episode_length=4)
@@ -73,6 +84,37 @@ def test_fields_must_be_as_long_and_arrays(tmp_path):
         read(tmp_path / "y.hdf5")
 
 
+WRONG = {
+    "timeouts": (np.zeros((12, 2)), r"timeouts has shape \(12, 2\); one mark a step"),
+    "terminals": (np.array([b"no"] * 12), r"terminals holds \|S2; numbers are needed"),
+    "next_observations": (np.zeros((12, 4)), r"\(12, 4\) and observations \(12, 3\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_marks_that_are_none_are_named(tmp_path, name):
+    array, words = WRONG[name]
+    path = d4rl(tmp_path / "x.hdf5")
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        file[name] = array
+    with pytest.raises(LspFastError, match=words):
+        read(path)
+
+
+def test_a_damaged_piece_is_said_of_the_recording_and_not_of_what_is_written(tmp_path):
+    path = d4rl(tmp_path / "x.hdf5", observations=None, next_observations=None, timeouts=[5])
+    with h5py.File(path, "r+") as file:
+        seen = np.random.default_rng(0).normal(size=(12, 3))
+        pieces = file.create_dataset("observations", data=seen, chunks=(6, 3), compression="gzip")
+        at = pieces.id.get_chunk_info(1).byte_offset
+    content = path.read_bytes()
+    path.write_bytes(content[: at + 4] + b"\xff" * 20 + content[at + 24 :])
+    with pytest.raises(LspFastError, match=r"x\.hdf5: observations cannot be read from row 6 on: .*read"):
+        import_recording(path, tmp_path / "in", Asked())
+    assert [found.name for found in tmp_path.iterdir()] == ["x.hdf5"]
+
+
 def test_messages_name_the_row_of_the_file(tmp_path):
     actions = np.zeros((12, 2), np.float32)
     actions[9, 1] = 1.5
@@ -88,3 +130,8 @@ def test_messages_name_the_row_of_the_file(tmp_path):
         LspFastError, match=r"episode 1 of x\.hdf5: observations\[2\] of row 7 does not fit into float32"
     ):
         read(d4rl(tmp_path / "x.hdf5", observations=seen, timeouts=[5], next_observations=None))
+
+
+def test_another_task_is_told_with_both_shapes(tmp_path):
+    with pytest.raises(LspFastError, match=r"of 3 and actions of 2 numbers, where gym:Pendulum-v1 has 3 and 1; .*ed$"):
+        read(d4rl(tmp_path / "x.hdf5"), target=target(PENDULUM))

@@ -1,6 +1,9 @@
 """Minari's datasets, as its own library writes them."""
 
+import json
+
 import gymnasium
+import h5py
 import numpy as np
 import pytest
 from experience.recorded.made import rows_of
@@ -141,8 +144,16 @@ def test_what_cannot_be_learned_or_read_is_refused(tmp_path):
         read(free)
     damaged = put(tmp_path / "g-v0")
     (damaged / "data" / "main_data.hdf5").write_bytes(b"no")
-    with pytest.raises(LspFastError, match="cannot be read"):
+    with pytest.raises(LspFastError, match="g-v0: episode 0 cannot be read"):
         read(damaged)
+    short = put(tmp_path / "s-v0")
+    with h5py.File(short / "data" / "main_data.hdf5", "r+") as file:
+        file.copy("episode_0", "episode_1")
+        del file["episode_1/rewards"]
+    metadata = short / "data" / "metadata.json"
+    metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"total_episodes": 2}))
+    with pytest.raises(LspFastError, match=r"s-v0: episode 1 cannot be read: .*rewards"):
+        read(short)
     with pytest.raises(LspFastError, match=r"nowhere does not exist.*minari download"):
         read(tmp_path / "nowhere")
 

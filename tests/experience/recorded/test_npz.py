@@ -99,6 +99,7 @@ WRONG = {
     "text": ({"observation": np.array(["a"] * 5)}, "observation holds <U1; numbers are needed"),
     "no number": ({"observation": np.full((5, 2), np.nan)}, r"observation\[0\] of row 0 is nan"),
     "an infinite reward": ({"reward": np.array([0, 1, np.inf, 1, 1])}, "reward of row 2 is inf"),
+    "a reward without room": ({"reward": np.array([0, 1, 1e300, 1, 1])}, "reward of row 2 does not fit into float32"),
     "an action outside": ({"action": np.array([[0], [0], [1.1], [0], [1]])}, r"action\[0\] of row 2 is 1.1, outside"),
     "one number": ({"reward": np.float32(1)}, "reward is one number; an entry a row is needed"),
     "frames of another type": ({"observation": np.zeros((5, 64, 64, 3))}, "frames of float64; they must be uint8"),
@@ -137,6 +138,20 @@ def test_damaged_files_are_named(tmp_path):
         read(folder)
 
 
+def test_a_damaged_compressed_array_is_named(tmp_path):
+    """Compression says so in an error of its own, before there is a sum to check; so does a file with a password."""
+    path = put(tmp_path / "d", rows=100) / "e0.npz"
+    np.savez_compressed(path, **np.load(path))
+    content = path.read_bytes()
+    begin = content.index(b"observation.npy") + 60
+    path.write_bytes(content[:begin] + b"\xff" * 40 + content[begin + 40 :])
+    with pytest.raises(LspFastError, match=r"e0\.npz: observation cannot be read: Error -3 while decompressing"):
+        read(path)
+    path.write_bytes(content.replace(b"PK\1\2\x2d\3\x2d\0\0", b"PK\1\2\x2d\3\x2d\0\1"))
+    with pytest.raises(LspFastError, match=r"e0\.npz: .* cannot be read: .*encrypted"):
+        read(path)
+
+
 def test_smaller_and_larger_numbers_become_float32(tmp_path):
     seen = np.random.default_rng(0).normal(size=(5, 2))
     for dtype in (np.float16, np.float64):
@@ -152,6 +167,10 @@ def test_actions_are_mapped_from_the_recordings_bounds(tmp_path):
     assert "actions from -3, 0 to 1, 4 (as asked for) are mapped to -1 to 1" in notes
     [rows], _ = read(folder, action_low=(-4.0,), action_high=(4.0,))
     assert rows.action[2].tolist() == [1, 0.25]
+    # What float32 rounds beyond a bound lies on it.
+    over = np.nextafter(np.float32([[0], [0.4], [-0.4], [0], [0.4]]), np.float32([[0], [1], [-1], [0], [1]]))
+    [rows], notes = read(put(tmp_path / "o", action=over), action_low=(-0.4,), action_high=(0.4,))
+    assert rows.action[:3, 0].tolist() == [0, 1, -1] and not any("cut" in note for note in notes)
     for asked, words in (
         ({"action_low": (0.0,)}, "belong together"),
         ({"action_low": (1.0,), "action_high": (1.0,)}, "cannot be mapped"),
@@ -172,6 +191,9 @@ def test_rows_that_are_merged_hold_one_action_and_sum_their_rewards(tmp_path):
     assert "2 rows make one agent step: their rewards are summed" in notes
     with pytest.raises(LspFastError, match=r"e0\.npz: action of row 3 is not that of row 1, .* leave --merge out"):
         read(folder, merge=3)
+    broken = put(tmp_path / "b", rows=6, action=action, reward=np.array([0, 1, 1, 1, np.nan, 1]))
+    with pytest.raises(LspFastError, match="reward of row 4 is nan"):  # as the file counts them
+        read(broken, merge=2)
     import_recording(folder, tmp_path / "in", Asked(action_repeat=2, merge=2))
     _, about = converted(folder, open_recording(folder, Asked()), Asked(action_repeat=2, merge=2), Notes())
     assert about.action_repeat == 4
@@ -194,7 +216,8 @@ def test_a_tasks_own_fields_make_its_observation_in_its_order(tmp_path):
     [rows], _ = read(folder, observation=("velocity", "position"))
     assert rows.observation[0].tolist() == [0, 0, 2, 2]
     with pytest.raises(
-        LspFastError, match=r"observations of 4 and actions of 2 numbers, where reacher_easy has 6 and 2"
+        LspFastError,
+        match=r"observations of 4 and actions of 2 numbers, where reacher_easy has 6 and 2; .*--observation",
     ):
         read(folder, target=known, observation=("velocity", "position"))
 
@@ -209,8 +232,9 @@ def test_episodes_without_a_step_are_left_out_and_said(tmp_path):
 
 
 def test_numbers_beside_the_rows_are_taken_of_our_own_exports_alone(tmp_path):
-    folder = put(tmp_path / "d", extras=np.array(["theirs"] * 5))
-    assert read(folder)[0][0].extras.shape == (5, 0)
+    for theirs in (np.float32(1), np.array([{}] * 5), np.array(["theirs"] * 5)):
+        folder = put(tmp_path / "d", extras=theirs)
+        assert read(folder)[0][0].extras.shape == (5, 0)
     (folder / "lsp_fast.json").write_text('{"action_repeat": 2, "extras": "relabel"}')
     with pytest.raises(LspFastError, match="extras holds <U6; numbers are needed"):
         read(folder)

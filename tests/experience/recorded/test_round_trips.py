@@ -1,6 +1,7 @@
 """What goes out comes back to the bit, in every format; and others' readers read it."""
 
 import json
+from pathlib import Path
 
 import gymnasium
 import minari
@@ -62,6 +63,27 @@ def test_an_import_that_goes_out_again_is_the_same_recording(form, tmp_path):
         one, other = np.load(path), np.load(tmp_path / "second-v0" / path.name)
         assert set(one.files) == set(other.files)
         assert all(one[k].tobytes() == other[k].tobytes() and one[k].dtype == other[k].dtype for k in one.files)
+
+
+def test_what_is_written_in_pieces_is_the_same(tmp_path, monkeypatch):
+    given = stored(lengths=(5, 3, 4, 2))
+    exchange.export_replay(given, tmp_path / "out", npz.write_npz)
+    monkeypatch.setattr(folder, "TOGETHER", 100)  # bytes: two of these episodes
+    exchange.import_recording(tmp_path / "out", tmp_path / "in", Asked())
+    assert (tmp_path / "in" / "reward.f32").stat().st_size == 4 * sum(given.lengths)
+    assert same(folder.read_folder(tmp_path / "in").episodes(), given.episodes())
+
+
+def test_a_replay_without_numbers_beside_its_rows_names_none(tmp_path):
+    """Merging loses them."""
+    held = stored(lengths=(4,), extras=3)._replace(episodes=lambda: iter([episode]))
+    [episode] = stored(lengths=(4,), extras=3).episodes()
+    episode.action[1:] = 0.5
+    exchange.export_replay(held, tmp_path / "out", npz.write_npz)
+    summary = exchange.import_recording(tmp_path / "out", tmp_path / "in", Asked(merge=2))
+    found = folder.read_folder(tmp_path / "in")
+    assert found.extras_dim == 0 and found.about == summary.about and found.about.extras == ""
+    assert held.about.extras == "relabel" and found.about.action_repeat == 2 * held.about.action_repeat
 
 
 def test_npz_is_what_dreamers_programs_read(tmp_path):
@@ -143,6 +165,30 @@ def test_what_is_there_already_stays(tmp_path):
         exchange.export_replay(stored(), tmp_path / "out", npz.write_npz)
     with pytest.raises(LspFastError, match="out is there already"):
         exchange.import_recording(tmp_path / "out", tmp_path / "out", Asked())
+
+
+def test_the_folder_that_one_is_in_is_not_replaced(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(LspFastError, match=r"^\. cannot be replaced; name a new folder"):
+        exchange.export_replay(stored(), Path("."), npz.write_npz)
+
+
+@pytest.mark.parametrize(
+    ("asked", "form", "words"),
+    [
+        ({"observation": ("image",)}, "minari", r"--observation is for \.npz, and .*made-v0 is of Minari; leave"),
+        ({"never_ends": True}, "minari", r"--never-ends is for \.npz and HDF5, and"),
+        ({"episode_length": 5}, "npz", r"--episode-length is for HDF5, and .*made-v0 is of \.npz"),
+        ({"actions": "taken"}, "hdf5", r"--actions is for \.npz, and .*x\.hdf5 is of HDF5"),
+    ],
+)
+def test_an_option_of_another_format_is_refused_and_not_passed_over(tmp_path, asked, form, words):
+    source = tmp_path / "made-v0" if form in WRITE else d4rl(tmp_path / "x.hdf5")
+    if form in WRITE:
+        exchange.export_replay(stored(), source, WRITE[form])
+    with pytest.raises(LspFastError, match=words):
+        exchange.import_recording(source, tmp_path / "in", Asked(**asked))
 
 
 @pytest.mark.parametrize("name", ["x", "x-v", "", "-v0x"])

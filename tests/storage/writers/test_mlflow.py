@@ -1,7 +1,10 @@
 """MLflow in its stores on this machine: SQLite, which is its default, and files."""
 
+import fcntl
 import logging
 import math
+import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -142,6 +145,53 @@ def test_a_server_that_is_not_there_is_left_out(tmp_path, monkeypatch):
     assert "a-password" not in str(told[0].message)
     assert (tmp_path / "run" / "metrics.jsonl").exists()
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"a-password" in path.read_bytes()]
+
+
+def free(folder):
+    """Whether nobody holds its lock."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def test_of_runs_that_open_one_sqlite_file_each_waits_for_the_others(tmp_path, monkeypatch):
+    """MLflow makes its tables where its client is made, and two who do so spoil the file."""
+    (tmp_path / "a b").mkdir()
+    found = []
+
+    class Client:
+        def __init__(self):
+            found.append(free(tmp_path / "a b"))
+            raise RuntimeError("seen enough")
+
+    monkeypatch.setattr(mlflow, "MlflowClient", Client)
+    for address in (f"sqlite:///{tmp_path}/a%20b/x.db", "http://127.0.0.1:9", f"sqlite:///{tmp_path}/absent/x.db"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        with pytest.warns(UserWarning, match="seen enough"):
+            opened(tmp_path / "run").finish("finished")
+    assert found == [False, True, True] and free(tmp_path / "a b")
+
+
+@pytest.mark.slow
+def test_runs_that_begin_at_once_are_all_there(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.chdir(tmp_path)
+    script = (
+        "import pathlib, sys\n"
+        "from lsp_fast.storage.logger import RunLogger\n"
+        "log = RunLogger(pathlib.Path(sys.argv[1]), dict(task='t', method='m', seed=0), 0, ['mlflow'])\n"
+        "log.scalars(10, {'x': 1.0})\n"
+        "log.finish('finished')\n"
+    )
+    started = [subprocess.Popen([sys.executable, "-c", script, name]) for name in "abc"]
+    assert [process.wait(120) for process in started] == [0, 0, 0]
+    found = {run.info.run_name: history(run, "x") for run in runs()}
+    assert found == {name: [(10, 1.0)] for name in "abc"}
 
 
 def test_its_databases_libraries_are_asked_for_by_name(tmp_path, monkeypatch):

@@ -50,7 +50,7 @@ def one(rank, count, port, answers, function, given):
 
 
 def begin(process):
-    """Start it. The server, which the first one starts, must not load what draws: drivers do not live through a fork."""
+    """Start it. The server, which the first start makes, must not load what draws: drivers do not live through forks."""
     with patch.dict(os.environ, {"MUJOCO_GL": "disable"}):
         process.start()
 

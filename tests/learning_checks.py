@@ -4,22 +4,19 @@ Outputs and gradients may err twice as much as PyTorch's own in the same precisi
 """
 
 import copy
+import itertools
 
+import rollouts
 import torch
-from ops.test_adam_native import assert_close, everything, gradients, holder, parameters
-from ops.test_densities_native import DIFFERENTIABLE, call
-from ops.test_densities_native import problem as densities_problem
-from ops.test_imagine import Case
-from ops.test_imagine_native import with_actor_leaves
-from ops.test_mlp_native import leaves as mlp_leaves
-from ops.test_mlp_native import problem as mlp_problem
 from torch.utils._pytree import tree_map_only
 
 from lsp_fast import backends, ops
 from lsp_fast.ops import densities
+from lsp_fast.ops.types import Dense, MLPWeights, Normal
 
+# A machine with a card need not have the C++ extension: nothing here imports its tests.
 NEAR = 2e-6  # of a whole tensor's norm
-ROUNDED = 2e-3  # the same, where the interpreter rounds factors to tf32 and PyTorch beside it does not
+ROUNDED = 1e-2  # the same, where the interpreter rounds factors to tf32 and PyTorch beside it does not
 
 
 def error(got, want):
@@ -53,18 +50,63 @@ def moved(x, device):
     return tree_map_only(torch.Tensor, lambda y: y.to(device, torch.float32 if y.is_floating_point() else None), x)
 
 
+def with_leaves(nested):
+    """A copy of nested tuples whose tensors ask for gradients, and these."""
+    leaves = []
+
+    def leaf(x):
+        leaves.append(x.detach().clone().requires_grad_())
+        return leaves[-1]
+
+    made = tree_map_only(torch.Tensor, leaf, nested)
+    return leaves, made
+
+
+def normal(generator, *shape):
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def mlp_problem(rows, width, hidden, out):
+    generator = torch.Generator().manual_seed(rows)
+    widths = [width, *hidden, *([] if out is None else [out])]
+    layers = [
+        Dense(normal(generator, b, a) / a**0.5, 0.3 * normal(generator, b)) for a, b in itertools.pairwise(widths)
+    ]
+    last = None if out is None else layers.pop()
+    return normal(generator, rows, width), MLPWeights(tuple(layers), last)
+
+
+DIFFERENTIABLE = {"log_prob": 1, "kl_divergence": 4, "entropy": 2}
+"""How many of the tensors are."""
+
+
+def densities_problem(shape):
+    generator = torch.Generator().manual_seed(len(shape))
+    x, y, noise = (normal(generator, *shape) for _ in range(3))
+    std, other = (normal(generator, *shape).exp() for _ in range(2))
+    raw = 2 * normal(generator, *shape[:-1], 2 * shape[-1])
+    return {"log_prob": (raw, x), "kl_divergence": (x, std, y, other), "entropy": (2 * x, std, noise)}
+
+
+def call(module, name, tensors):
+    if name == "log_prob":
+        return module.log_prob(*tensors, 0.1, 1.5)
+    if name == "kl_divergence":
+        return module.kl_divergence(Normal(*tensors[:2]), Normal(*tensors[2:]))
+    return module.entropy(Normal(*tensors[:2]), tensors[2])
+
+
 def check_mlp(device, sizes, times=2):
     problem = mlp_problem(*sizes)
 
-    def run(function, x, weights, dtype):
-        leaves, made = mlp_leaves(x, weights, dtype)
-        return outcome([function(leaves[0], made)], leaves)
+    def run(function, problem):
+        leaves, made = with_leaves(problem)
+        return outcome([function(*made)], leaves)
 
-    exact = run(ops.mlp, *problem, torch.float64)
     given = moved(problem, device)
     triton = backends.get("triton", device).mlp
-    got = same(lambda: run(triton, *given, torch.float32), times)
-    near(got, run(ops.mlp, *given, torch.float32), exact, sizes)
+    got = same(lambda: run(triton, given), times)
+    near(got, run(ops.mlp, given), run(ops.mlp, problem), sizes)
 
 
 def check_densities(device, shape):
@@ -90,7 +132,12 @@ def check_densities(device, shape):
 
 
 def check_imagine(device, sizes, times=1):
-    problem = Case(**sizes).arguments()
+    problem = rollouts.build(**sizes)[:-1]
+
+    def with_actor_leaves(arguments):
+        start, prior, actor, *rest = arguments
+        leaves, layers = with_leaves(actor.mlp)
+        return leaves, (start, prior, actor._replace(mlp=layers), *rest)
 
     def run(function, arguments):
         leaves, given = with_actor_leaves(arguments)
@@ -117,7 +164,7 @@ def check_not_a_number(device):
     x, weights = moved(mlp_problem(13, 17, (33, 48), 3), device)
     x[4, 7] = torch.nan
     pairs = [[f(x, weights) for f in (triton.mlp, ops.mlp)]]
-    start, prior, actor, skills, k, noise = moved(Case(n=17).arguments(), device)
+    start, prior, actor, skills, k, noise = moved(rollouts.build(rows=17)[:-1], device)
     noise.stoch[2, 1, 1] = torch.nan
     rolled = [f(start, prior, actor, skills, k, noise) for f in (triton.imagine, ops.imagine)]
     pairs += zip(*((*found.states, found.actions, *found.policy) for found in rolled), strict=True)
@@ -132,14 +179,20 @@ def check_not_a_number(device):
 
 def check_adam(device):
     """Steps of both, each going on where the other stopped; clipped, not clipped, and along nothing and NaN."""
+    shapes, generator = [(1,), (4097,), (33, 129), (0,), (3, 5, 2)], torch.Generator().manual_seed(0)
+    begin = [normal(generator, *shape).to(device, torch.float32) for shape in shapes]
+    steps = [[normal(generator, *shape).to(device, torch.float32) for shape in shapes] for _ in range(8)]
+    steps[2] = [torch.zeros_like(g) for g in steps[2]]
 
     def made():
-        tensors = [p.detach().to(device).requires_grad_() for p in parameters()]
-        return tensors, holder(tensors, capturable=torch.device(device).type == "cuda")
+        tensors = [p.clone().requires_grad_() for p in begin]
+        capturable = torch.device(device).type == "cuda"
+        return tensors, torch.optim.Adam(tensors, lr=1e-2, eps=1e-5, fused=True, capturable=capturable)
+
+    def everything(tensors, held):
+        return [p.detach() for p in tensors] + [x for p in tensors for _, x in sorted(held.state[p].items())]
 
     triton = backends.get("triton", device).adam
-    steps = [[g.to(device) for g in given] for given in gradients(8)]
-    steps[2] = [torch.zeros_like(g) for g in steps[2]]
     for max_norm in (1e9, 1.0):
         for order in ((triton, ops.adam), (ops.adam, triton), (triton, triton)):
             want, want_held = made()
@@ -156,10 +209,11 @@ def check_adam(device):
                     got_held.load_state_dict(state)
                     step = order[i // 4](got_held, max_norm)
                 norms = step([g.clone() for g in given]), plain([g.clone() for g in given])
-                torch.testing.assert_close(*norms, rtol=1e-6, atol=0)
-            assert_close(everything(got, got_held), everything(want, want_held))
+                torch.testing.assert_close(*norms, rtol=5e-6, atol=0)
+            for a, b in zip(everything(got, got_held), everything(want, want_held), strict=True):
+                assert a.numel() == 0 or (a - b).abs().max() <= 1e-5 * b.abs().max()
             assert all(got_held.state[p]["step"] == 8 for p in got)
-    steps[1][2][4096] = torch.nan
+    steps[1][1][4096] = torch.nan
     found = []
     for make in (triton, ops.adam):
         tensors, held = made()
@@ -175,16 +229,17 @@ SMALL = {
     "mlp": [(1, 1, (1,), None), (17, 8, (6, 130), 2)],
     "densities": [(1, 1), (6, 4, 5)],
     "imagine": [
-        {"n": 1, "h": 1, "k": 1, "s": 1, "d": 1, "hidden": 1, "a": 1, "z": 1, "units": (1,)},
-        {"n": 17, "h": 3},
-        {"n": 2, "h": 2, "z": 0, "sample": False},
+        {"rows": 1, "steps": 1, "plan": 1, "stoch": 1, "deter": 1, "action": 1, "skill": 1, "units": (1,), "heads": 0},
+        {"rows": 17, "steps": 3, "units": (7, 6, 19), "heads": 0},
+        {"rows": 2, "steps": 2, "skill": 0, "sampled": False, "heads": 0},
     ],
 }
+PAPER = {"stoch": 30, "deter": 200, "units": (400,) * 4, "inner": 200, "plan": 6, "heads": 0}
 LARGE = {
     "mlp": [(2500, 230, (400,) * 4, 1), (27500, 230, (400, 400), None)],
     "densities": [(50, 50, 30), (27500, 6), (3, 200)],
     "imagine": [
-        {"n": 50, "h": 11, "k": 10, "s": 30, "d": 64, "hidden": 64, "a": 21, "units": (65, 130)},
-        {"n": 2500, "h": 11, "k": 10, "s": 30, "d": 200, "hidden": 200, "a": 12, "units": (400,) * 4},
+        {"rows": 50, "steps": 11, "stoch": 30, "deter": 64, "action": 21, "units": (65, 130), "plan": 6, "heads": 0},
+        {"rows": 2500, "steps": 11, "action": 12, **PAPER},
     ],
 }

@@ -110,12 +110,21 @@ print("equal")
 """
 
 ROUNDED = """
+from unittest import mock
+from programs import together
+
 # Products of tf32 err as much as their factors' rounding: the interpreter multiplies all of what a card would cut off.
 torch.set_float32_matmul_precision("high")
 case = Case(n=17, h=2, s=17, d=40, hidden=33, units=(40, 24))
 exact = run(ops.imagine, case.arguments(torch.float64))
 for a, b in zip(run(imagine, case.arguments(torch.float32)), exact, strict=True):
     assert 2e-5 < (a.double() - b).norm() / b.norm() < 2e-3
+# Nobody multiplies before all have rounded: programs that share the work find the same bits.
+alone = run(imagine, case.arguments(torch.float32))
+for last_first in (False, True):
+    with together(last_first), mock.patch.object(kernels, "programs", lambda device: 5):
+        both = run(imagine, case.arguments(torch.float32))
+    assert all(torch.equal(a, b) for a, b in zip(both, alone, strict=True))
 # Weights that tf32 has stay as they are; halfway between two of them it goes to the even one; a NaN stays one.
 start, prior, actor, *rest = case.arguments(torch.float32)
 numbers = torch.tensor([1.0, 1 + 2**-10, 1 + 2**-11, 1 + 3 * 2**-11, 1 + 2**-11 + 2**-23, -1 - 2**-11, torch.nan])

@@ -23,6 +23,9 @@ from torch import Tensor
 from . import imagine_heads, imagine_passes, mlp
 
 INPUTS = 32  # a step of a product
+REGISTERS = {"tf32": 255, "ieee": None}
+"""A thread's at most. A program has a multiprocessor to itself; left to itself the assembler spills some for tf32, and
+with as many for fp32."""
 
 
 class Tile(NamedTuple):
@@ -55,7 +58,7 @@ def tile(rows: int, card: str, precision: str, back: bool) -> Tile:
 class Kept(NamedTuple):
     """What `forward` found, H steps of N rollouts; time comes first."""
 
-    flat: Tensor  # all weights, then all biases
+    flat: Tensor  # all weights, rounded where products are tf32's, then all biases
     stoch: Tensor  # [H + 1, N, S], the start first
     deter: Tensor  # [H + 1, N, D]
     actions: Tensor  # [H, N, A]
@@ -139,7 +142,7 @@ def _launch(
     kernel[(grid,)](
         *arguments, **networks.weights, **networks.sizes, **constants, M=m, N=n, GATES=gates, SAMPLED=sampled,
         BLOCK_K=INPUTS, PRECISION=precision,
-        num_warps=warps, num_stages=stages, enable_fp_fusion=True, **options,
+        num_warps=warps, num_stages=stages, maxnreg=REGISTERS[precision], enable_fp_fusion=True, **options,
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ import triton.language as tl
 from .layers import softplus
 from .mlp import elu, elu_slope
 from .rollout import _meet
+from .unpadded import rounded
 
 # Without disable_licm what all tiles' addresses have in common is kept in registers, more than there are.
 
@@ -36,6 +37,14 @@ def _tanh(x):
 def _fresh(at, live):
     # What other programs have written: a multiprocessor's own cache does not see it.
     return tl.load(at, mask=live, other=0.0, cache_modifier=".cg")
+
+
+@triton.jit
+def _factor(y, PRECISION: tl.constexpr):
+    """What is kept to be multiplied: a product in tf32 would cut off what is not rounded here."""
+    if PRECISION == "tf32":
+        y = rounded(y)
+    return y
 
 
 @triton.jit
@@ -141,6 +150,13 @@ def forward(
 ):  # fmt: skip
     first, programs = tl.program_id(0), tl.num_programs(0)
     row_tiles, drawn_tiles, arrivals = tl.cdiv(rows, M), tl.cdiv(rows, SAMPLED), programs
+    if PRECISION == "tf32":
+        # The weights, for both passes; biases follow them.
+        for begin in range(first * M * N, B[0], programs * M * N):
+            at = begin + tl.arange(0, M * N)
+            tl.store(flat + at, rounded(_fresh(flat + at, at < B[0])), mask=at < B[0])
+        _meet(counter, arrivals)
+        arrivals += programs
     for t in tl.range(0, steps, disable_licm=True):
         done = tl.cast(t, tl.int64) * rows  # rows before this step's
         s, h = stoch + done * S, deter + done * D
@@ -155,7 +171,7 @@ def forward(
             y = _product(y, h, D, flat + W[0] + S, SEEN, row, column, rows, UNITS[0], D, BLOCK_K, False, PRECISION)
             at = row.to(tl.int64)[:, None]
             y += tl.load(held + period * held_period + at * held_stride + column[None, :], mask=live, other=0.0)
-            tl.store(hidden + (done + at) * UNITS[0] + column[None, :], elu(y), mask=live)
+            tl.store(hidden + (done + at) * UNITS[0] + column[None, :], _factor(elu(y), PRECISION), mask=live)
         _meet(counter, arrivals)
         arrivals += programs
         below = hidden
@@ -169,7 +185,7 @@ def forward(
                     flat + W[layer], UNITS[layer - 1], row, column, rows, UNITS[layer],
                     UNITS[layer - 1], BLOCK_K, False, PRECISION,
                 )  # fmt: skip
-                y = elu(y + _bias(flat + B[layer], column, UNITS[layer]))
+                y = _factor(elu(y + _bias(flat + B[layer], column, UNITS[layer])), PRECISION)
                 at = above + (done + row.to(tl.int64)[:, None]) * UNITS[layer] + column[None, :]
                 tl.store(at, y, mask=(row < rows)[:, None] & (column < UNITS[layer])[None, :])
             _meet(counter, arrivals)
@@ -204,7 +220,7 @@ def forward(
                 y, actions + done * A, A, flat + W_INP + S, S + A, row, column, rows, INP, A, A_WIDTH, False, PRECISION,
             )  # fmt: skip
             at = entering + (done + row.to(tl.int64)[:, None]) * INP + column[None, :]
-            y = elu(y + _bias(flat + B_INP, column, INP))
+            y = _factor(elu(y + _bias(flat + B_INP, column, INP)), PRECISION)
             tl.store(at, y, mask=(row < rows)[:, None] & (column < INP)[None, :])
         _meet(counter, arrivals)
         arrivals += programs
@@ -225,7 +241,7 @@ def forward(
                 HIDDEN, D, BLOCK_K, False, PRECISION,
             )  # fmt: skip
             at = leaving + (done + row.to(tl.int64)[:, None]) * HIDDEN + column[None, :]
-            y = elu(y + _bias(flat + B_HIDDEN, column, HIDDEN))
+            y = _factor(elu(y + _bias(flat + B_HIDDEN, column, HIDDEN)), PRECISION)
             tl.store(at, y, mask=(row < rows)[:, None] & (column < HIDDEN)[None, :])
         _meet(counter, arrivals)
         arrivals += programs
@@ -280,7 +296,7 @@ def backward(
                 y = tl.dot(d, tl.load(weight, mask=inside, other=0.0), y, input_precision=PRECISION)
             live = (row < rows)[:, None] & (column < HIDDEN)[None, :]
             y *= elu_slope(tl.load(leaving + (done + at) * HIDDEN + column[None, :], mask=live, other=0.0))
-            tl.store(d_leaving + at * HIDDEN + column[None, :], y, mask=live)
+            tl.store(d_leaving + at * HIDDEN + column[None, :], _factor(y, PRECISION), mask=live)
         _meet(counter, arrivals)
         arrivals += programs
         # Into the state, and through the GRU's gates.
@@ -302,10 +318,11 @@ def backward(
             d_recalled = d_candidate * reset
             recalled = tl.load(gate + 3 * D, mask=live, other=0.0)
             to = d_gates + at * 4 * D + column[None, :]
-            tl.store(to, d_recalled * recalled * (1.0 - reset), mask=live)
-            tl.store(to + D, d * (before - candidate) * update * (1.0 - update), mask=live)
-            tl.store(to + 2 * D, d_candidate, mask=live)
-            tl.store(to + 3 * D, d_recalled, mask=live)
+            tl.store(to, _factor(d_recalled * recalled * (1.0 - reset), PRECISION), mask=live)
+            d_update = d * (before - candidate) * update * (1.0 - update)
+            tl.store(to + D, _factor(d_update, PRECISION), mask=live)
+            tl.store(to + 2 * D, _factor(d_candidate, PRECISION), mask=live)
+            tl.store(to + 3 * D, _factor(d_recalled, PRECISION), mask=live)
             tl.store(carry_deter + at * D + column[None, :], d * update, mask=live)
         _meet(counter, arrivals)
         arrivals += programs
@@ -322,7 +339,7 @@ def backward(
                     y, d_gates, 4 * D, flat + W_I, INP, row, column, rows, INP, 3 * D, BLOCK_K, True, PRECISION
                 )  # fmt: skip
                 y *= elu_slope(tl.load(entering + (done + at) * INP + column[None, :], mask=live, other=0.0))
-                tl.store(d_entering + at * INP + column[None, :], y, mask=live)
+                tl.store(d_entering + at * INP + column[None, :], _factor(y, PRECISION), mask=live)
             else:
                 column = (j - across) * N + tl.arange(0, N)
                 live = (row < rows)[:, None] & (column < D)[None, :]

@@ -83,7 +83,7 @@ def forward(x: Tensor, layers: Sequence[tuple[Tensor, Tensor]], linear_out: bool
     """Every layer's value [rows, .] of x [rows, in], float32 and contiguous; the last is the result.
 
     Args:
-        layers: weight [out, in] and bias [out].
+        layers: weight [out, in] and bias [out], which may lie in any steps.
         linear_out: the last has no ELU.
     """
     values = []
@@ -92,7 +92,7 @@ def forward(x: Tensor, layers: Sequence[tuple[Tensor, Tensor]], linear_out: bool
             values.append(F.linear(x, weight, bias))
         else:
             x = torch.mm(x, weight.T)
-            _launch(_bias_elu, *x.shape, x, bias)
+            _launch(_bias_elu, *x.shape, x, bias.contiguous())
             values.append(x)
     return values
 

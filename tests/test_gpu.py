@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 
+import learning_checks as checks
 import pytest
 import rollouts
 import torch
@@ -146,6 +147,96 @@ def test_the_triton_filter_errs_at_most_twice_as_much_as_pytorchs(shape, precisi
     for _ in range(50):
         again = on_card(backends.get("triton", "cuda").observe)
         assert all(torch.equal(a, b) for x, y in zip(again, triton, strict=True) for a, b in zip(x, y, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+@pytest.mark.parametrize("sizes", [*checks.SMALL["mlp"], *checks.LARGE["mlp"]], ids=str)
+def test_the_triton_layers_err_at_most_twice_as_much_as_pytorchs(sizes, precision, matmul):
+    matmul(precision)
+    checks.check_mlp("cuda", sizes)
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+@pytest.mark.parametrize("sizes", [*checks.SMALL["imagine"], *checks.LARGE["imagine"]], ids=str)
+def test_the_triton_imagination_errs_at_most_twice_as_much_as_pytorchs(sizes, precision, matmul):
+    matmul(precision)
+    checks.check_imagine("cuda", sizes, times=50)
+
+
+@pytest.mark.parametrize("shape", [*checks.SMALL["densities"], *checks.LARGE["densities"]], ids=str)
+def test_the_triton_densities_err_at_most_twice_as_much_as_pytorchs(shape):
+    checks.check_densities("cuda", shape)
+
+
+def test_tritons_learning_keeps_what_is_not_a_number():
+    checks.check_not_a_number("cuda")
+
+
+def test_the_triton_adam_takes_pytorchs_steps():
+    checks.check_adam("cuda")
+
+
+def test_a_captured_step_of_adam_counts_and_goes_on_where_a_checkpoint_was_loaded():
+    agents = [build(train__cuda_graph=False, backend=backend) for backend in ("triton", "reference")]
+    optimizers = [agent.optimizers["world_model"] for agent in agents]
+    for a, b in zip(*(o.parameters for o in optimizers), strict=True):
+        b.data.copy_(a.data)
+    generator = torch.Generator().manual_seed(0)
+    shapes = [p.shape for p in optimizers[0].parameters]
+    steps = [[torch.randn(shape, generator=generator).cuda() for shape in shapes] for _ in range(WARMUP + 4)]
+    # The warm-up takes real steps.
+    replay = capture(lambda *given: optimizers[0]._step(given), *steps[0])
+    for _ in range(WARMUP):
+        optimizers[1]._step([g.clone() for g in steps[0]])
+    for i, given in enumerate(steps):
+        if i == 3:
+            optimizers[0].load_state_dict(copy.deepcopy(optimizers[1].adam.state_dict()))
+        norm = replay(*given).clone()
+        torch.testing.assert_close(norm, optimizers[1]._step([g.clone() for g in given]), rtol=1e-5, atol=0)
+    for a, b in zip(*(o.parameters for o in optimizers), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        moments, others = optimizers[0].adam.state[a], optimizers[1].adam.state[b]
+        assert moments["step"] == others["step"] == WARMUP + len(steps)
+
+
+def test_kernels_run_on_the_stream_that_is_current():
+    """Behind work that takes a while on a stream of their own, they read what it has written."""
+    triton, side = backends.get("triton", "cuda"), torch.cuda.Stream()
+    x, weights = checks.moved(checks.mlp_problem(*checks.SMALL["mlp"][1]), "cuda")
+    expected, late = triton.mlp(x, weights), torch.zeros_like(x)
+    torch.cuda.synchronize()
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(100_000_000)  # cycles
+        late.copy_(x)
+        found = triton.mlp(late, weights)
+    side.synchronize()
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("algorithm", ["lsp", "dreamer"])
+def test_an_update_by_triton_is_the_references(algorithm, matmul):
+    """Every operation together: the same agent, data and noise, two updates from fresh weights."""
+    agents = [build(algorithm, backend=name, planner__noise="philox") for name in ("triton", "reference")]
+    matmul("highest")
+    agents[1].load_state_dict(copy.deepcopy(agents[0].state_dict()))
+    for seed in range(2):
+        native, plain = (agent.update(batch(seed, agent.config)) for agent in agents)
+        names = [name for name in plain if name.endswith(("loss", "grad_norm"))]
+        assert len(names) >= 6
+        for name in names:
+            torch.testing.assert_close(native[name], plain[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_an_agent_learns_on_the_second_gpu():
+    before = torch.cuda.current_device()
+    try:
+        agent = ImaginationAgent(5, 2, make_config("smoke", device="cuda:1"))
+        for seed in range(WARMUP + 2):
+            metrics = agent.update(SequenceBatch(*(x.to("cuda:1") for x in batch(seed, agent.config))))
+        assert all(x.isfinite() and x.device.index == 1 for x in metrics.values())
+    finally:
+        torch.cuda.set_device(before)
 
 
 def test_a_graphed_update_never_waits_for_the_device():

@@ -168,7 +168,7 @@ def learning():
             kernel, options = getattr(imagine_passes, name), {"num_warps": warps, "num_stages": stages}
             constants = {**sizes, **at, **blocks, **(actor | biases)}
             constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
-            options["launch_cooperative_grid"] = True
+            options |= {"launch_cooperative_grid": True, "maxnreg": imagine.REGISTERS[kind]}
             yield (
                 f"imagine {name} {kind} {card} tiles",
                 kernel,

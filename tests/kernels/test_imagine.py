@@ -106,9 +106,37 @@ kernels.EXACT = kernels.MANY["large"][0]
 check(Case(n=70, h=2, k=10, s=30, d=70, hidden=66, a=21, units=(65, 130)))
 kernels.EXACT = kernels.MANY["small"][0]._replace(rows=16, columns=16, gates=32, sampled=32)
 check(Case(n=50, h=3, k=2, s=30, d=48, hidden=33, a=6, units=(40, 24, 64)))
-# Products in tf32, whose tiles these are; the interpreter multiplies as in fp32.
+print("equal")
+"""
+
+ROUNDED = """
+from unittest import mock
+from programs import together
+
+# Products of tf32 err as much as their factors' rounding: the interpreter multiplies all of what a card would cut off.
 torch.set_float32_matmul_precision("high")
-check(Case(n=17, h=2))
+case = Case(n=17, h=2, s=17, d=40, hidden=33, units=(40, 24))
+exact = run(ops.imagine, case.arguments(torch.float64))
+for a, b in zip(run(imagine, case.arguments(torch.float32)), exact, strict=True):
+    assert 2e-5 < (a.double() - b).norm() / b.norm() < 2e-3
+# Nobody multiplies before all have rounded: programs that share the work find the same bits.
+alone = run(imagine, case.arguments(torch.float32))
+for last_first in (False, True):
+    with together(last_first), mock.patch.object(kernels, "programs", lambda device: 5):
+        both = run(imagine, case.arguments(torch.float32))
+    assert all(torch.equal(a, b) for a, b in zip(both, alone, strict=True))
+# Weights that tf32 has stay as they are; halfway between two of them it goes to the even one; a NaN stays one.
+start, prior, actor, *rest = case.arguments(torch.float32)
+numbers = torch.tensor([1.0, 1 + 2**-10, 1 + 2**-11, 1 + 3 * 2**-11, 1 + 2**-11 + 2**-23, -1 - 2**-11, torch.nan])
+want = torch.tensor([1.0, 1 + 2**-10, 1.0, 1 + 2**-9, 1 + 2**-10, -1.0, torch.nan])
+actor.mlp.hidden[0].weight.view(-1)[:7] = numbers
+prior.out.bias[:7] = numbers
+networks = kernels.Networks(prior, actor)
+kept = kernels.forward(networks, *start, rest[0], rest[1], *rest[2])
+assert torch.equal(kept.flat[:7].nan_to_num(9.0), want.nan_to_num(9.0))
+at = networks.biases["B_OUT"]
+assert torch.equal(kept.flat[at : at + 7].nan_to_num(9.0), numbers.nan_to_num(9.0))
+assert torch.equal(networks.flat()[:7].nan_to_num(9.0), numbers.nan_to_num(9.0))
 print("equal")
 """
 
@@ -132,6 +160,10 @@ def test_triton_has_the_outputs_and_gradients_of_float64(interpreted):
 
 def test_programs_wait_for_each_other(interpreted):
     interpreted(PROGRAM + TOGETHER)
+
+
+def test_products_of_tf32_are_of_rounded_factors(interpreted):
+    interpreted(PROGRAM + ROUNDED)
 
 
 @pytest.mark.slow

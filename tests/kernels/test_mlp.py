@@ -53,6 +53,10 @@ square = x[:12].float().view(3, 4, 8).transpose(0, 1)
 got, want = (torch.autograd.grad(f(square, made).mean(), tensors[1:]) for f in (mlp, ops.mlp))
 for a, b in zip(got, want, strict=True):
     torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+# Biases in steps of their own: every other number of a wider tensor, and one number for all units.
+apart = torch.stack([made.hidden[0].bias.detach(), torch.full((6,), torch.nan)], 1)[:, 0], torch.ones(()).expand(5)
+stepped = MLPWeights(tuple(Dense(w, b) for (w, _), b in zip(made.hidden, apart, strict=True)), made.out)
+torch.testing.assert_close(mlp(x.float(), stepped), ops.mlp(x.float(), stepped), rtol=1e-5, atol=1e-6)
 # NaN lies where it lies in PyTorch's.
 bad = x.clone()
 bad[4, 7] = torch.nan

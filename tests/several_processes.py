@@ -50,7 +50,7 @@ def one(rank, count, port, answers, function, given):
 
 
 def begin(process):
-    """Start it. The server, which the first start makes, must not load what draws: drivers do not live through forks."""
+    """Start it. The server that forks it must not load what draws: drivers do not live through that."""
     with patch.dict(os.environ, {"MUJOCO_GL": "disable"}):
         process.start()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ class TensorBoard(LogWriter):
         """Made with the first row: a start that adds nothing leaves no file."""
         from torch.utils.tensorboard.writer import SummaryWriter
 
+        _quiet_worker()
         start = self._start
         new = not list(start.folder.glob("events.out.tfevents*"))
         # Even where no row was kept: one that was killed before it had a checkpoint leaves events.
@@ -53,6 +55,21 @@ class TensorBoard(LogWriter):
     def finish(self, outcome: Outcome) -> None:
         if "_events" in vars(self):
             self._events.close()
+
+
+@functools.cache
+def _quiet_worker() -> None:
+    """TensorBoard writes on a thread of its own. What stops that is raised by the next call, too, and told there in a
+    line; a traceback of the thread says no more."""
+    from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
+
+    before = threading.excepthook
+
+    def tell(args: Any) -> None:
+        if not isinstance(args.thread, _AsyncWriterThread):
+            before(args)
+
+    threading.excepthook = tell
 
 
 def _add(events: SummaryWriter, env_steps: int, row: Mapping[str, float]) -> None:

@@ -15,6 +15,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [["mlp", "densities", "adam", "not_a_number"], ["imagine"]], ids=" ".join)
 def test_the_checks_pass(interpreted, names):
     interpreted(PROGRAM.replace("{names}", repr(names)))

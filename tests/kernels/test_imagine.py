@@ -158,6 +158,7 @@ def test_triton_has_the_outputs_and_gradients_of_float64(interpreted):
     interpreted(PROGRAM + ODD)
 
 
+@pytest.mark.slow
 def test_programs_wait_for_each_other(interpreted):
     interpreted(PROGRAM + TOGETHER)
 

@@ -198,6 +198,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_the_rules_of_the_contract(interpreted):
     interpreted(START + RULES)
 

@@ -43,7 +43,9 @@ def test_ten_updates_by_the_scan_reproduce_the_stored_losses(algorithm):
         np.testing.assert_allclose(values, stored[name], rtol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("algorithm", ROWS)
+@pytest.mark.parametrize(
+    "algorithm", [row if row == "lsp" else pytest.param(row, marks=pytest.mark.slow) for row in ROWS]
+)
 def test_every_row_learns_alike_when_traced(algorithm, traced):
     assert_learns_alike(algorithm=algorithm, diagnose=(1,), train__observe="scan")
 

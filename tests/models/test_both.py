@@ -111,6 +111,7 @@ def test_predictions_know_both_up_to_where_they_have_seen_them():
     assert torch.equal(changed[0], before[0]) and not torch.equal(changed[1:], before[1:])
 
 
+@pytest.mark.slow
 def test_both_are_traced_whole_for_the_compiler(monkeypatch):
     """Numbers are read out of bytes there, too."""
     monkeypatch.setattr(compiled, "BACKEND", "aot_eager")

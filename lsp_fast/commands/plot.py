@@ -23,10 +23,13 @@ class Plot:
     reference: Annotated[tuple[tuple[Path, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FILE...")] = ()
     """Files of published scores: lists of rows of task, method, seed, xs and ys."""
 
+    at: int | None = None
+    """Environment steps where the table compares, for runs of different lengths: later evaluations do not count."""
+
     def run(self) -> int:
         from lsp_fast.reports.plot import plot
 
-        result = plot(self.logdirs, self.out, tuple(chain.from_iterable(self.reference)))
+        result = plot(self.logdirs, self.out, tuple(chain.from_iterable(self.reference)), self.at)
         warn(result.warnings)
         print(result)
         return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,13 +83,19 @@ class Compared:
     warnings: list[str]
 
 
-def plot(paths: Sequence[Path], out: Path = Path("learning_curves.png"), references: Sequence[Path] = ()) -> Plot:
+def plot(
+    paths: Sequence[Path],
+    out: Path = Path("learning_curves.png"),
+    references: Sequence[Path] = (),
+    at: int | None = None,
+) -> Plot:
     """Draw runs beside published scores; where a method was run on all of several tasks, also over these together.
 
     Args:
         paths: run folders, folders that hold some, scores.json files.
         out: the figure; its suffix says the format.
         references: files of rows like those of a scores.json.
+        at: environment steps where the table compares, as `compare` does; a task's panel shows all there is.
 
     Raises:
         LspFastError: nothing to draw, a file that cannot be used, a figure that cannot be written, or rliable is
@@ -97,7 +103,7 @@ def plot(paths: Sequence[Path], out: Path = Path("learning_curves.png"), referen
     """
     check_folder_of(out)
     check_format(out)
-    found = compare(paths, references)
+    found = compare(paths, references, at)
     return Plot(draw(found.panels, out, found.pooled), found.table, found.warnings)
 
 
@@ -108,11 +114,16 @@ def check_folder_of(out: Path) -> None:
         raise LspFastError(f"cannot write {out}: {out.parent} {why}")
 
 
-def compare(paths: Sequence[Path], references: Sequence[Path] = ()) -> Compared:
+def compare(paths: Sequence[Path], references: Sequence[Path] = (), at: int | None = None) -> Compared:
     """What `plot` draws, its table, and what to be warned of.
 
+    Args:
+        at: environment steps. Later evaluations count neither in the table nor over all tasks, so that runs of
+            different lengths are compared at equal steps.
+
     Raises:
-        LspFastError: nothing to draw, a file that cannot be used, or rliable is missing where there are several seeds.
+        LspFastError: nothing to draw, no evaluation until `at`, a file that cannot be used, or rliable is missing where
+            there are several seeds.
     """
     runs, warnings = find_runs(paths)
     if not runs:
@@ -125,20 +136,43 @@ def compare(paths: Sequence[Path], references: Sequence[Path] = ()) -> Compared:
     panels = panels_of([run.row for run in runs], published)
     if references and not any(panel.references for panel in panels.values()):
         warnings.append(f"the references have none of these tasks: {', '.join(panels)}")
+    counted, left_out = _until(runs, at)
+    warnings += left_out
     table: list[Final] = []
-    for task, panel in panels.items():
+    cut = panels_of([run.row for run in counted], published)
+    for task, panel in cut.items():
         for method, rows in sorted(panel.ours.items()):
-            group = [run for run in runs if run.row["task"] == task and run.row["method"] == method]
+            group = [run for run in counted if run.row["task"] == task and run.row["method"] == method]
             table.append(_final(task, method, rows))
             warnings += [f"{task} {method}: {text}" for text in _mixed(group)]
         for method, rows in sorted(panel.references.items()):
             table.append(_final_reference(task, method, rows, last_x(panel)))
-    pooled, left_out = _pool({task: panel.ours for task, panel in panels.items()})
+    pooled, left_out = _pool({task: panel.ours for task, panel in cut.items()})
     warnings += left_out
     for method, of in pooled.items():
         at = of.ends[0] if len(set(of.ends)) == 1 else None
         table.append(Final(ALL_TASKS, method, of.seeds, at, None, None, of.final, of.final_interval))
     return Compared(runs, panels, pooled, table, warnings)
+
+
+def _until(runs: Sequence[Run], at: int | None) -> tuple[list[Run], list[str]]:
+    """The runs with their evaluations at or before `at`, and which have none."""
+    if at is None:
+        return list(runs), []
+    counted, without = [], []
+    for run in runs:
+        points = [(x, y) for x, y in zip(run.row["xs"], run.row["ys"], strict=True) if x <= at]
+        if points:
+            xs, ys = map(list, zip(*points, strict=True))
+            counted.append(replace(run, row={**run.row, "xs": xs, "ys": ys}))
+        else:
+            without.append(
+                f"{run.source} is not in the table: it has no evaluation at or before {at} environment steps"
+            )
+    if not counted:
+        first = min(run.row["xs"][0] for run in runs)
+        raise LspFastError(f"no run has an evaluation at or before {at} environment steps; the first lies at {first}")
+    return counted, without
 
 
 def _pool(tasks: Mapping[str, Mapping[str, Sequence[Row]]]) -> tuple[dict[str, Pooled], list[str]]:

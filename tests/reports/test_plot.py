@@ -182,6 +182,31 @@ def test_all_tasks_get_a_line_for_each_method_and_the_last_panel(tmp_path, drawn
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
+def test_runs_of_different_lengths_are_compared_at_equal_steps(tmp_path, drawn):
+    rows = [row([10, 20, 40], [1.0, 2.0, 900.0], task, "lsp") for task in "ab"]
+    rows += [row([10, 20], [3.0, 4.0], task, "dreamer") for task in "ab"] + [row([30], [5.0], "a", "late")]
+    references = write_scores(tmp_path / "references.json", [row([0, 15, 30], [0.0, 6.0, 7.0], "a", "d4pg")])
+    scores = write_scores(tmp_path / "scores.json", rows)
+    result = plot([scores], tmp_path / "a.png", [references], at=29)
+    assert [(final.task, final.method, final.env_steps, final.mean, final.iqm) for final in result.table] == [
+        ("a", "dreamer", 20, 4.0, 4.0),
+        ("a", "lsp", 20, 2.0, 2.0),
+        ("a", "d4pg (reference)", 15, 6.0, None),
+        ("b", "dreamer", 20, 4.0, 4.0),
+        ("b", "lsp", 20, 2.0, 2.0),
+        ("all tasks", "dreamer", 20, None, pytest.approx(0.004)),
+        ("all tasks", "lsp", 20, None, pytest.approx(0.002)),
+    ]
+    assert result.warnings == [f"{scores} is not in the table: it has no evaluation at or before 29 environment steps"]
+    # A task's panel shows everything, that of all tasks what was compared.
+    a, _, pooled = drawn[-1].axes
+    assert [list(line.get_xdata()) for line in a.lines if "lsp" in str(line.get_label())] == [[10, 20, 40]]
+    assert [list(line.get_xdata()) for line in pooled.lines] == [[10, 20]] * 2
+    with pytest.raises(LspFastError, match="at or before 9 environment steps; the first lies at 10"):
+        plot([scores], tmp_path / "b.png", at=9)
+    assert not (tmp_path / "b.png").exists()
+
+
 def test_tasks_without_a_common_scale_are_left_out(tmp_path, drawn):
     rows = [row([10], [100.0], task) for task in ("a", "b", "gym:HalfCheetah-v5")]
     result = plot([write_scores(tmp_path / "three.json", rows)], tmp_path / "a.png")

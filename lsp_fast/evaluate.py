@@ -12,9 +12,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from lsp_fast import agents, envs, threads
+from lsp_fast import agents, backends, envs, threads
 from lsp_fast.agents import Agent
-from lsp_fast.config import Config, check_seed
+from lsp_fast.config import Config, check_seed, replace
 from lsp_fast.envs.answers import ask
 from lsp_fast.envs.goals import goal_entries
 from lsp_fast.envs.gym import PREFIX
@@ -318,6 +318,12 @@ def load_as(logdir: str | Path, **overrides: Any) -> Agent:
     """`load` with dotted values of the run's configuration replaced, as `{"planner.noise": "tensors"}`."""
     threads.use()
     config, state = read_run(logdir, **overrides)
+    if (
+        config.train.precision != "fp32"
+        and backends.get(config.backend, backends.device(config.device)).bf16_learner is None
+    ):
+        # It learned on a processor that had the instruction; acting needs none.
+        config = replace(config, {"train.precision": "fp32"})
     with checkpoint.fitting(state):
         agent = agents.make(checkpoint.observation_of(state), state["action_dim"], config, state.get("goals"))
         agent.load_weights(state["agent"])

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from lsp_fast.backends.cpp import _threads, load
-from lsp_fast.backends.cpp_learning import fits
-from lsp_fast.backends.fallback import refuse_twice
+from lsp_fast.backends.fallback import fits_cpp, refuse_twice
 from lsp_fast.ops import densities
 from lsp_fast.ops.types import Normal
 
@@ -28,7 +27,7 @@ def log_prob(raw: Tensor, x: Tensor, low: float, high: float, isa: str = "auto")
     """
     wants_x = torch.is_grad_enabled() and x.requires_grad
     alike = raw.shape == (*x.shape[:-1], 2 * x.shape[-1])
-    if wants_x or not alike or not fits("log_prob", raw, x) or x.numel() == 0:
+    if wants_x or not alike or not fits_cpp("log_prob", raw, x) or x.numel() == 0:
         return densities.log_prob(raw, x, low, high)
     return _LogProb.apply(torch.is_grad_enabled(), raw, x, low, high, isa)  # pyright: ignore[reportReturnType]
 
@@ -52,7 +51,7 @@ def kl_divergence(p: Normal, q: Normal, isa: str = "auto") -> Tensor:
     Args:
         isa: one of `cpp.instruction_sets()`; auto takes the first.
     """
-    if not fits("kl_divergence", *p, *q) or not _alike(*p, *q):
+    if not fits_cpp("kl_divergence", *p, *q) or not _alike(*p, *q):
         return densities.kl_divergence(p, q)
     return _KL.apply(torch.is_grad_enabled(), *p, *q, isa)  # pyright: ignore[reportReturnType]
 
@@ -79,7 +78,7 @@ def entropy(policy: Normal, noise: Tensor, isa: str = "auto") -> Tensor:
         isa: one of `cpp.instruction_sets()`; auto takes the first.
     """
     wants_noise = torch.is_grad_enabled() and noise.requires_grad
-    if wants_noise or not fits("entropy", *policy, noise) or not _alike(*policy, noise):
+    if wants_noise or not fits_cpp("entropy", *policy, noise) or not _alike(*policy, noise):
         return densities.entropy(policy, noise)
     return _Entropy.apply(torch.is_grad_enabled(), *policy, noise, isa)  # pyright: ignore[reportReturnType]
 

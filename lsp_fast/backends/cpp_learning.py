@@ -9,8 +9,6 @@ since; the reference would refuse.
 
 from __future__ import annotations
 
-import functools
-import warnings
 from typing import Any
 
 import torch
@@ -18,7 +16,7 @@ from torch import Tensor
 
 from lsp_fast import ops
 from lsp_fast.backends.cpp import _arrays, _threads, load
-from lsp_fast.backends.fallback import refuse_twice
+from lsp_fast.backends.fallback import CPP, fits_cpp, refuse_twice, say_once
 from lsp_fast.ops.imagine import check_imagine
 from lsp_fast.ops.observe import Observed
 from lsp_fast.ops.types import (
@@ -42,7 +40,7 @@ def mlp(x: Tensor, weights: MLPWeights, isa: str = "auto") -> Tensor:
     """
     layers = weights.hidden if weights.out is None else (*weights.hidden, weights.out)
     flat = [t for layer in layers for t in layer]
-    if not fits("mlp", x, *flat) or not layers or x.numel() == 0:
+    if not fits_cpp("mlp", x, *flat) or not layers or x.numel() == 0:
         return ops.mlp(x, weights)
     rows = x.reshape(-1, x.shape[-1])
     y = _Mlp.apply(rows, weights.out is not None, isa, torch.is_grad_enabled(), *flat)  # pyright: ignore[reportGeneralTypeIssues]
@@ -84,7 +82,7 @@ def observe(
         isa: one of `cpp.instruction_sets()`; auto takes the first.
     """
     flat = [*prior.inp, *prior.gru, *prior.hidden, *prior.out, *posterior.hidden, *posterior.out]
-    if not fits("observe", embeddings, actions, noise, *flat) or noise.numel() == 0:
+    if not fits_cpp("observe", embeddings, actions, noise, *flat) or noise.numel() == 0:
         return ops.observe(embeddings, actions, is_first, noise, prior, posterior)
     bounds = prior.min_std, posterior.min_std
     stoch, deter, *normals = _Observe.apply(  # pyright: ignore[reportGeneralTypeIssues]
@@ -154,8 +152,8 @@ def imagine(
     flat = [t for layer in layers for t in layer]
     elsewhere = torch.is_grad_enabled() and any(x.requires_grad for x in fixed)
     if elsewhere:
-        say_once("imagine", "where a gradient to more than the actor is wanted")
-    if elsewhere or actor.mlp.out is None or not fits("imagine", *fixed, *flat) or noise.stoch.numel() == 0:
+        say_once("imagine", "where a gradient to more than the actor is wanted", CPP)
+    if elsewhere or actor.mlp.out is None or not fits_cpp("imagine", *fixed, *flat) or noise.stoch.numel() == 0:
         return ops.imagine(start, prior, actor, skills, skill_length, noise)
     given = start, prior, actor, skills, skill_length, noise, isa, torch.is_grad_enabled()
     stoch, deter, actions, mean, std = _Imagine.apply(given, *flat)  # pyright: ignore[reportGeneralTypeIssues]
@@ -187,24 +185,6 @@ class _Imagine(torch.autograd.Function):
         refuse_twice("imagine")
         arrays = load().imagine_backward(ctx.kept, *(None if g is None else _array(g) for g in gradients), _threads())
         return None, *map(torch.from_numpy, arrays)
-
-
-def fits(name: str, *tensors: Tensor) -> bool:
-    """Whether the extension computes with these tensors: float32 on the CPU, and no autocast, which wants bf16."""
-    if torch.is_autocast_enabled("cpu"):
-        say_once(name, "under autocast")
-        return False
-    for x in tensors:
-        if x.dtype != torch.float32 or x.device.type != "cpu":
-            say_once(name, f"in {x.dtype} on {x.device.type}")
-            return False
-    return True
-
-
-@functools.cache
-def say_once(name: str, when: str) -> None:
-    """Warn that an operation is the reference's now, and slower; the cache keeps it to one line a reason."""
-    warnings.warn(f"{name}: the reference computes {when}; C++ learns in float32 on a processor", stacklevel=4)
 
 
 def _array(x: Tensor):

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from lsp_fast.backends.cpp import _arrays, _threads, load
-from lsp_fast.backends.cpp_learning import _array, fits
-from lsp_fast.backends.fallback import refuse_twice
+from lsp_fast.backends.cpp_learning import _array
+from lsp_fast.backends.fallback import fits_cpp, refuse_twice
 from lsp_fast.ops.types import (
     ActorWeights,
     Dense,
@@ -69,7 +69,7 @@ def world_model(
     of_rssm = prior.inp, *gru, prior.hidden, prior.out, posterior.hidden, posterior.out
     flat = [x for layer in (*of_encoder, *of_rssm, *of_decoder, *of_reward) for x in layer]
     inputs = observations, actions, rewards, noise
-    if not fits("world_model", *inputs, *flat) or noise.numel() == 0 or any(x.requires_grad for x in inputs):
+    if not fits_cpp("world_model", *inputs, *flat) or noise.numel() == 0 or any(x.requires_grad for x in inputs):
         return None
     layers = of_encoder, prior, posterior, of_decoder, of_reward
     rules = free_nats, *(2 * math.log(bound) for bound in bounds), balance or 1, 1 - balance  # of the log variance
@@ -144,7 +144,7 @@ def behavior(
     bootstrap = None if slow is None else _dense(slow)
     flat = [x for group in groups for layer in group for x in layer]
     fixed = [*start, *noise, *(() if skills is None else (skills,)), *(x for layer in bootstrap or () for x in layer)]
-    if not fits("behavior", *fixed, *flat) or len(noise.stoch) < 2 or len(start.stoch) == 0:
+    if not fits_cpp("behavior", *fixed, *flat) or len(noise.stoch) < 2 or len(start.stoch) == 0:
         return None
     told = None
     if information is not None:

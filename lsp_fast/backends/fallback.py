@@ -18,21 +18,39 @@ def refuse_twice(name: str) -> None:
         )
 
 
+CPP = "C++ learns in float32 on a processor"
+TRITON = "Triton's kernels learn in float32"
+"""What a backend learns in, as a warning says it."""
+
+
+def fits_cpp(name: str, *tensors: Tensor) -> bool:
+    """Whether the extension computes with these tensors: float32 on the CPU, and no autocast, which wants bf16. Where
+    it does not, that is said once."""
+    return _fits(name, tensors, "cpu", CPP)
+
+
 def fits_triton(name: str, *tensors: Tensor) -> bool:
-    """Whether kernels compute with these tensors: float32, and no autocast, which wants bf16. Where they do not, that
-    is said once."""
+    """Whether kernels compute with these tensors: float32, and no autocast. Where they do not, that is said once."""
     device = tensors[0].device.type
+    return _fits(name, tensors, device, TRITON)
+
+
+def _fits(name: str, tensors: tuple[Tensor, ...], device: str, learns: str) -> bool:
     if torch.is_autocast_enabled("cpu" if device == "meta" else device):
-        say_once(name, "under autocast")
+        say_once(name, "under autocast", learns)
         return False
     for x in tensors:
-        if x.dtype != torch.float32:
-            say_once(name, f"in {x.dtype}")
+        if x.dtype != torch.float32 or x.device.type != device:
+            say_once(name, f"in {x.dtype} on {x.device.type}", learns)
             return False
     return True
 
 
 @functools.cache
-def say_once(name: str, when: str) -> None:
-    """Warn that an operation is the reference's now, and slower; the cache keeps it to one line a reason."""
-    warnings.warn(f"{name}: the reference computes {when}; Triton's kernels learn in float32", stacklevel=4)
+def say_once(name: str, when: str, learns: str) -> None:
+    """Warn that an operation is the reference's now, and slower; the cache keeps it to one line a reason.
+
+    Args:
+        learns: CPP or TRITON.
+    """
+    warnings.warn(f"{name}: the reference computes {when}; {learns}", stacklevel=5)

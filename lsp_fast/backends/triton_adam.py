@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lsp_fast import ops
-from lsp_fast.backends.fallback import say_once
+from lsp_fast.backends.fallback import TRITON, say_once
 from lsp_fast.kernels import adam as kernels
 from lsp_fast.ops.adam import Step
 
@@ -36,12 +36,12 @@ class _Adam:
     def __call__(self, gradients: Sequence[Tensor]) -> Tensor:
         group = self._holder.param_groups[0]
         if group["weight_decay"] or group["amsgrad"] or group["maximize"] or 0 in group["betas"]:
-            say_once("adam", "with weight decay, AMSGrad, maximising, or without a moment")
+            say_once("adam", "with weight decay, AMSGrad, maximising, or without a moment", TRITON)
             return self._reference(gradients)
         if self._places != self._where():
             self._collect()
         if self._tables is None:
-            say_once("adam", "for several groups, or other tensors than dense ones in float32")
+            say_once("adam", "for several groups, or other tensors than dense ones in float32", TRITON)
             return self._reference(gradients)
         shapes = [p.shape for p in self._parameters]
         if [g.shape for g in gradients] != shapes or not all(g.dtype is torch.float32 for g in gradients):

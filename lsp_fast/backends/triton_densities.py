@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lsp_fast.backends.fallback import fits_triton, refuse_twice, say_once
+from lsp_fast.backends.fallback import TRITON, fits_triton, refuse_twice, say_once
 from lsp_fast.kernels import densities as kernels
 from lsp_fast.ops import densities
 from lsp_fast.ops.types import Normal
@@ -22,7 +22,7 @@ def log_prob(raw: Tensor, x: Tensor, low: float, high: float) -> Tensor:
     """`lsp_fast.ops.densities.log_prob` in Triton: the same contract, with a gradient to `raw`."""
     wants_x = torch.is_grad_enabled() and x.requires_grad
     if wants_x:
-        say_once("log_prob", "where a gradient to more than the network's output is wanted")
+        say_once("log_prob", "where a gradient to more than the network's output is wanted", TRITON)
     alike = raw.shape == (*x.shape[:-1], 2 * x.shape[-1])
     if wants_x or not alike or not fits_triton("log_prob", raw, x) or x.numel() == 0:
         return densities.log_prob(raw, x, low, high)
@@ -70,7 +70,7 @@ def entropy(policy: Normal, noise: Tensor) -> Tensor:
     """`lsp_fast.ops.densities.entropy` in Triton: the same contract, with gradients to the policy."""
     wants_noise = torch.is_grad_enabled() and noise.requires_grad
     if wants_noise:
-        say_once("entropy", "where a gradient to the noise is wanted")
+        say_once("entropy", "where a gradient to the noise is wanted", TRITON)
     if wants_noise or not fits_triton("entropy", *policy, noise) or not _alike(*policy, noise):
         return densities.entropy(policy, noise)
     return _Entropy.apply(*policy, noise)  # pyright: ignore[reportReturnType]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lsp_fast import ops
-from lsp_fast.backends.fallback import fits_triton, refuse_twice, say_once
+from lsp_fast.backends.fallback import TRITON, fits_triton, refuse_twice, say_once
 from lsp_fast.kernels import imagine as imagine_kernels
 from lsp_fast.kernels import mlp as mlp_kernels
 from lsp_fast.ops.imagine import check_imagine
@@ -73,7 +73,7 @@ def imagine(
     flat = [t for layer in layers for t in layer]
     elsewhere = torch.is_grad_enabled() and any(x.requires_grad for x in fixed)
     if elsewhere:
-        say_once("imagine", "where a gradient to more than the actor is wanted")
+        say_once("imagine", "where a gradient to more than the actor is wanted", TRITON)
     known = len(actor.mlp.hidden) > 0 and actor.mlp.out is not None and noise.stoch.numel() > 0
     if elsewhere or not fits_triton("imagine", *fixed, *flat) or not known:
         return ops.imagine(start, prior, actor, skills, skill_length, noise)

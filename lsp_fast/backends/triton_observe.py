@@ -167,7 +167,7 @@ def _fits(actions: Tensor, noise: Tensor, *others: Tensor) -> bool:
     if not fallback.fits_triton("observe", noise, actions, *others):
         return False
     if max(noise.shape[-1], actions.shape[-1]) > kernels.WIDEST:
-        fallback.say_once("observe", f"with more than {kernels.WIDEST} latents or actions")
+        fallback.say_once("observe", f"with more than {kernels.WIDEST} latents or actions", fallback.TRITON)
         return False
     return True
 

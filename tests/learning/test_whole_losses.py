@@ -6,7 +6,7 @@ import pytest
 import torch
 from agents.test_update import ACTION, OBS, batches, build
 
-from lsp_fast.backends import REFERENCE, cpp, cpp_learning, cpp_steps
+from lsp_fast.backends import REFERENCE, cpp, cpp_steps, fallback
 from lsp_fast.errors import ConfigError
 from lsp_fast.learning.behavior import BehaviorModels, Parts, behavior_losses, imagined
 from lsp_fast.learning.values import value_weights
@@ -319,7 +319,7 @@ def test_nothing_is_asked_for_without_gradients():
 
 
 def test_in_another_dtype_or_under_autocast_the_losses_are_composed():
-    cpp_learning.say_once.cache_clear()
+    fallback.say_once.cache_clear()
     agent, batch, told = build(backend="cpp"), sequences(3, 2), []
 
     def tried(*given):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lsp_fast import ops
-from lsp_fast.backends import cpp, cpp_learning
+from lsp_fast.backends import cpp, cpp_learning, fallback
 from lsp_fast.ops.types import Dense, MLPWeights
 
 SIZES = [(1, 5, (7,), 3), (17, 158, (128, 128), 1), (13, 17, (33, 48, 5), 40), (100, 300, (130,), None), (3, 1, (), 2)]
@@ -110,7 +110,7 @@ def test_nan_lies_where_it_lies_in_pytorchs():
 
 def test_what_it_does_not_know_is_the_references():
     x, weights = problem(4, 3, (5,), 2)
-    cpp_learning.say_once.cache_clear()
+    fallback.say_once.cache_clear()
     with pytest.warns(UserWarning, match=r"mlp: the reference computes in torch\.float64 on cpu") as told:
         assert torch.equal(cpp_learning.mlp(x, weights), ops.mlp(x, weights))
         cpp_learning.mlp(x, weights)

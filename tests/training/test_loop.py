@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -221,6 +222,16 @@ def test_a_loaded_agent_is_the_trained_one(smoke, run):
     stored = checkpoint.load(run.checkpoint)["agent"]["modules"]
     assert all(torch.equal(value, stored[name]) for name, value in agent.modules.state_dict().items())
     assert RunFolder(run.folder).read_config() == smoke()
+
+
+def test_an_agent_that_learned_in_bf16_acts_where_nothing_multiplies_it(run, tmp_path):
+    folder = shutil.copytree(run.folder, tmp_path / "run")
+    config = json.loads((folder / "config.json").read_text())
+    config["train"]["precision"] = "bf16"
+    (folder / "config.json").write_text(json.dumps(config))
+    ours, theirs = (load(f, device="cpu", backend="reference") for f in (run.folder, folder))
+    observation = np.ones((1, *ours.observation_shape), np.float32)
+    np.testing.assert_array_equal(*(a.policy(observation, a.initial_carry(1))[0] for a in (ours, theirs)))
 
 
 @pytest.mark.parametrize(("value", "field"), [(float("nan"), "reward"), (float("inf"), "observation")])

@@ -37,6 +37,8 @@ class Evaluate:
 
     def run(self) -> int:
         from lsp_fast import evaluate
+        from lsp_fast.reports import film
+        from lsp_fast.storage.sources import read_config
 
         source = agent_of(self.logdir, self.pretrained)
         if self.video is not None:
@@ -47,6 +49,8 @@ class Evaluate:
             raise LspFastError(f"episodes = {self.episodes}: must be at least 1")
         check_seed(self.seed)
         planner = planner_values(self.set)
+        if self.video is not None:
+            film.check_task(read_config(source).task)
         agent = evaluate.load(source, device=self.device, backend=self.backend, planner=planner)
         with evaluate.Evaluator(agent.config, self.episodes) as evaluator:
             scores = {
@@ -58,8 +62,6 @@ class Evaluate:
         for name, score in scores.items():
             print(f"{name:20} {score}")
         if self.video is not None:
-            from lsp_fast.reports import film
-
             film.film(agent, self.video, self.seed)
             print(f"{'video':20} {self.video}")
         return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, Dict, Space, flatdim
+from gymnasium.spaces import Box, Dict, Space, Tuple, flatdim
 
 from lsp_fast.errors import LspFastError
 from lsp_fast.observed import Observed
@@ -28,6 +28,12 @@ def is_picture(space: Space) -> bool:
     return isinstance(space, Box) and space.dtype == np.uint8 and sum(side >= SMALLEST for side in shape) >= 2
 
 
+def hides_picture(space: Space) -> bool:
+    """Whether there is a picture within it, where it cannot be named."""
+    inner = dict(space.spaces).values() if isinstance(space, Dict) else getattr(space, "spaces", ())
+    return isinstance(space, (Dict, Tuple)) and any(is_picture(entry) or hides_picture(entry) for entry in inner)
+
+
 def entries_of(space: Space) -> dict[str, Space]:
     """A Dict's entries by their names; of anything else the one there is."""
     return dict(space.spaces) if isinstance(space, Dict) else {WHOLE: space}
@@ -37,7 +43,7 @@ def drawn(space: Space, frame: str) -> bool:
     """Whether the frame that is asked for is one that the environment must draw, as it observes none of its own."""
     entries = entries_of(space)
     none = not any(map(is_picture, entries.values()))
-    return frame not in entries and (frame == RENDER or (frame == "auto" and none))
+    return frame == RENDER or (frame == "auto" and none)
 
 
 class Observing:
@@ -59,6 +65,7 @@ class Observing:
 
     def __init__(self, space: Space, task: str, obs: str, vectors: str, frame: str, resize: bool) -> None:
         self._task, self._resize, self._entries = task, resize, entries_of(space)
+        self._check_names(obs, vectors, frame)
         self.frame = None if obs == "features" else self._choose_frame(space, frame)
         names = [] if obs == "pixels" else self._choose_numbers(vectors)
         self.numbers: Space | None = None
@@ -70,6 +77,8 @@ class Observing:
             sum(self._width(name) for name in names), None if self.frame is None else (SIDE, SIDE, 3)
         )
         self._names = names
+        if names and not self.observed.vector:
+            raise LspFastError(f"{task}: no entry that is observed has a number in it: {self._told()}; {self._blind()}")
 
     def __str__(self) -> str:
         """What is seen, and what is not."""
@@ -147,22 +156,57 @@ class Observing:
         if names:
             return names
         if self.frame is not None:
-            raise LspFastError(
-                f"{self._task} observes nothing beside its frame: set --obs pixels, which sees the frame alone"
-            )
+            raise LspFastError(f"{self._task} observes nothing beside its frame: {self._blind()}")
+        if not self._entries:
+            raise LspFastError(f"{self._task} observes nothing at all: {self._blind()}")
         width = sum(map(flatdim, self._entries.values()))
         raise LspFastError(
             f"{self._task} observes frames alone: set --obs pixels, which sees one; or --observation.vectors all, "
             f"which takes their {width} values as so many numbers"
         )
 
+    def _check_names(self, obs: str, vectors: str, frame: str) -> None:
+        """Raise where an entry cannot be chosen, or a frame lies too deep to be."""
+        if obs != "features":
+            for name in self._entries:
+                if name in (RENDER, "auto"):
+                    raise LspFastError(
+                        f"{self._task}: --observation.frame means something else by {name!r}; give that entry another "
+                        "name in a wrapper"
+                    )
+        none = not any(map(is_picture, self._entries.values()))
+        wants_numbers, wants_frame = (
+            obs != "pixels" and vectors == "auto",
+            obs != "features" and frame == "auto" and none,
+        )
+        for name, entry in self._entries.items():
+            if (wants_numbers or wants_frame) and hides_picture(entry):
+                named = self._named(name)
+                raise LspFastError(
+                    f"{self._task}: {named} holds frames, which can be chosen only where they are entries of the Dict "
+                    "itself: lift them there in a wrapper"
+                    + (", or name the numbers by --observation.vectors" if wants_numbers and name else "")
+                    + (", or set --observation.frame render for what it draws" if wants_frame else "")
+                )
+
+    def _blind(self) -> str:
+        return "set --obs pixels, which sees the frame alone"
+
+    def _named(self, name: str) -> str:
+        return f"the entry {name!r}" if name else "its observation"
+
+    def _told(self) -> str:
+        """All entries with their shapes, or what they are."""
+        return ", ".join(
+            f"{name} {entry if entry.shape is None else entry.shape}" for name, entry in self._entries.items()
+        )
+
     def _missing(self, option: str, name: str, remedy: str) -> LspFastError:
-        there = ", ".join(f"{name} {entry.shape}" for name, entry in self._entries.items())
         if WHOLE in self._entries:
             return LspFastError(
                 f"{option} = {name!r}: {self._task} observes no Dict, so that there is nothing to name; leave it out"
             )
-        return LspFastError(f"{option} = {name!r}: {self._task} observes {there}; {remedy}")
+        return LspFastError(f"{option} = {name!r}: {self._task} observes {self._told()}; {remedy}")
 
     def _check_size(self, shape: tuple[int, ...]) -> None:
         if shape[:2] != (SIDE, SIDE) and not self._resize:
@@ -182,7 +226,8 @@ class Observing:
             return flatdim(self._entries[name])
         except (NotImplementedError, ValueError) as error:
             raise LspFastError(
-                f"{self._task} has observations {self._entries[name]}, which have no fixed number of entries"
+                f"{self._task}: {self._named(name)} is {self._entries[name]}, which has no fixed number of values; "
+                + ("name the others by --observation.vectors" if name else "give a Box or a Dict in a wrapper")
             ) from error
 
     @staticmethod

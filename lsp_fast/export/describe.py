@@ -71,12 +71,20 @@ def _observation(agent: Agent, env: gymnasium.Env) -> dict[str, Any]:
     return {
         "shape": list(agent.observation_shape),
         "dtype": "uint8" if frames else "float32",
-        "unit": "red, green and blue, 0 to 255"
+        "unit": "red, green and blue, 0 to 255" + _resized(agent)
         if frames
         else "the environment's own (dm_control: metres, radians, seconds, newtons)",
         "entries": None if entries is None else [{"name": name, "size": size} for name, size in entries.items()],
         "normalised": _normaliser(agent),
     }
+
+
+def _resized(agent: Agent) -> str:
+    if not agent.config.observation.resize:
+        return ""
+    return (
+        "; a frame of another size is to be made this one before act, each pixel the mean over its area (Pillow's BOX)"
+    )
 
 
 def _normaliser(agent: Agent) -> dict[str, Any]:

@@ -122,9 +122,13 @@ def export(
 
 
 def _env(agent: Agent) -> gymnasium.Env:
-    """Its environment, observing numbers: frames would need OpenGL, and nothing but their size is asked for."""
-    numbers = {"obs": "features"} | ({"observation.vectors": "all"} if agent.pixels else {})
-    return make_env(replace(agent.config, numbers))
+    """Its environment. Instead of frames it observes numbers: frames may need OpenGL, and only their size counts."""
+    if not agent.pixels:
+        return make_env(agent.config)
+    try:
+        return make_env(replace(agent.config, {"obs": "features", "observation.vectors": "all"}))
+    except LspFastError:  # beside its frame there is what has no fixed width
+        return make_env(agent.config)
 
 
 def _refuse(agent: Agent, explore: bool) -> None:

@@ -156,6 +156,10 @@ class Policy:
             missing = [entry["name"] for entry in told["entries"] if entry["name"] not in observation]
             if missing:
                 raise ValueError(f"the observation lacks {', '.join(missing)}")
+            for entry in told["entries"]:
+                name, size = entry["name"], entry["size"]
+                if isinstance(observation[name], Mapping):
+                    raise ValueError(f"the observation's {name} is a dictionary: give its {size} numbers in one array")
             parts = [np.ravel(observation[entry["name"]]) for entry in told["entries"]]
             for part, entry in zip(parts, told["entries"], strict=True):
                 if part.size != entry["size"]:

@@ -13,7 +13,8 @@ import torch
 from lsp_fast.agents import Agent, Carry, ImaginationAgent
 from lsp_fast.config import check_seed
 from lsp_fast.envs.answers import ask, check
-from lsp_fast.envs.dmc import DmcEnv, Pose
+from lsp_fast.envs.dmc import Pose
+from lsp_fast.envs.gym import PREFIX
 from lsp_fast.errors import LspFastError
 from lsp_fast.evaluate import make_env
 from lsp_fast.files import write_bytes
@@ -113,12 +114,16 @@ def environment(agent: Agent) -> Any:
     Raises:
         LspFastError: it is none of dm_control.
     """
-    c = agent.config
-    env = make_env(c)
-    if not isinstance(env.unwrapped, DmcEnv):
-        env.close()
-        raise LspFastError(f"{c.task}: only dm_control tasks say where their robot is")
-    return env
+    check_task(agent.config.task)
+    return make_env(agent.config)
+
+
+def check_task(task: str) -> None:
+    """Raise LspFastError for one that cannot be filmed."""
+    if task.startswith(PREFIX):
+        raise LspFastError(
+            f"{task} cannot be filmed: only dm_control tasks say where their robot is; leave videos and pictures out"
+        )
 
 
 def episode_steps(agent: Agent, env: Any) -> int:

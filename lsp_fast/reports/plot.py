@@ -254,6 +254,8 @@ def _mixed(group: Sequence[Run]) -> list[str]:
             lines.append(f"  {name}: " + "; ".join(f"{value} in {', '.join(at)}" for value, at in where.items()))
     if lines:
         warnings.append("\n".join(["the mean is over runs that differ in more than the seed:", *lines]))
+    if broken := [str(run.source) for run in group if run.row["ys"][-1] is None]:
+        warnings.append(f"there is no mean, as the last evaluation is not finite in {', '.join(broken)}")
     ends = sorted({run.row["xs"][-1] for run in group})
     if len(ends) > 1:
         xs, _ = shared(run.row for run in group)

@@ -5,7 +5,7 @@ import copy
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Sequence, Tuple
 from gymnasium.utils.env_checker import check_env
 
 from lsp_fast import envs
@@ -47,6 +47,7 @@ class Sampled(gymnasium.Env):
 
 
 ROBOT = Dict(image=pixels(64, 64, 3), mode=Discrete(4), position=numbers(2), velocity=numbers(3, dtype=np.float64))
+DEEP = Dict(x=numbers(2), cameras=Dict(front=pixels(64, 64, 3)))
 
 
 def robot(obs="features", space=ROBOT, drawn=None, **seen):
@@ -168,6 +169,38 @@ def test_a_frame_is_drawn_although_there_is_one_where_it_is_asked_for():
         ("pixels", pixels(4, 84, 84), {}, "one grey channel or three colours"),
         ("pixels", pixels(96, 64, 3), {}, "has 96x64 pixels.*set --observation.resize"),
         ("both", pixels(64, 64, 3), {}, "nothing beside its frame: set --obs pixels"),
+        (
+            "features",
+            DEEP,
+            {},
+            "the entry 'cameras' holds frames.*lift them.*name the numbers by --observation.vectors",
+        ),
+        ("both", DEEP, {}, "'cameras' holds frames.*--observation.vectors, or set --observation.frame render"),
+        ("pixels", DEEP, {}, "'cameras' holds frames.*in a wrapper, or set --observation.frame render"),
+        ("features", Tuple((numbers(2), pixels(64, 64, 3))), {}, "its observation holds frames.*in a wrapper$"),
+        (
+            "pixels",
+            Dict(render=pixels(64, 64, 3)),
+            {},
+            "means something else by 'render'; give that entry another name",
+        ),
+        ("both", Dict(auto=numbers(1)), {}, "means something else by 'auto'"),
+        ("features", Dict(), {}, "observes nothing at all"),
+        (
+            "features",
+            Dict(x=numbers(0)),
+            {},
+            r"no entry that is observed has a number in it: x \(0,\); set --obs pixels",
+        ),
+        ("both", Dict(x=numbers(0), image=pixels(64, 64, 3)), {}, "no entry that is observed has a number"),
+        (
+            "features",
+            Dict(x=numbers(2), s=Sequence(numbers(2))),
+            {},
+            "'s' is Sequence.*name the others by --observation",
+        ),
+        ("features", Sequence(numbers(2)), {}, "its observation is Sequence.*in a wrapper"),
+        ("features", Dict(x=Dict(y=numbers(1))), {"vectors": "z"}, r"observes x Dict\('y'"),
         ("both", Dict(image=pixels(3, 32, 32), x=numbers(1)), {}, "'image' has 32x32 pixels.*--observation.resize"),
     ],
 )

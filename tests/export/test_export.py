@@ -4,10 +4,12 @@ import importlib.util
 import json
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 from exported import SMALL, TASK, a_run, beside
+from gymnasium.spaces import Box, Dict, Sequence
 
 from lsp_fast.cli import main
 from lsp_fast.errors import LspFastError
@@ -110,6 +112,27 @@ def test_frames(smoke, tmp_path):
     about = json.loads((tmp_path / "policy" / "policy.json").read_text())
     assert about["observation"]["dtype"] == "uint8" and about["observation"]["shape"] == [64, 64, 3]
     assert beside(folder, tmp_path / "policy", 12, resets=(5,)) < 1e-4
+
+
+class Sighted(gymnasium.Env):
+    """Its camera has another size than the model's frames, and beside it is what has no fixed width."""
+
+    observation_space = Dict(camera=Box(0, 255, (37, 51, 3), np.uint8), found=Sequence(Box(-1, 1, (2,))))
+    action_space = Box(-1, 1, (2,))
+
+    def reset(self, *, seed=None, options=None):
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.reset()[0], 0.0, False, False, {}
+
+
+def test_frames_of_another_size_beside_what_is_no_number(smoke, tmp_path):
+    gymnasium.register("Sighted-v0", Sighted, max_episode_steps=10)
+    values = {"task": "gym:Sighted-v0", "obs": "pixels", "observation__resize": True, "behavior__horizon": 2}
+    policy.export(a_run(tmp_path / "run", smoke("dreamer", **values), (64, 64, 3), 2), tmp_path / "policy")
+    about = json.loads((tmp_path / "policy" / "policy.json").read_text())
+    assert "each pixel the mean over its area (Pillow's BOX)" in about["observation"]["unit"]
 
 
 def test_elites_follow_the_rules_for_ties_and_nan():

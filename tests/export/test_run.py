@@ -129,6 +129,8 @@ def test_entries_may_come_by_their_names(exported, tmp_path):
         one.act({"angle": [1.0, 2.0]})
     with pytest.raises(ValueError, match="angle has 2 numbers, not 1"):
         one.act({"angle": 1.0, "velocity": [2.0, 3.0]})
+    with pytest.raises(ValueError, match="angle is a dictionary: give its 2 numbers in one array"):
+        one.act({"angle": {"sin": 1.0, "cos": 0.0}, "velocity": 2.0})
 
 
 class Watched(gymnasium.Env):

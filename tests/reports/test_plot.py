@@ -251,6 +251,7 @@ def test_all_tasks_without_common_evaluations(tmp_path, drawn):
     result = plot([write_scores(tmp_path / "rows.json", rows)], tmp_path / "a.png")
     assert result.table[-1].iqm == NAN and "nan [nan, nan]" in str(result)
     np.testing.assert_array_equal(drawn[-1].axes[2].lines[0].get_ydata(), [0.5, np.nan])
+    assert f"a m: there is no mean, as the last evaluation is not finite in {tmp_path / 'rows.json'}" in result.warnings
 
 
 @pytest.mark.parametrize("error", [ImportError("no such module"), TypeError("deprecate_kwarg()")])

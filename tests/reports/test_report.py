@@ -167,6 +167,8 @@ def test_only_the_newest_rows_count_and_only_numbers():
     assert judged(kl, rows, None).verdict is None
     # Nothing to divide by, and nothing that can be earned.
     assert judged(MEASURES["planner/gain"], [{"planner/gain": 1.0, "planner/gain_error": 0.0}], Config()) is None
+    huge = [{"planner/gain": 1.0, "planner/gain_error": 1e300}] * 2
+    assert judged(MEASURES["planner/gain"], huge, Config()).verdict == "bad"
     endless = config_with(behavior__gamma=1.0)
     assert judged(MEASURES["behavior/value_abs_max"], [HEALTH], endless) is None
 

@@ -138,14 +138,18 @@ def _recording(name: str, episode: dict[str, Any], space: gymnasium.Space, asked
         notes.counted["episodes end neither by termination nor by truncation: they count as cut off by time"] += 1
     observation, target = episode["observations"], asked.target
     if isinstance(observation, (dict, tuple)):
-        if isinstance(observation, dict) and target is not None and set(target.entries or ()) == set(observation):
-            observation = np.concatenate([_flat(observation[key]) for key in target.entries or ()], 1)
+        own = target.space if target is not None else None
+        entries = target.entries if target is not None and own is None else None
+        if entries and isinstance(observation, dict) and set(entries) == set(observation):
+            observation = np.concatenate([_flat(observation[key]) for key in entries], 1)
             notes.say("observations are flattened in the task's order")
         else:
-            # Where keys are the same, in the order of the task's own space, as its environment gives them.
-            own = target.space if target is not None else None
-            same = isinstance(own, Dict) and isinstance(space, Dict) and set(own.spaces) == set(space.spaces)
-            observation = flattened(own if same and own is not None else space, observation)
+            # Of what the task observes, in the order of its own space, as its environment gives it.
+            if isinstance(own, Dict) and isinstance(space, Dict) and set(own.spaces) <= set(space.spaces):
+                if rest := [str(name) for name in space.spaces if name not in own.spaces]:
+                    notes.say(f"{', '.join(rest)}: left out, as the task does not observe it")
+                space = own
+            observation = flattened(space, observation)
             notes.say("observations are flattened as gymnasium does")
     elif not isinstance(space, Box):
         observation = flattened(space, observation)

@@ -80,7 +80,7 @@ def judged(measure: Measure, rows: Iterable[Mapping[str, Any]], config: Config |
     if measure.name == "planner/gain":
         # Of a mean the error is smaller than each row's.
         gains = [row["planner/gain"] for _, row in found]
-        error = math.sqrt(sum(row["planner/gain_error"] ** 2 for _, row in found)) / len(found)
+        error = math.hypot(*(row["planner/gain_error"] for _, row in found)) / len(found)
         gain = sum(gains) / len(found)
         value, text = gain / error, f"{gain:.2g} ± {error:.1g} %"
     band = None if config is None else measure.band(config)

@@ -83,7 +83,7 @@ class Told:
             "updates": f"{self._newest('updates'):,.0f}" if self._newest("updates") is not None else "",
             "last return": _number(self.last),
             "best return": _number(self.best),
-            "time": _duration(self._seconds()),
+            "time, at least": _duration(self._seconds()),
             "updates per second": _number(self._newest("updates_per_second")),
             "device": str(self.made_with.get("device", self.values.get("device", ""))),
             "backend": str(self.values.get("backend", "")),
@@ -96,7 +96,7 @@ class Told:
         return next((row[name] for row in reversed(self.rows) if finite(row.get(name)) is not None), None)
 
     def _seconds(self) -> float | None:
-        """Of all starts, each of which counts from 0."""
+        """Of all starts, each of which counts from 0; of one that stopped before the next one's first row, none."""
         found = [row["seconds"] for row in self.rows if finite(row.get("seconds")) is not None]
         return sum(before for before, after in pairwise([*found, -1]) if after < before) if found else None
 

@@ -96,6 +96,30 @@ def _with(folder, space, observations):
     return folder
 
 
+def test_what_the_task_does_not_observe_is_left_out_and_the_rest_is_as_it_observes_it(tmp_path):
+    class Many(gymnasium.Env):
+        observation_space = Dict(
+            touch=Discrete(3), arm=Dict(q=Box(-9, 9, (2,))), camera=Box(0, 255, (64, 64, 3), np.uint8)
+        )
+        action_space = ACTIONS
+
+        def reset(self, *, seed=None, options=None):
+            return {"touch": 1, "arm": {"q": np.float32([5, 6])}, "camera": np.zeros((64, 64, 3), np.uint8)}, {}
+
+        def step(self, action):
+            return self.reset()[0], 0.0, False, False, {}
+
+    gymnasium.register("RecordedMany-v0", Many, max_episode_steps=10)
+    observed = envs.make("gym:RecordedMany-v0").reset()[0]
+    parts = {
+        "touch": np.ones(4, int), "arm": {"q": np.float32([[5, 6]] * 4)}, "camera": np.zeros((4, 64, 64, 3), np.uint8)
+    }  # fmt: skip
+    folder = _with(tmp_path / "x-v0", Many.observation_space, parts)
+    [rows], notes = read(folder, target=target("gym:RecordedMany-v0"))
+    assert rows.observation[0].tolist() == observed.tolist() and len(observed) == 5
+    assert "camera: left out, as the task does not observe it" in notes
+
+
 def test_frames_stay_frames(tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
     folder = tmp_path / "x-v0"

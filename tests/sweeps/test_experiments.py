@@ -43,7 +43,7 @@ def methods(name):
 def test_there_is_one_for_each_of_the_papers_figures():
     assert {path.stem for path in FILES} == {
         "fig4", "fig5_getup_walk_to_reach", "fig5_walk_to_reach_relabelled", "fig6b", "fig8_obstacles_to_cove", "fig9",
-        "systems_cpu", "shared_noise_cpu", "protocol_100k",
+        "systems_cpu", "shared_noise_cpu", "protocol_100k", "transfer_cpu",
     }  # fmt: skip
     cells = sweep.read(FOLDER / "fig4.toml", "runs")
     pixels = {cell.config.task for cell in cells if cell.config.obs == "pixels"}
@@ -74,6 +74,15 @@ def test_the_protocol_gives_every_method_as_many_rollouts():
     for c in (cell.config for cell in cells):
         per_plan = 1 if c.skill.source == "none" else c.skill.per_plan
         assert (c.env_steps, c.start_states * per_plan, c.obs) == (100_000, 128, "features")
+
+
+def test_the_transfers_rows_of_one_method_share_a_source():
+    cells = sweep.read(FOLDER / "transfer_cpu.toml", "runs")
+    sources, targets = ([cell for cell in cells if (cell.source is None) == first] for first in (True, False))
+    assert [cell.config.method for cell in sources] == ["lsp", "no_mi", "dreamer"] * 3
+    assert [cell.config.method for cell in targets] == ["lsp", "lsp, fixed policy", "no_mi", "dreamer"] * 3
+    assert {cell.config.env_steps for cell in sources} == {250_000}
+    assert {(cell.config.task, cell.config.env_steps) for cell in targets} == {("quadruped_getup_reach", 100_000)}
 
 
 @pytest.mark.parametrize("path", SCREENS, ids=lambda path: path.stem)

@@ -1,75 +1,24 @@
 """A whole plan in C++: the parts put together to the bit, and the float64 reference where elites are certain."""
 
-import copy
 import math
-import os
-import signal
-import subprocess
 import sys
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rollouts import draw_plan_noise, plan_skills, standard_normal
+from plans import CPP, PARTS, assert_equal, build, double, plan
+from rollouts import plan_skills, standard_normal
 
-from lsp_fast import backends
 from lsp_fast.agents import ImaginationAgent
 from lsp_fast.backends import REFERENCE, cpp
 from lsp_fast.config import make_config
-from lsp_fast.errors import BackendUnavailable
 from lsp_fast.learning.world_model import world_model_loss
-from lsp_fast.noise import Noise
-from lsp_fast.ops.types import ImagineNoise, Normal, PlanKey, PlanNoise, PlanRules, PlanWeights, State
-from lsp_fast.planning.cem import CEMResult
+from lsp_fast.ops.types import ImagineNoise, Normal, PlanNoise, PlanRules, State
 from lsp_fast.planning.plan import plan as plan_with
 from lsp_fast.planning.plan import score_plans
 from lsp_fast.planning.planner import plan_rules
-
-try:
-    cpp.load()
-except BackendUnavailable as error:
-    pytest.skip(str(error), allow_module_level=True)
-
-CPP = backends.get("cpp")
-PARTS = CPP._replace(plan=None)
-
-
-def build(states=3, seed=0, sample=True, preset="smoke", **overrides):
-    """start, weights, noise and configuration of a plan with networks drawn at random."""
-    given = {"planner__rollouts": "sampled", "planner__std_min": 0.0, "skill__input_scale": 1.0, **overrides}
-    config = make_config(preset, device="cpu", backend="reference", seed=seed, **given)
-    agent = ImaginationAgent(5, 2, config)
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in agent.modules.named_parameters():
-        if "bias" in name:
-            torch.nn.init.normal_(parameter, std=0.3, generator=generator)
-    start = State(
-        torch.randn(states, config.model.stoch, generator=generator),
-        torch.randn(states, config.model.deter, generator=generator).tanh(),
-    )
-    noise = draw_plan_noise(Noise(seed), "x", config, states, 2, sample)
-    return start, agent.plan_weights(), noise, config
-
-
-def double(x):
-    if isinstance(x, torch.Tensor):
-        return x.detach().double()
-    if isinstance(x, tuple):
-        parts = [double(y) for y in x]
-        return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
-    return x
-
-
-def assert_equal(a: CEMResult, b: CEMResult):
-    for name, x, y in zip(CEMResult._fields, a, b, strict=True):
-        assert x.shape == y.shape and x.dtype == y.dtype, name
-        assert torch.equal(x.nan_to_num(7.0), y.nan_to_num(7.0)), name
-
 
 MANY = {"planner__candidates": 64, "planner__elites": 8, "planner__iterations": 2}
 FIVE = {"behavior__horizon": 10, "skill__length": 5}
@@ -181,23 +130,6 @@ def test_a_plan_of_louder_skills_is_its_parts(scale, least):
     assert not torch.equal(plain.values, whole.values)
 
 
-def test_results_do_not_depend_on_threads():
-    problem = build(states=7, planner__candidates=5)
-    whole = plan_skills(*problem, CPP)
-    try:
-        for threads in (2, 3, 16):
-            torch.set_num_threads(threads)
-            assert_equal(plan_skills(*problem, CPP), whole)
-    finally:
-        torch.set_num_threads(1)
-
-
-def plan(start, weights, noise, config, **options):
-    shape = len(start.stoch), config.skills_per_rollout, config.skill.dim
-    prior = Normal(torch.zeros(shape), torch.ones(shape))
-    return CEMResult(*cpp.plan(start, weights, noise, prior, plan_rules(config), **options))
-
-
 @pytest.mark.parametrize("isa", cpp.instruction_sets())
 @pytest.mark.parametrize("preset", ["smoke", "cpu", "paper"])
 def test_values_and_certain_elites_equal_float64(isa, preset):
@@ -304,48 +236,6 @@ def test_numbers_that_are_none_are_named(name, value):
         cpp.plan(start, weights, noise, prior, PlanRules(2, 2, 0.99, 0.95)._replace(**{name: value}))
 
 
-@pytest.fixture
-def threads():
-    """Sets PyTorch's number of threads, which ours follow, for one test."""
-    yield torch.set_num_threads
-    torch.set_num_threads(1)
-
-
-@pytest.mark.parametrize("candidates", [16, 40])  # one tile of rollouts, and two of different widths
-def test_a_team_on_one_state_changes_nothing(threads, candidates):
-    problem = build(1, preset="paper", planner__candidates=candidates)  # large enough for a team
-    alone = plan_skills(*problem, CPP)
-    for number in (2, 3, 5):
-        threads(number)
-        for _ in range(5):  # whoever is there in time joins
-            assert_equal(plan_skills(*problem, CPP), alone)
-
-
-def test_several_python_threads_plan_at_once(threads):
-    problems = [build(states, seed=states, preset="cpu") for states in (1, 5, 9)]
-    expected = [plan_skills(*problem, CPP) for problem in problems]
-    threads(2)
-    with ThreadPoolExecutor(3) as executor:
-        for _ in range(3):
-            for got, wanted in zip(executor.map(lambda p: plan_skills(*p, CPP), problems), expected, strict=True):
-                assert_equal(got, wanted)
-
-
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_plans_too(threads):
-    problem = build(5)
-    threads(2)
-    expected = plan_skills(*problem, CPP)  # our threads are there now; a child has none of them
-    child = os.fork()
-    if child == 0:
-        try:
-            got = plan_skills(*problem, CPP)
-            os._exit(0 if all(torch.equal(a, b) for a, b in zip(got, expected, strict=True)) else 1)
-        finally:
-            os._exit(2)
-    assert os.waitpid(child, 0)[1] == 0
-
-
 # Lower precision
 
 
@@ -399,65 +289,6 @@ def test_values_that_see_the_skill_are_planned_by_the_reference(overrides):
         cpp.plan(start, weights, noise, standard_normal(start, config), plan_rules(config))
 
 
-# Actions as plans, no skills at all
-
-
-def action_problem(states=2, candidates=70, value=False, seed=0, **rules):
-    """PlaNet's plan: actions, clipped, scored by undiscounted rewards."""
-    start, weights, _, config = build(states, seed=seed)
-    weights = PlanWeights(weights.prior, None, weights.reward, weights.value if value else None, None)
-    generator = torch.Generator().manual_seed(seed)
-    steps, iterations, s = 6, 3, config.model.stoch
-    noise = PlanNoise(
-        torch.randn(iterations, states, candidates, steps, 2, generator=generator),
-        torch.randn(iterations, steps, states * candidates, s, generator=generator),
-        None,
-    )
-    prior = Normal(torch.zeros(states, steps, 2), torch.ones(states, steps, 2))
-    chosen = {"gamma": 1.0, "lam": 1.0, "by_sum": True, "floor": 0.0, "clip": 1.0, **rules}
-    return start, weights, noise, prior, PlanRules(min(10, candidates), 1, **chosen)
-
-
-@pytest.mark.parametrize("states", [1, 2, 30])
-@pytest.mark.parametrize("candidates", [1, 17, 70, 200])
-@pytest.mark.parametrize("value", [False, True])
-def test_actions_are_planned_like_the_reference(states, candidates, value):
-    problem = action_problem(states, candidates, value)
-    ours, reference = plan_with(*problem, CPP), plan_with(*double(problem[:-1]), problem[-1], REFERENCE)
-    assert ours.mean.abs().max() <= 1
-    torch.testing.assert_close(ours.values[0], reference.values[0].float(), rtol=1e-5, atol=1e-5)
-    start, weights, noise, prior, rules = problem
-    plans = (prior.mean[:, None] + prior.std[:, None] * noise.candidates[0]).clamp(-1, 1)
-    for n in range(states):
-        chosen = plans[n, ours.elites[0, n]]
-        one = noise._replace(candidates=noise.candidates[:1], stoch=noise.stoch[:1])
-        first = plan_with(start, weights, one, prior, rules, CPP)
-        torch.testing.assert_close(first.mean[n], chosen.mean(0))
-        torch.testing.assert_close(first.std[n], chosen.std(0, correction=0))
-
-
-def test_actions_scored_by_lambda_returns_are_the_parts_to_the_bit():
-    problem = action_problem(3, 40, True, by_sum=False, gamma=0.99, lam=0.95)
-    assert_equal(plan_with(*problem, CPP), plan_with(*problem, PARTS))
-
-
-def test_threads_share_the_rollouts_of_one_state(threads):
-    problem = action_problem(1, 300)
-    alone = plan_with(*problem, CPP)
-    for number in (2, 3, 7):
-        threads(number)
-        assert_equal(plan_with(*problem, CPP), alone)
-
-
-def test_actions_that_are_held():
-    start, weights, noise, _, rules = action_problem(3, 20)
-    prior = Normal(torch.zeros(3, 2, 2), torch.ones(3, 2, 2))
-    noise, rules = noise._replace(candidates=noise.candidates[:, :, :, :2]), rules._replace(skill_length=4)
-    ours = plan_with(start, weights, noise, prior, rules, CPP)
-    exact = plan_with(*double((start, weights, noise, prior)), rules, REFERENCE)
-    torch.testing.assert_close(ours.values[0], exact.values[0].float(), rtol=1e-5, atol=1e-5)
-
-
 @pytest.mark.parametrize("kind", ["tensors", "philox"])
 @pytest.mark.parametrize("backend", [CPP, PARTS, REFERENCE], ids=["plan", "parts", "reference"])
 def test_equal_plans_are_worth_the_same_under_shared_noise(kind, backend):
@@ -491,20 +322,6 @@ def test_without_rollout_noise_plans_of_the_same_candidates_are_equal(kind, back
     torch.testing.assert_close(values, values[:, :1].expand_as(values), rtol=1e-5, atol=1e-6)
 
 
-def test_a_lambda_return_needs_a_value():
-    for backend in (CPP, PARTS, REFERENCE):
-        with pytest.raises(ValueError, match="lambda-return needs"):
-            plan_with(*action_problem(by_sum=False), backend)
-
-
-@pytest.mark.parametrize("width", [1, 3])
-def test_actions_of_another_width_are_refused(width):
-    start, weights, noise, _, rules = action_problem()
-    prior = Normal(torch.zeros(2, 6, width), torch.ones(2, 6, width))
-    with pytest.raises(ValueError, match="actions of 2"):
-        cpp.plan(start, weights, noise, prior, rules)
-
-
 # Whatever the numbers
 
 
@@ -532,144 +349,3 @@ def tensors(x):
     if isinstance(x, torch.Tensor):
         return [x]
     return [t for y in x for t in tensors(y)] if isinstance(x, tuple) else []
-
-
-# Python around it
-
-
-def test_every_optimiser_and_every_load_shows_in_the_next_plan():
-    sys.path.insert(0, str(Path(__file__).parents[1] / "agents"))
-    from test_update import batches
-
-    agent = ImaginationAgent(5, 2, make_config("smoke", device="cpu", backend="cpp", planner__value="task"))
-    start, _, noise, config = build()
-    planned = [agent.optimizers[name] for name in ("world_model", "actor", "task_value")]
-    stored = copy.deepcopy(agent.state_dict())
-    before = first = plan_skills(start, agent.plan_weights(), noise, config, CPP)
-    for optimizer in planned:
-        loss = sum((p * p).sum() for p in optimizer.parameters)
-        optimizer.step(loss)
-        after = plan_skills(start, agent.plan_weights(), noise, config, CPP)
-        assert not torch.equal(after.values, before.values)
-        assert_equal(after, plan_skills(start, agent.plan_weights(), noise, config, PARTS))
-        before = after
-    [batch] = batches(agent.config, 1)
-    agent.update(batch)
-    agent.load_state_dict(stored)
-    assert_equal(plan_skills(start, agent.plan_weights(), noise, config, CPP), first)
-    # The optimisers' moments are those of the beginning, too.
-    fresh = ImaginationAgent(5, 2, agent.config)
-    again, expected = agent.update(batch), fresh.update(batch)
-    assert all(torch.equal(again[name], expected[name]) for name in expected)
-    assert_equal(*(plan_skills(start, a.plan_weights(), noise, config, CPP) for a in (agent, fresh)))
-
-
-def test_other_python_threads_run_meanwhile():
-    problem = build(60, preset="cpu")
-    counted, done = [0], threading.Event()
-
-    def count():
-        while not done.is_set():
-            counted[0] += 1
-
-    thread = threading.Thread(target=count)
-    thread.start()
-    while counted[0] == 0:
-        time.sleep(0)
-    at_once = counted[0]
-    native_call = cpp.load().plan
-    arguments = native_arguments(problem)
-    native_call(*arguments)
-    meanwhile = counted[0] - at_once
-    done.set()
-    thread.join()
-    assert meanwhile > 100
-
-
-def native_arguments(problem):
-    """What lsp_fast.backends.cpp.plan hands to C++."""
-    captured = []
-    start, weights, noise, config = problem
-
-    class Module:
-        @staticmethod
-        def plan(*arguments):
-            captured.extend(arguments)
-            return tuple(torch.zeros(1).numpy() for _ in range(4))
-
-    original, cpp.load = cpp.load, lambda: Module
-    try:
-        plan(start, weights, noise, config)
-    finally:
-        cpp.load = original
-    return captured
-
-
-class Rung(Exception):
-    pass
-
-
-@pytest.mark.parametrize("states", [1, 4000])  # one state of many candidates, and many states
-def test_a_signals_exception_ends_a_plan(states):
-    many = {} if states > 1 else {"planner__candidates": 30_000, "planner__iterations": 20}
-    start, weights, noise, config = build(states, preset="cpu", planner__noise="philox", **many)
-
-    def ring(*_):
-        raise Rung
-
-    before = signal.signal(signal.SIGALRM, ring)
-    began = time.monotonic()
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
-        with pytest.raises(Rung):
-            plan(start, weights, noise, config)
-        assert time.monotonic() - began < 8  # to its end it takes many times that
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def test_gradients_are_refused_clearly():
-    start, weights, noise, config = build()
-    start = State(start.stoch.requires_grad_(), start.deter)
-    with pytest.raises(ValueError, match=r"stoch requires a gradient.*detach"):
-        plan(start, weights, noise, config)
-    plan_skills(start, weights, noise, config, CPP)  # which plans without gradients
-
-
-def test_other_strides_change_nothing():
-    start, weights, noise, config = build()
-    odd = State(*(x.T.contiguous().T for x in start))
-    turned = noise._replace(stoch=noise.stoch.transpose(0, 3).contiguous().transpose(0, 3))
-    assert not turned.stoch.is_contiguous()
-    assert_equal(plan(odd, weights, turned, config), plan(start, weights, noise, config))
-
-
-def test_a_key_of_more_numbers_than_counters_reach_is_refused():
-    start, weights, _, config = build(2)
-    arguments = standard_normal(start, config), plan_rules(config)
-    for iterations, candidates, steps in ((4, 6, 2**62), (4, 6, 2**31), (2**62, 6, 2), (1, 2**33, 2)):
-        key = PlanKey(torch.tensor([1, 2]), iterations, candidates, steps, True, False)
-        with pytest.raises(ValueError, match=r"2\*\*32"):
-            cpp.plan(start, weights, key, *arguments)
-
-
-def test_a_plan_on_another_thread_does_not_keep_the_process_from_ending():
-    program = """
-import threading, time
-import torch
-from lsp_fast import backends
-from lsp_fast.agents import ImaginationAgent
-from lsp_fast.config import make_config
-from lsp_fast.noise import Noise
-from lsp_fast.ops.types import State
-torch.set_num_threads(2)
-config = make_config("paper", device="cpu", backend="cpp")
-agent = ImaginationAgent(5, 2, config)
-start = State(torch.zeros(200, 30), torch.zeros(200, 200))
-arguments = start, agent.noise, "x"
-threading.Thread(target=agent.planner.distribution, args=arguments, kwargs={"explore": True}, daemon=True).start()
-time.sleep(0.5)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, Dict, Space, Tuple, flatdim
+from gymnasium.spaces import Box, Dict, Space, flatdim
 
 from lsp_fast.errors import LspFastError
 from lsp_fast.observed import Observed
@@ -30,8 +30,9 @@ def is_picture(space: Space) -> bool:
 
 def hides_picture(space: Space) -> bool:
     """Whether there is a picture within it, where it cannot be named."""
-    inner = dict(space.spaces).values() if isinstance(space, Dict) else getattr(space, "spaces", ())
-    return isinstance(space, (Dict, Tuple)) and any(is_picture(entry) or hides_picture(entry) for entry in inner)
+    inner = getattr(space, "spaces", ())  # of a Dict, a Tuple or a OneOf
+    entries = inner.values() if isinstance(inner, dict) else inner
+    return any(is_picture(entry) or hides_picture(entry) for entry in entries)
 
 
 def entries_of(space: Space) -> dict[str, Space]:
@@ -185,7 +186,11 @@ class Observing:
                 raise LspFastError(
                     f"{self._task}: {named} holds frames, which can be chosen only where they are entries of the Dict "
                     "itself: lift them there in a wrapper"
-                    + (", or name the numbers by --observation.vectors" if wants_numbers and name else "")
+                    + (
+                        ", or name the numbers by --observation.vectors"
+                        if wants_numbers and len(self._entries) > 1
+                        else ""
+                    )
                     + (", or set --observation.frame render for what it draws" if wants_frame else "")
                 )
 
@@ -197,9 +202,8 @@ class Observing:
 
     def _told(self) -> str:
         """All entries with their shapes, or what they are."""
-        return ", ".join(
-            f"{name} {entry if entry.shape is None else entry.shape}" for name, entry in self._entries.items()
-        )
+        told = (f"{name} {entry if entry.shape is None else entry.shape}" for name, entry in self._entries.items())
+        return ", ".join(map(str.strip, told))
 
     def _missing(self, option: str, name: str, remedy: str) -> LspFastError:
         if WHOLE in self._entries:

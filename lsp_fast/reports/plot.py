@@ -166,13 +166,25 @@ def _until(runs: Sequence[Run], at: int | None) -> tuple[list[Run], list[str]]:
             xs, ys = map(list, zip(*points, strict=True))
             counted.append(replace(run, row={**run.row, "xs": xs, "ys": ys}))
         else:
-            without.append(
-                f"{run.source} is not in the table: it has no evaluation at or before {at} environment steps"
-            )
+            named = f"{run.row['task']} {run.row['method']}, seed {run.row['seed']} ({run.source})"
+            without.append(f"{named} is not compared: no evaluation at or before {at} environment steps")
     if not counted:
         first = min(run.row["xs"][0] for run in runs)
         raise LspFastError(f"no run has an evaluation at or before {at} environment steps; the first lies at {first}")
-    return counted, without
+    return counted, without + _ends_before(counted, at)
+
+
+def _ends_before(runs: Sequence[Run], at: int) -> list[str]:
+    """Which tasks' runs are compared at different steps, although one number was named."""
+    ends: dict[str, set[int]] = defaultdict(set)
+    for run in runs:
+        ends[run.row["task"]].add(run.row["xs"][-1])
+    return [
+        f"{task}: compared are evaluations at {', '.join(map(str, sorted(found)))} environment steps, the last at or "
+        f"before {at}"
+        for task, found in sorted(ends.items())
+        if len(found) > 1
+    ]
 
 
 def _pool(tasks: Mapping[str, Mapping[str, Sequence[Row]]]) -> tuple[dict[str, Pooled], list[str]]:
@@ -254,8 +266,9 @@ def _mixed(group: Sequence[Run]) -> list[str]:
             lines.append(f"  {name}: " + "; ".join(f"{value} in {', '.join(at)}" for value, at in where.items()))
     if lines:
         warnings.append("\n".join(["the mean is over runs that differ in more than the seed:", *lines]))
-    if broken := [str(run.source) for run in group if run.row["ys"][-1] is None]:
-        warnings.append(f"there is no mean, as the last evaluation is not finite in {', '.join(broken)}")
+    common, values = shared(run.row for run in group)
+    if common and (broken := [str(run.row["seed"]) for run, ys in zip(group, values, strict=True) if np.isnan(ys[-1])]):
+        warnings.append(f"there is no mean, as what seed {', '.join(broken)} returned at {common[-1]} is not finite")
     ends = sorted({run.row["xs"][-1] for run in group})
     if len(ends) > 1:
         xs, _ = shared(run.row for run in group)

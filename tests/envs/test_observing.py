@@ -5,7 +5,7 @@ import copy
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Sequence, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, OneOf, Sequence, Tuple
 from gymnasium.utils.env_checker import check_env
 
 from lsp_fast import envs
@@ -178,6 +178,8 @@ def test_a_frame_is_drawn_although_there_is_one_where_it_is_asked_for():
         ("both", DEEP, {}, "'cameras' holds frames.*--observation.vectors, or set --observation.frame render"),
         ("pixels", DEEP, {}, "'cameras' holds frames.*in a wrapper, or set --observation.frame render"),
         ("features", Tuple((numbers(2), pixels(64, 64, 3))), {}, "its observation holds frames.*in a wrapper$"),
+        ("features", Dict(x=OneOf((numbers(2), pixels(64, 64, 3)))), {}, "'x' holds frames.*in a wrapper$"),
+        ("features", numbers(0), {}, r"has a number in it: \(0,\); set"),
         (
             "pixels",
             Dict(render=pixels(64, 64, 3)),

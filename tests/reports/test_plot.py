@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from lsp_fast.cli import main
 from lsp_fast.config import make_config, to_dict
 from lsp_fast.errors import LspFastError
 from lsp_fast.reports.figures import learning_curves
@@ -91,6 +92,7 @@ def test_a_folder_of_runs_becomes_a_table_and_a_panel_for_each_task(runs, tmp_pa
     young, *pooled = result.warnings
     assert "young has no evaluations yet" in young
     assert pooled == [
+        "walker_walk dreamer: there is no mean, as what seed 0 returned at 20 is not finite",
         "all tasks: dreamer is left out, as it has no run of hopper_hop",
         "all tasks lsp: seeds left out, as not every task has them: 1 of walker_walk",
         "all tasks lsp: the tasks end at 10, 20 environment steps; each counts with its own last common evaluation",
@@ -182,12 +184,12 @@ def test_all_tasks_get_a_line_for_each_method_and_the_last_panel(tmp_path, drawn
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
-def test_runs_of_different_lengths_are_compared_at_equal_steps(tmp_path, drawn):
+def test_runs_of_different_lengths_are_compared_at_equal_steps(tmp_path, drawn, capsys):
     rows = [row([10, 20, 40], [1.0, 2.0, 900.0], task, "lsp") for task in "ab"]
     rows += [row([10, 20], [3.0, 4.0], task, "dreamer") for task in "ab"] + [row([30], [5.0], "a", "late")]
     references = write_scores(tmp_path / "references.json", [row([0, 15, 30], [0.0, 6.0, 7.0], "a", "d4pg")])
     scores = write_scores(tmp_path / "scores.json", rows)
-    result = plot([scores], tmp_path / "a.png", [references], at=29)
+    result = plot([scores], tmp_path / "a.png", [references], at=20)
     assert [(final.task, final.method, final.env_steps, final.mean, final.iqm) for final in result.table] == [
         ("a", "dreamer", 20, 4.0, 4.0),
         ("a", "lsp", 20, 2.0, 2.0),
@@ -197,7 +199,9 @@ def test_runs_of_different_lengths_are_compared_at_equal_steps(tmp_path, drawn):
         ("all tasks", "dreamer", 20, None, pytest.approx(0.004)),
         ("all tasks", "lsp", 20, None, pytest.approx(0.002)),
     ]
-    assert result.warnings == [f"{scores} is not in the table: it has no evaluation at or before 29 environment steps"]
+    assert result.warnings == [
+        f"a late, seed 0 ({scores}) is not compared: no evaluation at or before 20 environment steps"
+    ]
     # A task's panel shows everything, that of all tasks what was compared.
     a, _, pooled = drawn[-1].axes
     assert [list(line.get_xdata()) for line in a.lines if "lsp" in str(line.get_label())] == [[10, 20, 40]]
@@ -205,6 +209,12 @@ def test_runs_of_different_lengths_are_compared_at_equal_steps(tmp_path, drawn):
     with pytest.raises(LspFastError, match="at or before 9 environment steps; the first lies at 10"):
         plot([scores], tmp_path / "b.png", at=9)
     assert not (tmp_path / "b.png").exists()
+    short = write_scores(tmp_path / "short.json", [row([10], [5.0], "a", "hiro")])
+    result = plot([scores, short], tmp_path / "a.png", at=20)
+    assert "a: compared are evaluations at 10, 20 environment steps, the last at or before 20" in result.warnings
+    assert main(["plot", str(scores), "--out", str(tmp_path / "a.png"), "--at", "20"]) == 0
+    table = capsys.readouterr().out
+    assert " 20 " in table and " 40 " not in table
 
 
 def test_tasks_without_a_common_scale_are_left_out(tmp_path, drawn):
@@ -251,7 +261,10 @@ def test_all_tasks_without_common_evaluations(tmp_path, drawn):
     result = plot([write_scores(tmp_path / "rows.json", rows)], tmp_path / "a.png")
     assert result.table[-1].iqm == NAN and "nan [nan, nan]" in str(result)
     np.testing.assert_array_equal(drawn[-1].axes[2].lines[0].get_ydata(), [0.5, np.nan])
-    assert f"a m: there is no mean, as the last evaluation is not finite in {tmp_path / 'rows.json'}" in result.warnings
+    assert "a m: there is no mean, as what seed 0 returned at 20 is not finite" in result.warnings
+    rows = [row([10, 20], [1.0, 2.0]), row([10, 20, 30], [1.0, 2.0, None], seed=1)]
+    result = plot([write_scores(tmp_path / "rows.json", rows)], tmp_path / "a.png")
+    assert result.table[0].mean == 2.0 and not any("no mean" in warning for warning in result.warnings)
 
 
 @pytest.mark.parametrize("error", [ImportError("no such module"), TypeError("deprecate_kwarg()")])

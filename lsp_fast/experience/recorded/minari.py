@@ -145,8 +145,9 @@ def _recording(name: str, episode: dict[str, Any], space: gymnasium.Space, asked
             notes.say("observations are flattened in the task's order")
         else:
             # Of what the task observes, in the order of its own space, as its environment gives it.
-            if isinstance(own, Dict) and isinstance(space, Dict) and set(own.spaces) <= set(space.spaces):
-                if rest := [str(name) for name in space.spaces if name not in own.spaces]:
+            rest = None if own is None else _beyond(own, space)
+            if own is not None and rest is not None:
+                if rest:
                     notes.say(f"{', '.join(rest)}: left out, as the task does not observe it")
                 space = own
             observation = flattened(space, observation)
@@ -157,6 +158,22 @@ def _recording(name: str, episode: dict[str, Any], space: gymnasium.Space, asked
     infos = episode.get("infos") or {}
     extras = infos.get(EXTRAS) if isinstance(infos, dict) else None
     return Recording(name, np.asarray(observation), episode["actions"], fields["rewards"], ended, places, extras)
+
+
+def _beyond(own: gymnasium.Space, recorded: gymnasium.Space, within: str = "") -> list[str] | None:
+    """Names of a recorded Dict's entries, at any depth, that the task does not have; None where it has one that was not
+    recorded, or they are no Dicts."""
+    if not isinstance(own, Dict) or not isinstance(recorded, Dict):
+        return [] if within and type(own) is type(recorded) else None
+    if not set(own.spaces) <= set(recorded.spaces):
+        return None
+    names = [f"{within}{name}" for name in recorded.spaces if name not in own.spaces]
+    for name, entry in own.spaces.items():
+        found = _beyond(entry, recorded.spaces[name], f"{within}{name}/")
+        if found is None:
+            return None
+        names += found
+    return names
 
 
 def flattened(space: gymnasium.Space, values: Any) -> np.ndarray:

@@ -114,10 +114,19 @@ def test_what_the_task_does_not_observe_is_left_out_and_the_rest_is_as_it_observ
     parts = {
         "touch": np.ones(4, int), "arm": {"q": np.float32([[5, 6]] * 4)}, "camera": np.zeros((4, 64, 64, 3), np.uint8)
     }  # fmt: skip
-    folder = _with(tmp_path / "x-v0", Many.observation_space, parts)
-    [rows], notes = read(folder, target=target("gym:RecordedMany-v0"))
+    parts["arm"]["v"] = np.float32([[7]] * 4)
+    recorded = Dict(
+        [("camera", Many.observation_space["camera"]), ("arm", Dict(v=Box(-9, 9, (1,)), q=Box(-9, 9, (2,)))),
+         ("touch", Discrete(3))]
+    )  # fmt: skip
+    folder, known = _with(tmp_path / "x-v0", recorded, parts), target("gym:RecordedMany-v0")
+    [rows], notes = read(folder, target=known)
     assert rows.observation[0].tolist() == observed.tolist() and len(observed) == 5
-    assert "camera: left out, as the task does not observe it" in notes
+    assert "camera, arm/v: left out, as the task does not observe it" in notes
+    parts = {"touch": parts["touch"], "arm": {"v": parts["arm"]["v"]}}
+    folder = _with(tmp_path / "y-v0", Dict(touch=Discrete(3), arm=Dict(v=Box(-9, 9, (1,)))), parts)
+    with pytest.raises(LspFastError, match="observations of 4"):
+        read(folder, target=known)
 
 
 def test_frames_stay_frames(tmp_path):

@@ -38,7 +38,6 @@ class Evaluate:
     def run(self) -> int:
         from lsp_fast import evaluate
         from lsp_fast.reports import film
-        from lsp_fast.storage.sources import read_config
 
         source = agent_of(self.logdir, self.pretrained)
         if self.video is not None:
@@ -49,9 +48,9 @@ class Evaluate:
             raise LspFastError(f"episodes = {self.episodes}: must be at least 1")
         check_seed(self.seed)
         planner = planner_values(self.set)
-        if self.video is not None:
-            film.check_task(read_config(source).task)
         agent = evaluate.load(source, device=self.device, backend=self.backend, planner=planner)
+        if self.video is not None:
+            film.check_task(agent)
         with evaluate.Evaluator(agent.config, self.episodes) as evaluator:
             scores = {
                 "deterministic": evaluator.run_agent(agent, self.seed),

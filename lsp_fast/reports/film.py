@@ -13,8 +13,7 @@ import torch
 from lsp_fast.agents import Agent, Carry, ImaginationAgent
 from lsp_fast.config import check_seed
 from lsp_fast.envs.answers import ask, check
-from lsp_fast.envs.dmc import Pose
-from lsp_fast.envs.gym import PREFIX
+from lsp_fast.envs.dmc import DmcEnv, Pose
 from lsp_fast.errors import LspFastError
 from lsp_fast.evaluate import make_env
 from lsp_fast.files import write_bytes
@@ -114,16 +113,18 @@ def environment(agent: Agent) -> Any:
     Raises:
         LspFastError: it is none of dm_control.
     """
-    check_task(agent.config.task)
-    return make_env(agent.config)
-
-
-def check_task(task: str) -> None:
-    """Raise LspFastError for one that cannot be filmed."""
-    if task.startswith(PREFIX):
+    task, env = agent.config.task, make_env(agent.config)
+    if not isinstance(env.unwrapped, DmcEnv):  # a `gym:` task may be one, too
+        env.close()
         raise LspFastError(
             f"{task} cannot be filmed: only dm_control tasks say where their robot is; leave videos and pictures out"
         )
+    return env
+
+
+def check_task(agent: Agent) -> None:
+    """Raise LspFastError where its task cannot be filmed."""
+    environment(agent).close()
 
 
 def episode_steps(agent: Agent, env: Any) -> int:

@@ -82,7 +82,7 @@ with warnings.catch_warnings(record=True) as told:
     found = imagine(State(stoch, start.deter), *rest)
     assert torch.autograd.grad(found.states.stoch.sum(), stoch)[0].abs().max() > 0
 assert [str(w.message).split(";")[0] for w in told] == [
-    "imagine: the reference computes in torch.float64",
+    "imagine: the reference computes in torch.float64 on cpu",
     "imagine: the reference computes where a gradient to more than the actor is wanted",
 ]
 assert imagine(*Case(n=0).arguments(torch.float32)).actions.shape == (5, 0, 2)

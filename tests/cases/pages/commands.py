@@ -78,7 +78,6 @@ WRITTEN = {
     "film into a folder that is none": ("evaluate --logdir saved --video file/x.gif", "file: Not a directory"),
     "film into a folder": ("evaluate --logdir saved --video folder.gif", "--video folder.gif: name an .mp4 or a .gif"),
     "film in an unknown format": ("evaluate --logdir saved --video x.avi", "--video x.avi: name an .mp4 or a .gif"),
-    "film a task that cannot be": ("evaluate --logdir saved --video x.gif", "cannot be filmed: only dm_control tasks"),
     "film without a format": ("evaluate --logdir saved --video x", "--video x: name an .mp4 or a .gif"),
     "skills into a file": ("skills --logdir saved --out file", "file: Not a directory; name a path that can be used"),
     "skills below a file": ("skills --logdir saved --out file/x", "file: Not a directory; name a path"),

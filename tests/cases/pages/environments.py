@@ -179,4 +179,7 @@ ROWS = [
     Row("is a dm_env environment", f"{TRAIN}MyReacher-v0", 0, leaves=["run"]),
     Row("is a dm_env environment, whose skills are shown", "skills --logdir run --count 2", 0,
         before=_trained("MyReacher-v0"), tells=["end_distance"], after=lambda: os.stat("run/skills/skills.json")),
+    Row("cannot be filmed", "evaluate --logdir run --video x.gif", 2, before=_trained("Plain-v0"),
+        tells=["gym:troubles:Plain-v0 cannot be filmed: only dm_control tasks"],
+        spares=["Traceback", "deterministic"]),
 ]  # fmt: skip

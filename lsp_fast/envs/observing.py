@@ -18,6 +18,8 @@ CHANNELS = (1, 3)
 """Grey, and colours."""
 RENDER = "render"
 """The name of the frame that the environment draws."""
+BLIND = "set --obs pixels, which sees the frame alone"
+"""The remedy where there are no numbers."""
 WHOLE = ""
 """The name of the only entry of what is no Dict."""
 
@@ -79,7 +81,7 @@ class Observing:
         )
         self._names = names
         if names and not self.observed.vector:
-            raise LspFastError(f"{task}: no entry that is observed has a number in it: {self._told()}; {self._blind()}")
+            raise LspFastError(f"{task}: no entry that is observed has a number in it: {self._told()}; {BLIND}")
 
     def __str__(self) -> str:
         """What is seen, and what is not."""
@@ -157,9 +159,9 @@ class Observing:
         if names:
             return names
         if self.frame is not None:
-            raise LspFastError(f"{self._task} observes nothing beside its frame: {self._blind()}")
+            raise LspFastError(f"{self._task} observes nothing beside its frame: {BLIND}")
         if not self._entries:
-            raise LspFastError(f"{self._task} observes nothing at all: {self._blind()}")
+            raise LspFastError(f"{self._task} observes nothing at all: {BLIND}")
         width = sum(map(flatdim, self._entries.values()))
         raise LspFastError(
             f"{self._task} observes frames alone: set --obs pixels, which sees one; or --observation.vectors all, "
@@ -176,26 +178,19 @@ class Observing:
                         "name in a wrapper"
                     )
         none = not any(map(is_picture, self._entries.values()))
-        wants_numbers, wants_frame = (
-            obs != "pixels" and vectors == "auto",
-            obs != "features" and frame == "auto" and none,
-        )
+        wants_numbers = obs != "pixels" and vectors == "auto"
+        wants_frame = obs != "features" and frame == "auto" and none
         for name, entry in self._entries.items():
             if (wants_numbers or wants_frame) and hides_picture(entry):
-                named = self._named(name)
+                remedy = "lift them there in a wrapper"
+                if wants_numbers and len(self._entries) > 1:
+                    remedy += ", or name the numbers by --observation.vectors"
+                if wants_frame:
+                    remedy += ", or set --observation.frame render for what it draws"
                 raise LspFastError(
-                    f"{self._task}: {named} holds frames, which can be chosen only where they are entries of the Dict "
-                    "itself: lift them there in a wrapper"
-                    + (
-                        ", or name the numbers by --observation.vectors"
-                        if wants_numbers and len(self._entries) > 1
-                        else ""
-                    )
-                    + (", or set --observation.frame render for what it draws" if wants_frame else "")
+                    f"{self._task}: {self._named(name)} holds frames, which can be chosen only where they are entries "
+                    f"of the Dict itself: {remedy}"
                 )
-
-    def _blind(self) -> str:
-        return "set --obs pixels, which sees the frame alone"
 
     def _named(self, name: str) -> str:
         return f"the entry {name!r}" if name else "its observation"

@@ -271,7 +271,10 @@ def _mixed(group: Sequence[Run]) -> list[str]:
         warnings.append(f"there is no mean, as what seed {', '.join(broken)} returned at {common[-1]} is not finite")
     ends = sorted({run.row["xs"][-1] for run in group})
     if len(ends) > 1:
-        xs, _ = shared(run.row for run in group)
-        at = f"the mean ends at {xs[-1]}, their last common one" if xs else "they have none in common: there is no mean"
+        at = (
+            f"the mean ends at {common[-1]}, their last common one"
+            if common
+            else "they have none in common: there is no mean"
+        )
         warnings.append(f"the last evaluations lie at {', '.join(map(str, ends))} environment steps; {at}")
     return warnings

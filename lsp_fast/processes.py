@@ -154,6 +154,16 @@ def average(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [part.view(x.shape) for part, x in zip(flat.split([x.numel() for x in tensors]), tensors, strict=True)]
 
 
+def maximum(x: Tensor) -> Tensor:
+    """The largest of what all processes have, by element; a new tensor, unless alone."""
+    if _group is None:
+        return x
+    x = x.detach().clone()
+    with _answered():
+        dist.all_reduce(x, dist.ReduceOp.MAX)
+    return x
+
+
 def broadcast(tensors: Sequence[Tensor]) -> None:
     """Give tensors the first process's numbers, in place."""
     if _group is None:

@@ -17,7 +17,7 @@ namespace {
 py::tuple behavior(const py::object& stoch_object, const py::object& deter_object, const py::object& skills_object,
                    const py::object& seen_object, std::int64_t skill_length, const py::object& stoch_noise_object,
                    const py::object& action_noise_object, const py::tuple& weights, double gamma, double lam,
-                   double entropy_weight, double saturation, double saturated, const py::object& information,
+                   double entropy_weight, double saturation, double saturated, double largest, const py::object& information,
                    bool with_gradients, std::int64_t threads, const std::string& isa) {
   const auto& kernels = learner_kernels_of(isa);
   const auto stoch_array = as_array("stoch", stoch_object), noise_array = as_array("noise.stoch", stoch_noise_object);
@@ -61,6 +61,7 @@ py::tuple behavior(const py::object& stoch_object, const py::object& deter_objec
   model.entropy = static_cast<float>(entropy_weight);
   model.saturation = static_cast<float>(saturation);
   model.saturated = static_cast<float>(saturated);
+  model.largest = static_cast<float>(largest);
 
   lsp_fast::BehaviorResults results{};
   lsp_fast::BehaviorSizes sizes{{T, N, S, D, A, Z}, 0};
@@ -120,11 +121,11 @@ py::tuple behavior(const py::object& stoch_object, const py::object& deter_objec
 void bind_behavior(py::module_& module) {
   module.def("behavior", &behavior, py::arg("stoch"), py::arg("deter"), py::arg("skills"), py::arg("seen_skills"),
              py::arg("skill_length"), py::arg("stoch_noise"), py::arg("action_noise"), py::arg("weights"), py::arg("gamma"), py::arg("lam"),
-             py::arg("entropy"), py::arg("saturation"), py::arg("saturated"), py::arg("information"), py::arg("with_gradients"), py::arg("threads"),
+             py::arg("entropy"), py::arg("saturation"), py::arg("saturated"), py::arg("largest"), py::arg("information"), py::arg("with_gradients"), py::arg("threads"),
              py::arg("isa") = "auto",
              "stoch[N,S], deter[N,D], skills[P,N,Z] or None, the same as the policy sees them, K, noise[T,N,S], "
              "noise[T,N,A], weights of prior, actor, reward head, value and a slow value or None, gamma, lambda, weights of entropy and "
-             "saturation, the mean from which that counts, None or (predictor, seen states, noise's deviation, bounds of "
+             "saturation, the mean from which that counts, the largest reward so far, None or (predictor, seen states, noise's deviation, bounds of "
              "the log variance, shares of log q, offset, means and deviations [F] or None, beta[N], two noises [J,N,I]) "
              "-> losses, reward[T,N], value[T,N], target[T-1,N], entropy[T,N], feature[T,N,F], mean and std [T,N,A], "
              "log_q[J,N] or None, gradients");

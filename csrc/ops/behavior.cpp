@@ -157,15 +157,19 @@ void behavior(const LearnerKernels& kernels, const Behavior& model, const Behavi
   Densities{kernels, rows, A, threads}.entropy(results.mean, results.stddev, inputs.rollout.action_noise, results.entropy,
                                                d_mean, d_stddev);
 
-  // Losses, and their slopes at what they are made of. A state counts by the discounts before it.
+  // Losses, and their slopes at what they are made of. The value learns from no more than can be earned. A state counts by the discounts before it.
   float *d_target = room(counted), *d_value = room(rows);
   const double share = 1.0 / static_cast<double>(counted);
   double objective = 0.0, errors = 0.0;
-  float weight = 1.0f;
+  float weight = 1.0f, largest = model.largest;
+  for (std::int64_t i = 0; std::isfinite(largest) && i < rows; ++i) {
+    largest = std::max({largest, std::abs(results.task_reward[i]), std::abs(reward[i])});
+  }
+  const float limit = largest / (1.0f - model.gamma);
   for (std::int64_t t = 0; t < T - 1; ++t, weight *= model.gamma) {
     double wanted = 0.0, squares = 0.0;
     for (std::int64_t i = t * N; i < (t + 1) * N; ++i) {
-      const double apart = static_cast<double>(learned[i]) - results.target[i];
+      const double apart = static_cast<double>(learned[i]) - std::clamp(results.target[i], -limit, limit);
       wanted += static_cast<double>(results.target[i]) + static_cast<double>(model.entropy) * results.entropy[i];
       squares += apart * apart;
       d_target[i] = static_cast<float>(-weight * share);

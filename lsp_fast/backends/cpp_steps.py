@@ -128,6 +128,7 @@ def behavior(
     gamma: float,
     lam: float,
     of_actor: tuple[float, float, float],
+    largest_reward: Tensor | None = None,
     isa: str = "auto",
 ) -> BehaviorParts | None:
     """`lsp_fast.learning.behavior.behavior_losses` for states that are all live, discounted by gamma alone, and judged
@@ -138,6 +139,7 @@ def behavior(
         start, skills, skill_length, noise: as `ops.imagine` takes them, of T >= 2 steps, with noise of actions.
         of_actor: weights of the entropy in the actor's objective and of saturation in its loss, and the mean from which
             that counts.
+        largest_reward: so far, 0-d, which with this rollout's bounds what the value learns from; None: nothing does.
         isa: one of `cpp.instruction_sets()`; auto takes the first.
     """
     groups = [_dense(actor.mlp), _dense(value), () if information is None else _dense(information.predictor)]
@@ -156,7 +158,8 @@ def behavior(
     weights = (tuple(actor[:4]), _dense(reward), groups[1], bootstrap)
     seen = None if skills is None else actor.scaled(skills)
     inputs = *start, skills, seen, skill_length, *noise
-    given = inputs, (prior, *weights), (gamma, lam, *of_actor), told, isa, torch.is_grad_enabled()
+    largest = math.inf if largest_reward is None else largest_reward.item()
+    given = inputs, (prior, *weights), (gamma, lam, *of_actor, largest), told, isa, torch.is_grad_enabled()
     sizes = [2 * len(group) for group in groups]
     out = _Behavior.apply(given, sizes, *flat)
     actor_loss, value_loss, predictor_loss, task_reward, values, target, spread, feature, mean, std, log_q = out  # pyright: ignore[reportGeneralTypeIssues]

@@ -201,6 +201,11 @@ def check(config: Config) -> None:
     v, s = config.value, config.skill
     need(v.slow <= 1, f"value.slow = {v.slow}: a share of the way, which must not exceed 1")
     need(
+        not v.clip_targets or b.gamma < 1,
+        f"value.clip_targets = True: without discounting (behavior.gamma = {b.gamma}) values have no bound; set it to "
+        "False",
+    )
+    need(
         not v.replay or not s.intrinsic or (p.value == "task" and s.source == "planned"),
         f"value.replay = {v.replay}: the replay knows R alone, and the value learns from r^i, too; set planner.value "
         "to task (with planned skills), or skill.intrinsic to False",

@@ -175,6 +175,9 @@ class ValueConfig:
     """Rate at which a slow copy follows each value head after every update, a share of the way; its predictions then
     bootstrap the lambda-returns that actor and value learn from [O]. 0: no copy; 1: the copy is the value. DreamerV3:
     0.02. Plans are scored by the value itself."""
+    clip_targets: bool = False
+    """Learn from no more than can be earned: targets are clipped to +-max |r| / (1 - gamma), of the largest reward that
+    was imagined so far. The actor's returns are not [O]."""
     replay: float = 0.0
     """Weight of a second loss of the value, on replayed sequences: its targets are lambda-returns of the real rewards,
     bootstrapped by imagination's value at the replayed states [O]. DreamerV3: 0.3. The replay knows R alone: with an

@@ -43,6 +43,8 @@ class BehaviorModels(NamedTuple):
     """The same of `task_value`."""
     beta: Tensor | None = None
     """The weight of the intrinsic reward where it is not `skill.beta`, 0-d."""
+    largest_reward: Tensor | None = None
+    """With `value.clip_targets`: the largest |R| or |R + beta r^i| that was imagined so far, 0-d."""
 
 
 class BehaviorNoise(NamedTuple):
@@ -58,7 +60,7 @@ class BehaviorLosses(NamedTuple):
     """What each optimiser minimises; None where the module does not exist. `task_return` and `intrinsic_return` split
     the actor's objective for diagnosis: each is the part of the mean weighted return that its reward brought (of r^i
     before its weight, where that is `models.beta`); None where there is no diagnosis. `feature` [T, N, F] is what was
-    imagined."""
+    imagined. `largest_reward` is `models.largest_reward`, or this update's where that is larger."""
 
     actor: Tensor
     value: Tensor
@@ -68,6 +70,7 @@ class BehaviorLosses(NamedTuple):
     intrinsic_return: Tensor | None
     feature: Tensor
     metrics: dict[str, Tensor]
+    largest_reward: Tensor | None = None
 
 
 class Imagined(NamedTuple):
@@ -82,6 +85,7 @@ class Imagined(NamedTuple):
     discount: Tensor  # [T, N]
     weight: Tensor  # [T - 1, N]
     target: Tensor  # [T - 1, N]
+    largest_reward: Tensor | None  # []
     metrics: dict[str, Tensor]
 
 
@@ -258,6 +262,7 @@ def imagined(
         discount.detach(),
         weight,
         target.detach(),
+        largest_reward(models.largest_reward, task_reward, reward),
         {k: v.detach() for k, v in metrics.items()},
     )
 
@@ -279,8 +284,27 @@ def rollout_metrics(
     }
 
 
-def value_loss(judged: Tensor, weight: Tensor, target: Tensor, head: MLPWeights, backend: Backend) -> Tensor:
-    """-mean log p(target) of the states before the last, weighted: [T, N, F], [T - 1, N], [T - 1, N] -> []."""
+def largest_reward(before: Tensor | None, *rewards: Tensor) -> Tensor | None:
+    """The largest |reward| of `before`, 0-d, and of all that is imagined now; None where nobody asks for it."""
+    if before is None:
+        return None
+    return torch.stack([before, *(x.detach().abs().amax() for x in rewards)]).amax()
+
+
+def value_limit(largest: Tensor | None, gamma: float) -> Tensor | None:
+    """What the largest reward at every step is worth, max |r| / (1 - gamma), 0-d: no policy earns more."""
+    return None if largest is None else largest / (1 - gamma)
+
+
+def value_loss(
+    judged: Tensor, weight: Tensor, target: Tensor, head: MLPWeights, limit: Tensor | None, backend: Backend
+) -> Tensor:
+    """-mean log p(target) of the states before the last, weighted: [T, N, F], [T - 1, N], [T - 1, N] -> [].
+
+    Targets beyond `limit`, 0-d, are cut off there: a value that bootstraps itself may otherwise grow without end.
+    """
+    if limit is not None:
+        target = target.clamp(-limit, limit)
     predicted = layers.scalar_head(judged[:-1], head, backend.mlp)
     return -(weight * densities.normal_log_prob(target, predicted)).mean()
 
@@ -344,13 +368,14 @@ def behavior_losses(
     bootstrap = fixed.slow_value or fixed.value
     judges = fixed._replace(plan=fixed.plan._replace(actor=plan.actor), value=bootstrap, predictor=models.predictor)
     found = parts.imagined(start, skills, skill_policy, judges, drawn, config, backend, live, diagnose, paid)
+    limit = value_limit(found.largest_reward, config.behavior.gamma)
     task_value_loss = None
     if models.task_value is not None:
         with torch.no_grad():
             task_value = layers.scalar_head(found.judged, models.slow_task_value or models.task_value, backend.mlp)
             reward, discount = found.task_reward[:-1], found.discount[:-1]
             task_target = backend.lambda_return(reward, task_value[:-1], discount, task_value[-1], config.behavior.lam)
-        task_value_loss = parts.value_loss(found.judged, found.weight, task_target, models.task_value, backend)
+        task_value_loss = parts.value_loss(found.judged, found.weight, task_target, models.task_value, limit, backend)
     fit = None
     if drawn.predictor is not None:
         fit = parts.predictor_loss(
@@ -358,13 +383,14 @@ def behavior_losses(
         )
     return BehaviorLosses(
         found.actor_loss,
-        parts.value_loss(found.judged, found.weight, found.target, models.value, backend),
+        parts.value_loss(found.judged, found.weight, found.target, models.value, limit, backend),
         task_value_loss,
         fit,
         found.task_return,
         found.intrinsic_return,
         found.feature,
         found.metrics,
+        found.largest_reward,
     )
 
 
@@ -411,6 +437,7 @@ def whole_losses(
         config.behavior.gamma,
         config.behavior.lam,
         (config.actor.entropy, config.actor.saturation, SATURATED),
+        models.largest_reward,
     )
     if found is None:
         return None
@@ -423,7 +450,8 @@ def whole_losses(
         reward = reward + bonus
     metrics |= rollout_metrics(found.task_reward, reward, found.value, found.target, found.entropy, found.policy)
     losses = found.actor_loss, found.value_loss, None, found.predictor_loss
-    return BehaviorLosses(*losses, None, None, found.feature, metrics)
+    largest = largest_reward(models.largest_reward, found.task_reward, reward)
+    return BehaviorLosses(*losses, None, None, found.feature, metrics, largest)
 
 
 def _detached(weights: Any) -> Any:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lsp_fast.backends import REFERENCE, Backend
 from lsp_fast.config import Config
-from lsp_fast.learning.behavior import BehaviorLosses, BehaviorModels
+from lsp_fast.learning.behavior import BehaviorLosses, BehaviorModels, largest_reward, value_limit
 from lsp_fast.models.heads import Value
 from lsp_fast.models.world_model import SequenceBatch
 from lsp_fast.ops import densities, layers
@@ -17,17 +17,22 @@ from lsp_fast.ops.types import MLPWeights, State, features
 
 
 def value_weights(value: Value, task_value: Value | None) -> dict[str, Any]:
-    """The live parameters of the value heads and of their slow copies, by their names in `BehaviorModels`."""
+    """What `BehaviorModels` takes of the value heads, by its names: the live parameters of theirs and of their slow
+    copies, and the largest reward."""
     heads = {"value": value, "task_value": task_value}
     learned = {name: None if head is None else head.weights() for name, head in heads.items()}
-    return learned | {f"slow_{name}": None if head is None else head.slow_weights() for name, head in heads.items()}
+    slow = {f"slow_{name}": None if head is None else head.slow_weights() for name, head in heads.items()}
+    # It changes before all gradients are taken.
+    largest = None if value.largest_reward is None else value.largest_reward.clone()
+    return learned | slow | {"largest_reward": largest}
 
 
-def follow(*heads: Value | None) -> None:
-    """Move the slow copies on, once their heads have learned."""
+def follow(losses: BehaviorLosses, *heads: Value | None) -> None:
+    """Move on what follows the heads, once they have learned: slow copies, and the largest reward."""
     for head in heads:
         if head is not None:
             head.follow()
+            head.remember(losses.largest_reward)
 
 
 def with_replayed_values(
@@ -54,7 +59,8 @@ def with_replayed_values(
     if models.task_value is not None:
         head, slow, name = models.task_value, models.slow_task_value, "task_value"
     b = config.behavior
-    extra = replayed_value_loss(feature, batch, head, slow or head, b.gamma, b.lam, backend)
+    limit = value_limit(largest_reward(losses.largest_reward, batch.reward), b.gamma)
+    extra = replayed_value_loss(feature, batch, head, slow or head, b.gamma, b.lam, backend, limit)
     return losses._replace(
         **{name: getattr(losses, name) + weight * extra},
         metrics=losses.metrics | {"replayed_value_loss": extra.detach()},
@@ -69,6 +75,7 @@ def replayed_value_loss(
     gamma: float,
     lam: float,
     backend: Backend = REFERENCE,
+    limit: Tensor | None = None,
 ) -> Tensor:
     """-mean log p(target) of a value on replayed sequences, whose targets are lambda-returns of the real rewards:
 
@@ -85,6 +92,7 @@ def replayed_value_loss(
         bootstrap: the same parameters, or a slow copy's.
         gamma, lam: as in imagination.
         backend: what computes.
+        limit: 0-d, beyond which targets are cut off.
 
     Returns:
         [], differentiable in `head`.
@@ -96,5 +104,7 @@ def replayed_value_loss(
         rewards = torch.where(cut, value[:-1], reward[:-1])
         discounts = gamma * (~(is_first[1:] | terminal[:-1])).to(value.dtype)
         target = backend.lambda_return(rewards, value[:-1], discounts, value[-1], lam)  # [L - 1, B]
+        if limit is not None:
+            target = target.clamp(-limit, limit)
     predicted = layers.scalar_head(feature[:-1], head, backend.mlp)
     return -(densities.normal_log_prob(target, predicted) * ~cut).mean()

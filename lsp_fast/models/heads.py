@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from lsp_fast import processes
 from lsp_fast.config import ActorConfig, ValueConfig
 from lsp_fast.models.networks import MLP
 from lsp_fast.ops.types import ActorWeights, MLPWeights
@@ -46,6 +47,8 @@ class Value(nn.Module):
         self.mlp = MLP(feature_dim + skill_dim, config.units, config.layers, 1, generator)
         self.rate = config.slow
         self.slow = copy.deepcopy(self.mlp).requires_grad_(False) if config.slow else None
+        self.largest_reward: Tensor | None
+        self.register_buffer("largest_reward", torch.zeros(()) if config.clip_targets else None)
 
     def weights(self) -> MLPWeights:
         """The live parameters."""
@@ -61,3 +64,10 @@ class Value(nn.Module):
         if self.slow is not None:
             for slow, learned in zip(self.slow.parameters(), self.mlp.parameters(), strict=True):
                 slow.lerp_(learned, self.rate)
+
+    @torch.no_grad()
+    def remember(self, reward: Tensor | None) -> None:
+        """Keep the largest reward, 0-d, of all processes, where targets are clipped; in place."""
+        if self.largest_reward is not None:
+            assert reward is not None
+            self.largest_reward.copy_(processes.maximum(reward))

@@ -169,7 +169,7 @@ def test_every_option_learns_something_else(overrides):
     [
         {},
         {"skill__mi": "compose", "value__skill": True},
-        {"value__slow": 0.02},
+        {"value__slow": 0.02, "value__clip_targets": True},
         {"skill__beta_kind": "gradient", "skill__beta_every": 3, "predictor__normalise": True, "behavior__starts": 6},
     ],
 )

@@ -97,6 +97,7 @@ SPECIFICATION = {
     "model.norm": False,
     "model.kl_balance": 0.0,
     "value.slow": 0.0,
+    "value.clip_targets": False,
     "value.replay": 0.0,
     "train.pretrain_world_model_only": False,
     "actor.entropy": 0.0,

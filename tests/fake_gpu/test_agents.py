@@ -17,6 +17,7 @@ OBSERVATION, ACTION = 5, 2
 OPTIONS = {
     "skill__beta_kind": "gradient", "skill__beta_every": 20, "skill__random_share": 0.5, "skill__input_scale": 3.0,
     "skill__offset": "on", "predictor__normalise": True, "actor__entropy_kind": "range", "actor__saturation": 0.1,
+    "value__clip_targets": True,
 }  # fmt: skip
 LEARNING = {"options": OPTIONS, "measured every time": {**OPTIONS, "skill__beta_every": 1}}
 """The second's captured update is the one that measures."""

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 
 import numpy as np
 import oracle
@@ -9,8 +10,10 @@ import pytest
 import torch
 from agents.test_update import batches, build
 
+from lsp_fast.backends import REFERENCE
 from lsp_fast.config import make_config
 from lsp_fast.errors import ConfigError
+from lsp_fast.learning.behavior import value_loss
 from lsp_fast.learning.values import replayed_value_loss
 from lsp_fast.models.world_model import SequenceBatch
 from lsp_fast.ops.types import Dense, MLPWeights
@@ -59,6 +62,84 @@ def test_returns_are_bootstrapped_by_the_slow_value_alone():
     got, want = zero.update(batch), agent.update(batch)
     assert got["behavior/value"] == 0 != want["behavior/value"]
     assert got["behavior/return"] != want["behavior/return"]
+
+
+# ---------------------------------------------------------------- targets that can be earned
+
+
+def test_targets_are_cut_off_at_the_limit():
+    rng = np.random.default_rng(3)
+    judged, weight, target = rng.normal(size=(5, 4, 3)), rng.uniform(size=(4, 4)), 3 * rng.normal(size=(4, 4))
+    head, limit = linear_head(rng), 2.0
+    assert (np.abs(target) > limit).any() and (np.abs(target) < limit).any()
+    said = judged[:-1] @ head.out.weight.detach().numpy()[0] + head.out.bias.item()
+    given = [torch.tensor(x) for x in (judged, weight, target)]
+    for bound, meant in ((limit, np.minimum(np.maximum(target, -limit), limit)), (None, target)):
+        of_bound = None if bound is None else torch.tensor(bound, dtype=torch.float64)
+        loss = value_loss(*given, head, of_bound, REFERENCE)
+        want = np.mean(weight * (0.5 * (meant - said) ** 2 + 0.5 * math.log(2 * math.pi)))
+        assert loss.item() == pytest.approx(want, rel=1e-12)
+        weights, bias = torch.autograd.grad(loss, head.out)
+        slope = weight * (said - meant) / weight.size
+        np.testing.assert_allclose(bias.item(), slope.sum(), rtol=1e-12)
+        np.testing.assert_allclose(weights[0].numpy(), np.tensordot(slope, judged[:-1], 2), rtol=1e-12)
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_a_value_that_bootstraps_itself_runs_away_only_without_a_limit(clip):
+    # A state of feature 1 leads to one of feature 2, and no reward is above 0.7: each step makes w 2 gamma times w.
+    head = MLPWeights((), Dense(torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)))
+    head.out.weight.requires_grad_()
+    feature, weight = torch.tensor([[[1.0]], [[2.0]]], dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    limit = torch.tensor(0.7 / (1 - 0.99), dtype=torch.float64) if clip else None
+    for _ in range(100):
+        target = 0.99 * head.out.weight.detach()[0, 0] * feature[1:, :, 0]
+        [slope] = torch.autograd.grad(value_loss(feature, weight, target, head, limit, REFERENCE), head.out.weight)
+        with torch.no_grad():
+            head.out.weight.sub_(slope)
+    found = head.out.weight.item()
+    assert found == pytest.approx(70) if clip else found > 1e20
+
+
+@pytest.mark.parametrize("options", [{}, TASK, {"algorithm": "dreamer"}])
+def test_the_largest_reward_is_remembered_and_bounds_both_heads(options):
+    agent, plain = build(value__clip_targets=True, **options), build(**options)
+    heads = {name: getattr(agent, name) for name in ("value", "task_value") if getattr(agent, name) is not None}
+    seen = 0.0
+    for batch in batches(agent.config, 3):
+        metrics = agent.update(batch)
+        plain.update(batch)
+        seen = max(seen, metrics["behavior/reward_abs_max"].item())
+        assert seen <= agent.value.largest_reward.item() < 2 * seen + 1
+    # Nothing was beyond the limit, so that nothing is learned otherwise.
+    learned = agent.modules.state_dict()
+    assert all(torch.equal(learned[name], x) for name, x in plain.modules.state_dict().items())
+    assert set(learned) - set(plain.modules.state_dict()) == {f"{name}.largest_reward" for name in heads}
+    for name, head in heads.items():
+        with torch.no_grad():
+            head.mlp.out.bias.fill_(1e6)
+        bound = copy.deepcopy(agent)
+        loss = bound.update(batch)[f"behavior/{name}_loss"].item()
+        limit = bound.value.largest_reward.item() / (1 - agent.config.behavior.gamma)
+        # 1e6 is to learn the limit, not 0.99 of itself or so; the mean weight of a state is 0.95 or so.
+        assert loss == pytest.approx(0.5 * (1e6 - limit) ** 2, rel=0.1)
+
+
+def test_the_replays_targets_are_cut_off_too():
+    rng = np.random.default_rng(0)
+    feature, reward, terminal, is_first = sequences(rng)
+    head, slow = linear_head(rng), linear_head(rng)
+    given = torch.tensor(feature), batch_of(reward, terminal, is_first), head, slow, 0.9, 0.95, REFERENCE
+    at = [replayed_value_loss(*given, torch.tensor(limit)).item() for limit in (0.0, 1.0, 1e9)]
+    assert len(set(at)) == 3 and at[2] == replayed_value_loss(*given).item()
+    assert at[0] == pytest.approx(self_squared(feature, terminal, is_first, head))
+
+
+def self_squared(feature, terminal, is_first, head):
+    """The loss where every target is 0."""
+    said = (feature @ head.out.weight.detach().numpy().T)[..., 0][:-1] + head.out.bias.item()
+    counted = ~(is_first.T[1:] & ~(terminal.T[:-1] > 0))
+    return np.mean(counted * (0.5 * said**2 + 0.5 * math.log(2 * math.pi)))
 
 
 # ---------------------------------------------------------------- replayed values
@@ -162,6 +243,7 @@ def test_terminal_states_of_whole_updates_are_learned_from():
         ("random_skills", {"value__replay": 0.3, **TASK}, r"value\.replay = 0\.3: .* skill\.intrinsic to False"),
         ("no_mi", {"value__replay": 0.3, "value__skill": True}, r"value\.replay = 0\.3: .* value\.skill to False"),
         ("lsp", {"value__slow": 1.5}, r"value\.slow = 1\.5: .* exceed 1"),
+        ("no_mi", {"value__clip_targets": True, "behavior__gamma": 1.0}, r"value\.clip_targets = True: .* 1\.0"),
     ],
 )
 def test_what_cannot_be_is_named(algorithm, options, told):

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from agents.test_update import ACTION, OBS, batches, build
@@ -143,6 +144,8 @@ VARIANTS = {
     "loud skills": {"skill__input_scale": 3.0},
     "normalised": {"predictor__normalise": True, "skill__length": 4},
     "a slow value": {"value__slow": 0.5, "value__layers": 3},
+    "clipped targets": {"value__clip_targets": True, "behavior__gamma": 0.5},
+    "clipped targets of a slow value": {"value__clip_targets": True, "behavior__gamma": 0.5, "value__slow": 0.5},
     "a weight that is measured": {"skill__beta_kind": "gradient", "beta": 0.37},
 }
 
@@ -193,6 +196,10 @@ def test_behaviours_losses_are_float64s(variant, isa, states):
     if agent.config.actor.saturation:
         with torch.no_grad():
             agent.actor.mlp.out.weight.mul_(20)
+    if agent.config.value.clip_targets:
+        with torch.no_grad():
+            for head in filter(None, (agent.value.mlp, agent.value.slow)):
+                head.out.weight.mul_(50)
     called = []
 
     def counted(*given):
@@ -249,6 +256,7 @@ UPDATES = {
         "predictor__normalise": True,
         "actor__saturation": 0.1,
         "model__kl_balance": 0.8,
+        "value__clip_targets": True,
     },
     "a value of the replay, too": {"algorithm": "no_mi", "value__replay": 0.3, "planner__std_min": 0.3},
     "a frozen policy": {"transfer__source": "elsewhere", "transfer__freeze_policy": True},
@@ -346,7 +354,7 @@ def test_shapes_that_do_not_fit_are_named():
     c = agent.config.model
     zeros = [torch.zeros(*shape).numpy() for shape in ((2, c.stoch), (2, c.deter), (1, 2, c.stoch), (1, 2, ACTION))]
     with pytest.raises(ValueError, match="two steps"):
-        cpp.load().behavior(*zeros[:2], None, None, 1, *zeros[2:], (), 0.9, 0.9, 0.0, 0.0, 1.5, None, False, 1)
+        cpp.load().behavior(*zeros[:2], None, None, 1, *zeros[2:], (), 0.9, 0.9, 0.0, 0.0, 1.5, np.inf, None, False, 1)
 
 
 # In bf16.

@@ -231,6 +231,7 @@ Run behavior(ImaginePass::Sizes n, int64_t hidden, bool informed) {
   model.high = 0.8f;
   model.saturation = 0.5f;
   model.saturated = 0.2f;
+  model.largest = informed ? 0.0f : std::numeric_limits<float>::infinity();  // of this rollout's own rewards, and not at all
   model.offset = 1.0f;
   const auto stoch = numbers<float>(n.states * n.stoch), deter = numbers<float>(n.states * n.deter);
   const auto skills = numbers<float>((segments + 1) * n.states * n.skill);

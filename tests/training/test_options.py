@@ -19,7 +19,7 @@ OPTIONS = {
     "replay": {"model__normaliser": "replay", "model__normaliser_every": 150},
     "symlog": {"model__normaliser": "symlog", "model__kl_balance": 0.8},
     "norm": {"model__norm": True},
-    "values": {"value__slow": 0.02, "value__replay": 0.3, "planner__value": "task"},
+    "values": {"value__slow": 0.02, "value__replay": 0.3, "value__clip_targets": True, "planner__value": "task"},
     "beta by gradients": {"skill__beta_kind": "gradient", "skill__beta_every": 4, "predictor__normalise": True},
     "random starts": {"skill__random_share": 0.5, "behavior__starts": 8, "skill__offset": "off"},
     "a policy that stays in range": {

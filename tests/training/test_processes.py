@@ -28,6 +28,7 @@ def exchange():
     found = {
         "average": [x.tolist() for x in processes.average([torch.tensor([[1.0, rank]]), torch.tensor(3.0 * rank)])],
         "moments": (mean.item(), variance.item()),
+        "maximum": processes.maximum(torch.tensor([rank + 3.0, -rank])).tolist(),
         "pooled": [float(x[0]) for x in processes.pooled(*zip(*processes.all_gather_object(rows[rank]), strict=True))],
         "numbers": processes.all_gather([rank, True, -5]),
         "said": (processes.count(), rank, processes.leads(), processes.local()),
@@ -43,6 +44,7 @@ def test_what_the_processes_tell_each_other():
     for rank, told in enumerate(found):
         assert told["average"] == [[[1.0, 0.5]], 1.5]
         assert told["moments"] == (3.0, 6.0)  # means 1 and 5: 2 + 2²
+        assert told["maximum"] == [4.0, 0.0]
         rows = np.concatenate([[0.0 + d for d in (-1, 1)] * 5, [4.0 + d for d in (-3, 3)] * 15])
         assert told["pooled"] == pytest.approx([rows.mean(), rows.std()])
         assert told["numbers"] == [[0, 1, -5], [1, 1, -5]]
@@ -53,7 +55,12 @@ def test_what_the_processes_tell_each_other():
 def test_alone_everything_is_as_it_was():
     x = torch.randn(3)
     [same] = processes.average([x])
-    assert same is x and processes.all_gather([3, 4]) == [[3, 4]] and processes.all_gather_object("x") == ["x"]
+    assert (
+        same is x
+        and processes.maximum(x) is x
+        and processes.all_gather([3, 4]) == [[3, 4]]
+        and processes.all_gather_object("x") == ["x"]
+    )
     assert processes.leads() and processes.count() == 1 and processes.mean_and_variance(x, x) == (x, x)
 
 
@@ -94,6 +101,7 @@ OPTIONS = {
         "skill__beta_kind": "gradient",
         "predictor__normalise": True,
         "value__slow": 0.1,
+        "value__clip_targets": True,
         "actor__saturation": 0.1,
         "planner__rollouts": "shared",
     },

@@ -18,6 +18,7 @@ from lsp_fast.learning.intrinsic import (
     shares,
     step_information,
 )
+from lsp_fast.learning.value_loss import largest_reward, value_limit, value_loss
 from lsp_fast.models.skill_predictor import SkillPredictor
 from lsp_fast.models.world_model import discounts
 from lsp_fast.noise import Noise
@@ -282,31 +283,6 @@ def rollout_metrics(
         "action_std": policy.std.mean(),
         "saturation": (policy.mean.detach().abs() > 2).float().mean(),
     }
-
-
-def largest_reward(before: Tensor | None, *rewards: Tensor) -> Tensor | None:
-    """The largest |reward| of `before`, 0-d, and of all that is imagined now; None where nobody asks for it."""
-    if before is None:
-        return None
-    return torch.stack([before, *(x.detach().abs().amax() for x in rewards)]).amax()
-
-
-def value_limit(largest: Tensor | None, gamma: float) -> Tensor | None:
-    """What the largest reward at every step is worth, max |r| / (1 - gamma), 0-d: no policy earns more."""
-    return None if largest is None else largest / (1 - gamma)
-
-
-def value_loss(
-    judged: Tensor, weight: Tensor, target: Tensor, head: MLPWeights, limit: Tensor | None, backend: Backend
-) -> Tensor:
-    """-mean log p(target) of the states before the last, weighted: [T, N, F], [T - 1, N], [T - 1, N] -> [].
-
-    Targets beyond `limit`, 0-d, are cut off there: a value that bootstraps itself may otherwise grow without end.
-    """
-    if limit is not None:
-        target = target.clamp(-limit, limit)
-    predicted = layers.scalar_head(judged[:-1], head, backend.mlp)
-    return -(weight * densities.normal_log_prob(target, predicted)).mean()
 
 
 def predictor_loss(

@@ -9,7 +9,8 @@ import torch
 
 from lsp_fast.backends import REFERENCE
 from lsp_fast.errors import BackendUnavailable, first_line
-from lsp_fast.learning.behavior import Parts, imagined, predictor_loss, value_loss
+from lsp_fast.learning.behavior import Parts, imagined, predictor_loss
+from lsp_fast.learning.value_loss import value_loss
 
 BACKEND = "inductor"
 """PyTorch's compiler; tests put one here that only traces."""

@@ -1,19 +1,17 @@
-"""What values learn from beside imagination, and what they are bootstrapped by (SPEC section 8)."""
+"""The value heads in an update: what they give it, what follows them, and the replay's part of their loss (SPEC
+section 8)."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from lsp_fast.backends import REFERENCE, Backend
+from lsp_fast.backends import Backend
 from lsp_fast.config import Config
-from lsp_fast.learning.behavior import BehaviorLosses, BehaviorModels, largest_reward, value_limit
+from lsp_fast.learning.behavior import BehaviorLosses, BehaviorModels
+from lsp_fast.learning.value_loss import largest_reward, replayed_value_loss, value_limit
 from lsp_fast.models.heads import Value
 from lsp_fast.models.world_model import SequenceBatch
-from lsp_fast.ops import densities, layers
-from lsp_fast.ops.types import MLPWeights, State, features
+from lsp_fast.ops.types import State, features
 
 
 def value_weights(value: Value, task_value: Value | None) -> dict[str, Any]:
@@ -65,46 +63,3 @@ def with_replayed_values(
         **{name: getattr(losses, name) + weight * extra},
         metrics=losses.metrics | {"replayed_value_loss": extra.detach()},
     )
-
-
-def replayed_value_loss(
-    feature: Tensor,
-    batch: SequenceBatch,
-    head: MLPWeights,
-    bootstrap: MLPWeights,
-    gamma: float,
-    lam: float,
-    backend: Backend = REFERENCE,
-    limit: Tensor | None = None,
-) -> Tensor:
-    """-mean log p(target) of a value on replayed sequences, whose targets are lambda-returns of the real rewards:
-
-        R_t = r_t + gamma ((1 - lam) v_{t+1} + lam R_{t+1})
-
-    v is the value that imagination is bootstrapped by. A return ends where its episode does: at a terminal state with
-    its reward; at any other last one, after which nothing is known, with that state's value, which then teaches nothing
-    by itself. The last state of a sequence is only bootstrapped from.
-
-    Args:
-        feature: [L, B, F], without history.
-        batch: [B, L, ...], whose rewards belong to the states that they led to, as values count them.
-        head: what learns.
-        bootstrap: the same parameters, or a slow copy's.
-        gamma, lam: as in imagination.
-        backend: what computes.
-        limit: 0-d, beyond which targets are cut off.
-
-    Returns:
-        [], differentiable in `head`.
-    """
-    reward, terminal, is_first = batch.reward.T, batch.terminal.T > 0, batch.is_first.T  # [L, B]
-    with torch.no_grad():
-        value = torch.where(terminal, reward, layers.scalar_head(feature, bootstrap, backend.mlp))
-        cut = is_first[1:] & ~terminal[:-1]  # [L - 1, B]
-        rewards = torch.where(cut, value[:-1], reward[:-1])
-        discounts = gamma * (~(is_first[1:] | terminal[:-1])).to(value.dtype)
-        target = backend.lambda_return(rewards, value[:-1], discounts, value[-1], lam)  # [L - 1, B]
-        if limit is not None:
-            target = target.clamp(-limit, limit)
-    predicted = layers.scalar_head(feature[:-1], head, backend.mlp)
-    return -(densities.normal_log_prob(target, predicted) * ~cut).mean()

@@ -13,8 +13,7 @@ from agents.test_update import batches, build
 from lsp_fast.backends import REFERENCE
 from lsp_fast.config import make_config
 from lsp_fast.errors import ConfigError
-from lsp_fast.learning.behavior import value_loss
-from lsp_fast.learning.values import replayed_value_loss
+from lsp_fast.learning.value_loss import replayed_value_loss, value_loss
 from lsp_fast.models.world_model import SequenceBatch
 from lsp_fast.ops.types import Dense, MLPWeights
 

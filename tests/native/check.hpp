@@ -10,6 +10,12 @@
 #include <string>
 #include <vector>
 
+namespace lsp_fast {
+
+struct Kernels;
+
+}
+
 namespace lsp_fast::tests {
 
 inline std::string context;  // what is being tested
@@ -50,5 +56,7 @@ bool same(const std::vector<T>& a, const std::vector<T>& b) {
 void learner();
 void adam();
 void pool();
+// What plans are made of.
+void ops(const std::vector<const Kernels*>& all);
 
 }  // namespace lsp_fast::tests

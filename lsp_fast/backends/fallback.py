@@ -37,20 +37,21 @@ def fits_triton(name: str, *tensors: Tensor) -> bool:
 
 def _fits(name: str, tensors: tuple[Tensor, ...], device: str, learns: str) -> bool:
     if torch.is_autocast_enabled("cpu" if device == "meta" else device):
-        say_once(name, "under autocast", learns)
+        say_once(name, "under autocast", learns, 5)
         return False
     for x in tensors:
         if x.dtype != torch.float32 or x.device.type != device:
-            say_once(name, f"in {x.dtype} on {x.device.type}", learns)
+            say_once(name, f"in {x.dtype} on {x.device.type}", learns, 5)
             return False
     return True
 
 
 @functools.cache
-def say_once(name: str, when: str, learns: str) -> None:
+def say_once(name: str, when: str, learns: str, frames: int = 3) -> None:
     """Warn that an operation is the reference's now, and slower; the cache keeps it to one line a reason.
 
     Args:
         learns: CPP or TRITON.
+        frames: from the warning to who called the operation; 3 where the operation itself warns.
     """
-    warnings.warn(f"{name}: the reference computes {when}; {learns}", stacklevel=5)
+    warnings.warn(f"{name}: the reference computes {when}; {learns}", stacklevel=frames)

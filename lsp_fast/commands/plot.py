@@ -22,14 +22,15 @@ class Plot:
     """The figure: .png, .svg, .pdf or .jpg."""
     reference: Annotated[tuple[tuple[Path, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FILE...")] = ()
     """Files of published scores: lists of rows of task, method, seed, xs and ys."""
-
     at: int | None = None
     """Environment steps where the table compares, for runs of different lengths: later evaluations do not count."""
+    reach: float | None = None
+    """A return: the table says at which environment steps each mean was first there."""
 
     def run(self) -> int:
         from lsp_fast.reports.plot import plot
 
-        result = plot(self.logdirs, self.out, tuple(chain.from_iterable(self.reference)), self.at)
+        result = plot(self.logdirs, self.out, tuple(chain.from_iterable(self.reference)), self.at, self.reach)
         warn(result.warnings)
         print(result)
         return 0

@@ -36,6 +36,8 @@ class Final(NamedTuple):
     """Interquartile mean, over all tasks of returns over MOST; None for references."""
     iqm_interval: tuple[float, float] | None = None
     """95 %; None for one seed."""
+    reached: float | None = None
+    """The first environment steps where the mean is at least the return that was asked for; None where it never is."""
 
     def cells(self) -> list[str]:
         """The line as text."""
@@ -59,10 +61,15 @@ class Plot:
     path: Path
     table: list[Final]
     warnings: list[str]
+    reach: float | None = None
+    """The return that the table says the steps to."""
 
     def __str__(self) -> str:
         """The table, and where the figure lies."""
         lines = [HEAD, *(final.cells() for final in self.table)]
+        if self.reach is not None:
+            steps = ["-" if final.reached is None else f"{final.reached:.0f}" for final in self.table]
+            lines = [[*line, cell] for line, cell in zip(lines, [f"steps to {self.reach:g}", *steps], strict=True)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
         if any(final.task == ALL_TASKS for final in self.table):
@@ -88,6 +95,7 @@ def plot(
     out: Path = Path("learning_curves.png"),
     references: Sequence[Path] = (),
     at: int | None = None,
+    reach: float | None = None,
 ) -> Plot:
     """Draw runs beside published scores; where a method was run on all of several tasks, also over these together.
 
@@ -95,7 +103,7 @@ def plot(
         paths: run folders, folders that hold some, scores.json files.
         out: the figure; its suffix says the format.
         references: files of rows like those of a scores.json.
-        at: environment steps where the table compares, as `compare` does; a task's panel shows all there is.
+        at, reach: as `compare` takes them; a task's panel shows all there is.
 
     Raises:
         LspFastError: nothing to draw, a file that cannot be used, a figure that cannot be written, or rliable is
@@ -103,8 +111,8 @@ def plot(
     """
     check_folder_of(out)
     check_format(out)
-    found = compare(paths, references, at)
-    return Plot(draw(found.panels, out, found.pooled), found.table, found.warnings)
+    found = compare(paths, references, at, reach)
+    return Plot(draw(found.panels, out, found.pooled), found.table, found.warnings, reach)
 
 
 def check_folder_of(out: Path) -> None:
@@ -114,12 +122,15 @@ def check_folder_of(out: Path) -> None:
         raise LspFastError(f"cannot write {out}: {out.parent} {why}")
 
 
-def compare(paths: Sequence[Path], references: Sequence[Path] = (), at: int | None = None) -> Compared:
+def compare(
+    paths: Sequence[Path], references: Sequence[Path] = (), at: int | None = None, reach: float | None = None
+) -> Compared:
     """What `plot` draws, its table, and what to be warned of.
 
     Args:
         at: environment steps. Later evaluations count neither in the table nor over all tasks, so that runs of
             different lengths are compared at equal steps.
+        reach: a return; the table says at which evaluation each mean was first there.
 
     Raises:
         LspFastError: nothing to draw, no evaluation until `at`, a file that cannot be used, or rliable is missing where
@@ -143,10 +154,10 @@ def compare(paths: Sequence[Path], references: Sequence[Path] = (), at: int | No
     for task, panel in cut.items():
         for method, rows in sorted(panel.ours.items()):
             group = [run for run in counted if run.row["task"] == task and run.row["method"] == method]
-            table.append(_final(task, method, rows))
+            table.append(_final(task, method, rows, reach))
             warnings += [f"{task} {method}: {text}" for text in _mixed(group)]
         for method, rows in sorted(panel.references.items()):
-            table.append(_final_reference(task, method, rows, last_x(panel)))
+            table.append(_final_reference(task, method, rows, last_x(panel), reach))
     pooled, left_out = _pool({task: panel.ours for task, panel in cut.items()})
     warnings += left_out
     for method, of in pooled.items():
@@ -210,17 +221,22 @@ def _pool(tasks: Mapping[str, Mapping[str, Sequence[Row]]]) -> tuple[dict[str, P
     return pooled, warnings
 
 
-def _final(task: str, method: str, rows: Sequence[Row]) -> Final:
+def _first(xs: Sequence[float] | np.ndarray, ys: np.ndarray, reach: float | None) -> float | None:
+    return None if reach is None else next((float(x) for x, y in zip(xs, ys, strict=True) if y >= reach), None)
+
+
+def _final(task: str, method: str, rows: Sequence[Row], reach: float | None) -> Final:
     xs, values = shared(rows)
     if not xs:
         return Final(task, method, len(rows), None, None, None)
     bounds = pair(interval(values[:, -1:])) if len(rows) > 1 else None
     iqm, iqm_bounds = interquartile_mean(values[:, None, -1:])
-    mean = float(values[:, -1].mean())
-    return Final(task, method, len(rows), xs[-1], mean, bounds, float(iqm[0]), pair(iqm_bounds))
+    means = values.mean(0)
+    reached = _first(xs, means, reach)
+    return Final(task, method, len(rows), xs[-1], float(means[-1]), bounds, float(iqm[0]), pair(iqm_bounds), reached)
 
 
-def _final_reference(task: str, method: str, rows: Sequence[Row], ours: float) -> Final:
+def _final_reference(task: str, method: str, rows: Sequence[Row], ours: float, reach: float | None) -> Final:
     """The last point published at or before our last evaluation, else the first one: nothing between points was
     measured."""
     xs, ys = reference_curve(rows)
@@ -228,7 +244,7 @@ def _final_reference(task: str, method: str, rows: Sequence[Row], ours: float) -
     if not len(xs):
         return Final(task, name, len(rows), None, None, None)
     at = max(int(np.searchsorted(xs, ours, side="right")) - 1, 0)
-    return Final(task, name, len(rows), float(xs[at]), float(ys[at]), None)
+    return Final(task, name, len(rows), float(xs[at]), float(ys[at]), None, reached=_first(xs, ys, reach))
 
 
 NO_MATTER = {

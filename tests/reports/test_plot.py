@@ -83,7 +83,7 @@ def drawn(monkeypatch):
 def test_a_folder_of_runs_becomes_a_table_and_a_panel_for_each_task(runs, tmp_path, drawn):
     out = tmp_path / "figure.png"
     result = plot([runs], out)
-    assert [tuple(final) for final in result.table] == [
+    assert [final[:8] for final in result.table] == [
         ("hopper_hop", "lsp", 1, 10, 7.0, None, 7.0, None),
         ("walker_walk", "dreamer", 1, 20, NAN, None, NAN, None),
         ("walker_walk", "lsp", 2, 20, 4.0, (2.0, 6.0), 4.0, (2.0, 6.0)),
@@ -133,7 +133,7 @@ def test_panels_wrap_and_what_is_left_over_stays_blank(tmp_path, drawn):
 def test_scores_files_are_drawn_too(tmp_path):
     (tmp_path / "scores.json").write_text(json.dumps([row([1, 2], [0.0, 4.0]), row([1, 2], [2.0, 6.0], seed=1)]))
     assert plot([tmp_path / "scores.json"], tmp_path / "a.png").table == [
-        ("t", "m", 2, 2, 5.0, (4.0, 6.0), 5.0, (4.0, 6.0))
+        ("t", "m", 2, 2, 5.0, (4.0, 6.0), 5.0, (4.0, 6.0), None)
     ]
 
 
@@ -217,10 +217,25 @@ def test_runs_of_different_lengths_are_compared_at_equal_steps(tmp_path, drawn, 
     assert " 20 " in table and " 40 " not in table
 
 
+def test_the_table_says_the_first_steps_to_a_return(tmp_path, drawn, capsys):
+    rows = [row([10, 20, 30], [1.0, 9.0, 4.0], "a", "falls"), row([10, 20], [1.0, 2.0], "a", "never")]
+    rows += [row([10, 20, 30], ys, "a", "mean", seed) for seed, ys in enumerate(([9.0, 3.0, 5.0], [0.0, 6.0, None]))]
+    references = write_scores(tmp_path / "references.json", [row([0, 15, 900], [0.0, 4.6, 7.0], "a", "d4pg")])
+    scores = write_scores(tmp_path / "scores.json", rows)
+    result = plot([scores], tmp_path / "a.png", [references], reach=4.5)
+    assert {final.method: final.reached for final in result.table} == {
+        "falls": 20, "never": None, "mean": 10, "d4pg (reference)": 15,
+    }  # fmt: skip
+    assert main(["plot", str(scores), "--out", str(tmp_path / "a.png"), "--reach", "5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("steps to 5") and [line.split()[-1] for line in lines[1:4]] == ["20", "-", "-"]
+    assert all(final.reached is None for final in plot([scores], tmp_path / "a.png").table)
+
+
 def test_tasks_without_a_common_scale_are_left_out(tmp_path, drawn):
     rows = [row([10], [100.0], task) for task in ("a", "b", "gym:HalfCheetah-v5")]
     result = plot([write_scores(tmp_path / "three.json", rows)], tmp_path / "a.png")
-    assert result.table[-1] == ("all tasks", "m", 1, 10, None, None, pytest.approx(0.1), None)
+    assert result.table[-1][:8] == ("all tasks", "m", 1, 10, None, None, pytest.approx(0.1), None)
     left_out = "all tasks: gym:HalfCheetah-v5 is left out, as its returns have no common scale"
     assert result.warnings == [left_out]
     # One task alone is no aggregate.
@@ -250,7 +265,7 @@ def test_of_unequal_seeds_those_of_every_task_count(tmp_path, drawn):
 def test_all_tasks_without_common_evaluations(tmp_path, drawn):
     rows = [row([x], [500.0], task) for task, x in (("a", 10), ("b", 20))]
     result = plot([write_scores(tmp_path / "rows.json", rows)], tmp_path / "a.png")
-    assert result.table[-1] == ("all tasks", "m", 1, None, None, None, 0.5, None)
+    assert result.table[-1][:8] == ("all tasks", "m", 1, None, None, None, 0.5, None)
     assert result.warnings[-1] == "all tasks m: its runs share no evaluation; there is no curve"
     assert len(drawn[-1].axes) == 2
     rows += [row([30], [500.0], "a", seed=1), row([20], [None], "b", seed=1)]

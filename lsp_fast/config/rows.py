@@ -39,6 +39,7 @@ ALGORITHMS: dict[str, Overrides] = {
         "planner.rollouts": "sampled",
         "behavior.horizon": 12,
         "behavior.gamma": 1.0,
+        "value.clip_targets": False,
     },
     "hiro": {"hiro.goals": "states", **_HIRO},
     "hiro_mi": {"hiro.goals": "skills", **_HIRO},
@@ -93,6 +94,7 @@ PRESETS: dict[str, Overrides] = {
         "skill.input_scale": 3.0,
         "predictor.normalise": True,
         "value.slow": 0.02,
+        "value.clip_targets": True,
     },
     # Seconds, for tests: everything happens once or twice, nothing is learned.
     "smoke": {

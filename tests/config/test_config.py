@@ -125,6 +125,7 @@ CPU_DEPARTURES = {
     "planner.precision",
     "train.train_every", "planner.rollouts", "planner.std_min", "skill.random_share", "skill.beta_kind",
     "skill.beta_max", "skill.input_scale", "predictor.normalise", "value.slow",
+    "value.clip_targets",
 }  # fmt: skip
 
 HIRO = {
@@ -148,7 +149,7 @@ ALGORITHM_DEPARTURES = {
 # What a preset may set and these do not know.
 NO_IMAGINATION = {"skill.beta_kind": "fixed", "predictor.normalise": False}
 NOT_FOR = {
-    "planet": {"planner.rollouts": "sampled", "planner.std_min": 0.0},
+    "planet": {"planner.rollouts": "sampled", "planner.std_min": 0.0, "value.clip_targets": False},
     "hiro": NO_IMAGINATION,
     "hiro_mi": NO_IMAGINATION,
 }

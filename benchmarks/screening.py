@@ -35,6 +35,7 @@ NUMBERS = {
     "behavior/task_grad_norm": "|g_R|",
     "behavior/intrinsic_grad_norm": "|g_i|",
     "world_model/grad_norm": "model |g|",
+    "behavior/value_abs_max": "largest V",
 }
 """Columns of metrics.jsonl, and what a line calls them."""
 

@@ -1,13 +1,14 @@
 """Adam along clipped gradients in C++: against PyTorch, and against float64 by the paper; odd sizes, NaN, resuming."""
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
 from lsp_fast import backends, ops
-from lsp_fast.backends import cpp, cpp_adam
+from lsp_fast.backends import cpp, cpp_adam, fallback
 from lsp_fast.config import make_config
 from lsp_fast.learning.optimizer import Optimizer
 
@@ -251,6 +252,8 @@ def test_anything_else_is_the_references():
         return [torch.randn(6, 4, generator=torch.Generator().manual_seed(3), dtype=dtype).t().requires_grad_()]
 
     shapes = [(4, 6)]
+    fallback.say_once.cache_clear()
+    told = []
     for make, options in (
         (lambda: parameters(shapes, torch.float64), {}),
         (strided, {}),
@@ -260,9 +263,16 @@ def test_anything_else_is_the_references():
     ):
         (dtype,) = {p.dtype for p in make()}
         steps = gradients(3, shapes, dtype=dtype)
-        got, want = (run(adam, steps, 1.0, make(), **options) for adam in (cpp_adam.adam, ops.adam))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            got, want = (run(adam, steps, 1.0, make(), **options) for adam in (cpp_adam.adam, ops.adam))
+        told += [str(w.message).split(";")[0] for w in caught]
         assert all(torch.equal(a, b) for a, b in zip(everything(*got[:2]), everything(*want[:2]), strict=True))
         assert torch.equal(got[2], want[2])
+    assert told == [
+        "adam: the reference computes for several groups, or other tensors than dense ones in float32",
+        "adam: the reference computes with weight decay, AMSGrad or maximising",
+    ]
 
 
 def test_a_module_that_becomes_float32_is_taken_up():

@@ -185,8 +185,8 @@ def observe(rssm, embeds, actions, is_first, noise_post, noise_prior=None):
     return posteriors, priors
 
 
-def world_model_loss(model, obs, actions, rewards, is_first, noise_post, free_nats=3.0):
-    """The loss for features (§2): max(mean KL, free nats) - mean log p(o) - mean log p(r).
+def world_model_loss(model, obs, actions, rewards, is_first, noise_post, free_nats=3.0, reward_scale=1.0):
+    """The loss for features (§2): max(mean KL, free nats) - mean log p(o) - reward_scale mean log p(r).
 
     model: dict of encoder (MLP without an output layer), rssm, decoder (MLP, 2 O outputs: mean, raw log-std) and
     reward (MLP, 1 output). obs [B, L, O], rewards [B, L]. Log-densities sum over dimensions and average over batch
@@ -207,7 +207,8 @@ def world_model_loss(model, obs, actions, rewards, is_first, noise_post, free_na
             obs_nlls.append(-normal_log_prob(obs[b, t], mean, std).sum())
             reward_nlls.append(-normal_log_prob(rewards[b, t], reward_mean, 1.0))
     kl, obs_nll, reward_nll = np.mean(kls), np.mean(obs_nlls), np.mean(reward_nlls)
-    return {"loss": max(kl, free_nats) + obs_nll + reward_nll, "kl": kl, "obs_nll": obs_nll, "reward_nll": reward_nll}
+    loss = max(kl, free_nats) + obs_nll + reward_scale * reward_nll
+    return {"loss": loss, "kl": kl, "obs_nll": obs_nll, "reward_nll": reward_nll}
 
 
 # ---------------------------------------------------------------- behaviour (§3)

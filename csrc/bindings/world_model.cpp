@@ -17,7 +17,7 @@ namespace {
 py::tuple world_model(const py::object& observations_object, const py::object& actions_object,
                       const py::object& is_first_object, const py::object& rewards_object,
                       const py::object& noise_object, const py::tuple& weights, double free_nats, double low,
-                      double high, double prior_share, double posterior_share, bool with_gradients, std::int64_t threads, const std::string& isa) {
+                      double high, double prior_share, double posterior_share, double reward_scale, bool with_gradients, std::int64_t threads, const std::string& isa) {
   const auto& kernels = learner_kernels_of(isa);
   const auto observations_array = as_array("observations", observations_object);
   const auto actions_array = as_array("actions", actions_object), noise_array = as_array("noise", noise_object);
@@ -49,6 +49,7 @@ py::tuple world_model(const py::object& observations_object, const py::object& a
   model.high = static_cast<float>(high);
   model.prior_share = static_cast<float>(prior_share);
   model.posterior_share = static_cast<float>(posterior_share);
+  model.reward_scale = static_cast<float>(reward_scale);
 
   lsp_fast::WorldModelResults results{};
   auto stoch = new_array(results.stoch, {L, B, S}), deter = new_array(results.deter, {L, B, D});
@@ -75,8 +76,8 @@ py::tuple world_model(const py::object& observations_object, const py::object& a
 void bind_world_model(py::module_& module) {
   module.def("world_model", &world_model, py::arg("observations"), py::arg("actions"), py::arg("is_first"),
              py::arg("rewards"), py::arg("noise"), py::arg("weights"), py::arg("free_nats"), py::arg("low"),
-             py::arg("high"), py::arg("prior_share"), py::arg("posterior_share"), py::arg("with_gradients"), py::arg("threads"), py::arg("isa") = "auto",
-             "[L,B,O], [L,B,A], [L,B] bool, [L,B], [L,B,S], weights, free nats, bounds of the log variance, shares of kl's gradient -> stoch, "
+             py::arg("high"), py::arg("prior_share"), py::arg("posterior_share"), py::arg("reward_scale"), py::arg("with_gradients"), py::arg("threads"), py::arg("isa") = "auto",
+             "[L,B,O], [L,B,A], [L,B] bool, [L,B], [L,B,S], weights, free nats, bounds of the log variance, shares of kl's gradient, weight of -log p(r) -> stoch, "
              "deter [L,B,...], means of kl, -log p(o), -log p(r) and |r - r'|, [dweight, dbias, ...] of encoder, inp, "
              "gru's input, gru's state, hidden, out, the posterior's hidden, out, decoder and reward head");
 }

@@ -56,7 +56,7 @@ void world_model(const LearnerKernels& kernels, const WorldModel& model, const W
     const double apart = static_cast<double>(reward[i]) - inputs.rewards[i];
     squares += apart * apart;
     errors += std::abs(apart);
-    if (graded) d_reward[i] = static_cast<float>(apart * share);
+    if (graded) d_reward[i] = static_cast<float>(model.reward_scale * apart * share);
   }
   results.reward_nll = 0.5 * squares * share + kHalfLogTwoPi;
   results.reward_error = errors * share;

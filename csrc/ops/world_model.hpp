@@ -17,6 +17,7 @@ struct WorldModel {
   std::vector<TorchLinear> decoder, reward;  // end with a linear one
   float free_nats, low, high;                // bounds of the log variance of what is decoded
   float prior_share, posterior_share;        // of the divergence's gradient
+  float reward_scale;                        // weight of the reward's -log p
 };
 
 struct WorldModelSizes {

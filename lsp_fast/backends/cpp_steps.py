@@ -50,6 +50,7 @@ def world_model(
     free_nats: float,
     bounds: tuple[float, float],
     balance: float,
+    reward_scale: float,
     isa: str = "auto",
 ) -> WorldModelParts | None:
     """`lsp_fast.learning.world_model.world_model_loss` of vectors, without a discount head (SPEC section 2).
@@ -61,6 +62,7 @@ def world_model(
         free_nats: below them the mean KL has no gradient.
         bounds: of the decoder's standard deviation.
         balance: `model.kl_balance`.
+        reward_scale: `model.reward_scale`.
         isa: one of `cpp.instruction_sets()`; auto takes the first.
     """
     encoder, prior, posterior, decoder, reward = weights
@@ -72,7 +74,8 @@ def world_model(
     if not fits_cpp("world_model", *inputs, *flat) or noise.numel() == 0 or any(x.requires_grad for x in inputs):
         return None
     layers = of_encoder, prior, posterior, of_decoder, of_reward
-    rules = free_nats, *(2 * math.log(bound) for bound in bounds), balance or 1, 1 - balance  # of the log variance
+    # The bounds are of the log variance.
+    rules = free_nats, *(2 * math.log(bound) for bound in bounds), balance or 1, 1 - balance, reward_scale
     given = (observations, actions, is_first, rewards, noise), layers, rules, isa, torch.is_grad_enabled()
     loss, stoch, deter, *parts = _WorldModel.apply(given, *flat)  # pyright: ignore[reportGeneralTypeIssues]
     return WorldModelParts(loss, State(stoch, deter), *parts)
@@ -88,7 +91,7 @@ class _WorldModel(torch.autograd.Function):
         )
         ctx.arrays = [arrays]
         each = torch.tensor(parts)
-        loss = each[0].clamp(min=rules[0]) + each[1] + each[2]
+        loss = each[0].clamp(min=rules[0]) + each[1] + rules[-1] * each[2]
         found = torch.from_numpy(stoch), torch.from_numpy(deter), *each.unbind()
         ctx.mark_non_differentiable(*found)
         return loss, *found

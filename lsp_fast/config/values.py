@@ -118,6 +118,8 @@ class ModelConfig:
     discount_head: Literal["auto", "on", "off"] = "auto"
     """Predict terminations. auto: on for `gym:` tasks, which can end by failing, and off for all others, as in [D].
     When off, every imagined step is discounted by gamma, and nothing tells that an episode ended."""
+    reward_scale: float = 1.0
+    """Weight of the reward's log-likelihood [D]. PlaNet: 10."""
     discount_scale: float = 10.0
     """Weight of the discount head's log-likelihood [D]."""
     learning_rate: float = 6e-4

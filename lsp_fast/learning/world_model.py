@@ -38,7 +38,8 @@ def balanced_kl(posterior: Normal, prior: Normal, balance: float, backend: Backe
 def world_model_loss(
     model: WorldModel, batch: SequenceBatch, noise: Tensor, backend: Backend = REFERENCE
 ) -> WorldModelLoss:
-    """max(mean KL, free nats) - mean log p(o) - mean log p(r), sums over dimensions, means over batch and time.
+    """max(mean KL, free nats) - mean log p(o) - c mean log p(r), sums over dimensions, means over batch and time, and
+    c `model.reward_scale`.
 
     Args:
         batch: [B, L, ...].
@@ -50,7 +51,7 @@ def world_model_loss(
     actions, is_first = batch.action.transpose(0, 1), batch.is_first.transpose(0, 1)
     if backend.world_model is not None and (weights := model.weights()) is not None:
         bounds = c.decoder_min_std, c.decoder_max_std
-        rules = c.free_nats, bounds, c.kl_balance
+        rules = c.free_nats, bounds, c.kl_balance, c.reward_scale
         whole = backend.world_model(target, actions, is_first, batch.reward.T, noise, weights, *rules)
         if whole is not None:
             loss, states, *parts = whole
@@ -65,7 +66,7 @@ def world_model_loss(
     reward_nll = -densities.normal_log_prob(batch.reward.T, reward).mean()
     kl = balanced_kl(observed.posterior, observed.prior, c.kl_balance, backend).mean()
     # Free nats apply after averaging, without a gradient below them [D].
-    loss = kl.clamp(min=c.free_nats) + observation_nll + reward_nll
+    loss = kl.clamp(min=c.free_nats) + observation_nll + c.reward_scale * reward_nll
     metrics = {
         "observation_nll": observation_nll,
         "reward_nll": reward_nll,

@@ -141,6 +141,7 @@ def test_beta_zero_equals_no_mi_to_the_bit(mi, form, overrides):
         {"value__skill": True, "planner__value": "task", "skill__length": 4, "planner__noise": "philox"},
         {"value__slow": 0.02},
         {"model__norm": True, "train__autocast": True},
+        {"model__reward_scale": 10.0},
         {"value__slow": 0.02, "value__replay": 0.3, "planner__value": "task", "train__autocast": True},
         {"skill__random_share": 0.5},
         {"skill__random_share": 1.0, "model__discount_head": "on"},

@@ -121,7 +121,9 @@ def oracle_update(before, after_model, batch, config):
     }
     obs, action, reward, _, is_first = (np.asarray(x, np.float64) for x in batch)
     latent = before.draw("world_model/latent", length, b, c.model.stoch).swapaxes(0, 1)
-    model = oracle.world_model_loss(weights, obs, action, reward, is_first, latent, c.model.free_nats)
+    model = oracle.world_model_loss(
+        weights, obs, action, reward, is_first, latent, c.model.free_nats, c.model.reward_scale
+    )
     posterior, _ = oracle.observe(
         weights["rssm"], oracle.mlp(weights["encoder"], obs), action, is_first, noise_post=latent
     )

@@ -96,6 +96,7 @@ SPECIFICATION = {
     "model.normaliser": "prefill",
     "model.norm": False,
     "model.kl_balance": 0.0,
+    "model.reward_scale": 1.0,
     "value.slow": 0.0,
     "value.clip_targets": False,
     "value.replay": 0.0,

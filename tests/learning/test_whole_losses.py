@@ -108,10 +108,11 @@ def test_free_nats_open_and_shut_and_resets_everywhere_or_nowhere(free_nats, res
     [
         {"model__encoder_layers": 3, "model__decoder_layers": 1, "model__reward_layers": 4},
         {"model__kl_balance": 0.8, "model__free_nats": 0.0},
+        {"model__reward_scale": 10.0},
         {"model__kl_balance": 1.0, "model__free_nats": 0.0},
     ],
 )
-def test_other_depths_and_a_balanced_divergence(overrides):
+def test_other_depths_weights_and_a_balanced_divergence(overrides):
     agent, batch = shaken(build(backend="cpp", **overrides)), sequences(4, 3)
     got = model_of(agent, batch, agent.backend)
     agent.modules.double()
@@ -256,6 +257,7 @@ UPDATES = {
         "predictor__normalise": True,
         "actor__saturation": 0.1,
         "model__kl_balance": 0.8,
+        "model__reward_scale": 10.0,
         "value__clip_targets": True,
     },
     "a value of the replay, too": {"algorithm": "no_mi", "value__replay": 0.3, "planner__std_min": 0.3},

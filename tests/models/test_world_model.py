@@ -219,15 +219,16 @@ def test_later_observations_leave_earlier_states():
 # ---------------------------------------------------------------- loss
 
 
-@pytest.mark.parametrize("free_nats", [0.0, 3.0, 1e3])
+@pytest.mark.parametrize(("free_nats", "scale"), [(0.0, 10.0), (3.0, 1.0), (1e3, 1.0)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("sizes", [{}, {"b": 1, "length": 1}, {"b": 5, "length": 9, "seed": 3}], ids=str)
-def test_loss_equals_the_oracle(sizes, dtype, free_nats):
-    model = build(dataclasses.replace(SMALL, free_nats=free_nats), dtype=dtype)
+def test_loss_equals_the_oracle(sizes, dtype, free_nats, scale):
+    model = build(dataclasses.replace(SMALL, free_nats=free_nats, reward_scale=scale), dtype=dtype)
     data = sequences(**sizes)
     got = world_model_loss(model, *batch_of(*data, dtype=dtype))
     observations, actions, rewards, is_first, noise = data
-    want = oracle.world_model_loss(oracle_model(model), observations, actions, rewards, is_first, noise, free_nats)
+    given = observations, actions, rewards, is_first, noise, free_nats, scale
+    want = oracle.world_model_loss(oracle_model(model), *given)
     rel = 1e-10 if dtype == torch.float64 else 1e-5
     assert got.loss.dtype == dtype
     assert got.loss.item() == pytest.approx(want["loss"], rel=rel)
@@ -238,16 +239,16 @@ def test_loss_equals_the_oracle(sizes, dtype, free_nats):
     assert not any(x.requires_grad for x in got.metrics.values())
 
 
-@pytest.mark.parametrize("free_nats", [0.0, 1e3])
-def test_gradients_of_the_loss_against_finite_differences(free_nats):
-    model = build(dataclasses.replace(SMALL, free_nats=free_nats))
+@pytest.mark.parametrize(("free_nats", "scale"), [(0.0, 1.0), (1e3, 10.0)])
+def test_gradients_of_the_loss_against_finite_differences(free_nats, scale):
+    model = build(dataclasses.replace(SMALL, free_nats=free_nats, reward_scale=scale))
     data = sequences()
     world_model_loss(model, *batch_of(*data)).loss.backward()
     observations, actions, rewards, is_first, noise = data
 
     def objective():
         parts = oracle_model(model)
-        return oracle.world_model_loss(parts, observations, actions, rewards, is_first, noise, free_nats)["loss"]
+        return oracle.world_model_loss(parts, observations, actions, rewards, is_first, noise, free_nats, scale)["loss"]
 
     generator, step = torch.Generator().manual_seed(0), 1e-6
     for name, p in model.named_parameters():

@@ -181,6 +181,7 @@ Run world_model(WorldModelSizes n, int64_t hidden) {
   model.high = 0.8f;
   model.prior_share = 0.8f;
   model.posterior_share = 0.2f;
+  model.reward_scale = 10.0f;
   const auto observations = numbers<float>(rows * n.observation), actions = numbers<float>(rows * n.action);
   const auto rewards = numbers<float>(rows), noise = numbers<float>(rows * n.stoch);
   auto first = std::shared_ptr<bool[]>(new bool[size(rows)]);

@@ -32,13 +32,19 @@ DRAWS = 4
 """Of ROLLOUTS rollouts each, for those who choose and for those who judge."""
 
 
+def trained(folder: Path) -> tuple[agents.ImaginationAgent, Trainer]:
+    """A run as its newest checkpoint has it: its agent, and the trainer with the replay."""
+    config, state = read_run(folder, device="cpu")
+    trainer = Trainer(config, folder / "replay", state, [make_env(config) for _ in range(config.collect.num_envs)])
+    assert isinstance(trainer.agent, agents.ImaginationAgent)
+    return trainer.agent, trainer
+
+
 @torch.no_grad()
 def gains(folder: Path) -> dict[str, Any]:
     """One run."""
-    config, state = read_run(folder, device="cpu")
-    trainer = Trainer(config, folder / "replay", state, [make_env(config) for _ in range(config.collect.num_envs)])
-    agent = trainer.agent
-    assert isinstance(agent, agents.ImaginationAgent)
+    agent, trainer = trained(folder)
+    config = agent.config
     noise = Noise(0)
     batch = SequenceBatch(*(torch.as_tensor(x) for x in agent.sample(trainer.replay, np.random.default_rng(0))))
     count, length = batch.reward.shape

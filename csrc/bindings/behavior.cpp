@@ -62,6 +62,7 @@ py::tuple behavior(const py::object& stoch_object, const py::object& deter_objec
   model.saturation = static_cast<float>(saturation);
   model.saturated = static_cast<float>(saturated);
   model.largest = static_cast<float>(largest);
+  model.endless = 1.0 / (1.0 - gamma);  // in double: in float32 1 - gamma would round
 
   lsp_fast::BehaviorResults results{};
   lsp_fast::BehaviorSizes sizes{{T, N, S, D, A, Z}, 0};

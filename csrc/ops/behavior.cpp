@@ -165,7 +165,7 @@ void behavior(const LearnerKernels& kernels, const Behavior& model, const Behavi
   for (std::int64_t i = 0; std::isfinite(largest) && i < rows; ++i) {
     largest = std::max({largest, std::abs(results.task_reward[i]), std::abs(reward[i])});
   }
-  const float limit = largest / (1.0f - model.gamma);
+  const float limit = static_cast<float>(largest * model.endless);
   for (std::int64_t t = 0; t < T - 1; ++t, weight *= model.gamma) {
     double wanted = 0.0, squares = 0.0;
     for (std::int64_t i = t * N; i < (t + 1) * N; ++i) {

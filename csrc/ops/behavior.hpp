@@ -19,7 +19,8 @@ struct Behavior {
   float gamma, lam;
   float entropy, saturation;         // their weights for the actor
   float saturated;                   // the policy's |mean| from which it counts as that
-  float largest;                     // |reward| so far: the value learns from no more than it is worth; infinite: from all
+  float largest;                     // |reward| so far; infinite: the value learns from targets of any size
+  double endless;                    // what a reward of 1 at every step is worth, 1 / (1 - gamma)
   float predictor_noise, low, high;  // on its input; bounds of the log variance of what it says
   std::vector<std::int64_t> seen;    // which states of a segment the predictor sees, counted from 0
   std::vector<float> shares;         // [T], what each step gets of its segment's log q

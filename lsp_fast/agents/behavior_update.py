@@ -90,7 +90,7 @@ def update_behavior(
             if name in agent.frozen:
                 continue
             metrics[f"behavior/{name}_grad_norm"] = agent.optimizers[name].step(loss)
-    follow(losses, agent.value, agent.task_value)
+    follow(agent.value, agent.task_value, losses)
     if c.predictor.normalise and agent.predictor is not None and "predictor" not in agent.frozen:
         agent.predictor.follow(losses.feature)
     return metrics

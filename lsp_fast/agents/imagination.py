@@ -90,7 +90,7 @@ class ImaginationAgent(Agent):
         self.task_value = self.predictor = None
         if c.planner.value == "task" and c.skill.source == "planned":
             modules["task_value"] = self.task_value = Value(
-                feature_dim, c.value, initial.generator("init/task_value"), seen
+                feature_dim, c.value, initial.generator("init/task_value"), seen, remembers=False
             )
         if c.skill.intrinsic and c.skill.mi == "predict":
             modules["predictor"] = self.predictor = SkillPredictor(

@@ -27,9 +27,10 @@ def adam(holder: torch.optim.Adam, max_norm: float) -> Step:
 class _Adam(NativeAdam):
     learns = CPP
 
+    def takes(self, parameters: Sequence[Tensor]) -> bool:
+        return all(p.is_cpu for p in parameters)
+
     def make(self, tensors: list[Moments]) -> Any:
-        if not all(parameter.is_cpu for parameter, *_ in tensors):
-            return None
         return load().Adam(tuple(tuple(x.detach().numpy() for x in moments) for moments in tensors))
 
     def step(self, native: Any, gradients: Sequence[Tensor], group: dict[str, Any]) -> Tensor:

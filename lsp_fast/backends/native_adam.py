@@ -37,8 +37,12 @@ class NativeAdam(ABC):
         self._native: Any = None  # None: the reference computes
 
     @abstractmethod
+    def takes(self, parameters: Sequence[Tensor]) -> bool:
+        """Whether there is a native step of these, float32, contiguous and on one device."""
+
+    @abstractmethod
     def make(self, tensors: list[Moments]) -> Any:
-        """What steps these tensors, float32, contiguous and on one device; None where nothing does."""
+        """What steps these tensors."""
 
     @abstractmethod
     def step(self, native: Any, gradients: Sequence[Tensor], group: dict[str, Any]) -> Tensor:
@@ -60,7 +64,9 @@ class NativeAdam(ABC):
         if self._places != self._where():
             self._collect()
         if self._native is None:
-            say_once("adam", "for several groups, or other tensors than dense ones in float32", self.learns)
+            say_once(
+                "adam", "for several groups, or other tensors than dense ones in float32 on its device", self.learns
+            )
             return self._reference(gradients)
         device = self._parameters[0].device
         same = [g.shape for g in gradients] == self._shapes
@@ -81,7 +87,7 @@ class NativeAdam(ABC):
 
     def _collect(self) -> None:
         self._native, parameters, state = None, self._parameters, self._holder.state
-        if len(self._holder.param_groups) == 1 and _dense(parameters):
+        if len(self._holder.param_groups) == 1 and _dense(parameters) and self.takes(parameters):
             for p in parameters:
                 if not state[p]:  # as PyTorch's first step makes it
                     state[p]["step"] = torch.zeros((), dtype=torch.float32, device=p.device)

@@ -31,9 +31,10 @@ class _Adam(NativeAdam):
     def knows(self, group: dict[str, Any]) -> bool:
         return super().knows(group) and 0 not in group["betas"]
 
-    def make(self, tensors: list[Moments]) -> tuple[Tensor, Tensor] | None:
-        if not any(parameter.numel() for parameter, *_ in tensors):
-            return None
+    def takes(self, parameters: Sequence[Tensor]) -> bool:
+        return any(p.numel() for p in parameters)
+
+    def make(self, tensors: list[Moments]) -> tuple[Tensor, Tensor]:
         device = tensors[0][0].device
         table, owner = (_put(rows, device) for rows in kernels.tables(tensors))
         return table, owner

@@ -39,7 +39,10 @@ def observe(
         ValueError: shapes that do not fit.
     """
     flat = [*prior.inp, *prior.gru, *prior.hidden, *prior.out, *posterior.hidden, *posterior.out]
-    if not _fits(actions, noise, embeddings, *flat) or noise.numel() == 0:
+    wide = max(noise.shape[-1], actions.shape[-1]) > kernels.WIDEST
+    if wide:
+        fallback.say_once("observe", f"with more than {kernels.WIDEST} latents or actions", fallback.TRITON)
+    if wide or not fallback.fits_triton("observe", noise, actions, embeddings, *flat) or noise.numel() == 0:
         return ops.observe(embeddings, actions, is_first, noise, prior, posterior)
     _check(embeddings, actions, is_first, noise, prior, posterior)
     bounds = prior.min_std, posterior.min_std
@@ -160,16 +163,6 @@ def _by_rows(x: Tensor) -> Tensor:
 def _precision() -> str:
     """What PyTorch's own products multiply."""
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
-
-
-def _fits(actions: Tensor, noise: Tensor, *others: Tensor) -> bool:
-    """Whether the kernels compute with these tensors."""
-    if not fallback.fits_triton("observe", noise, actions, *others):
-        return False
-    if max(noise.shape[-1], actions.shape[-1]) > kernels.WIDEST:
-        fallback.say_once("observe", f"with more than {kernels.WIDEST} latents or actions", fallback.TRITON)
-        return False
-    return True
 
 
 def _check(

@@ -13,6 +13,7 @@ _HIRO: Overrides = {
     # It imagines nothing that these could be measured in.
     "skill.beta_kind": "fixed",
     "predictor.normalise": False,
+    "value.clip_targets": False,
     "train.train_every": 2,  # an update of the low level per agent step [O]
     "train.pretrain": 0,
     "train.batch_size": 100,

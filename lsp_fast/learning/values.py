@@ -20,17 +20,15 @@ def value_weights(value: Value, task_value: Value | None) -> dict[str, Any]:
     heads = {"value": value, "task_value": task_value}
     learned = {name: None if head is None else head.weights() for name, head in heads.items()}
     slow = {f"slow_{name}": None if head is None else head.slow_weights() for name, head in heads.items()}
-    # It changes before all gradients are taken.
-    largest = None if value.largest_reward is None else value.largest_reward.clone()
-    return learned | slow | {"largest_reward": largest}
+    return learned | slow | {"largest_reward": value.largest_reward}
 
 
-def follow(losses: BehaviorLosses, *heads: Value | None) -> None:
-    """Move on what follows the heads, once they have learned: slow copies, and the largest reward."""
-    for head in heads:
-        if head is not None:
-            head.follow()
-            head.remember(losses.largest_reward)
+def follow(value: Value, task_value: Value | None, losses: BehaviorLosses) -> None:
+    """Move on what follows the heads, once they have learned: slow copies, and the largest reward, which one keeps."""
+    value.follow()
+    if task_value is not None:
+        task_value.follow()
+    value.remember(losses.largest_reward)
 
 
 def with_replayed_values(

@@ -40,15 +40,24 @@ class Value(nn.Module):
 
     Args:
         skill_dim: Z where it sees the skill, else 0.
+        remembers: keep the largest reward, where targets are clipped; one head does for all.
     """
 
-    def __init__(self, feature_dim: int, config: ValueConfig, generator: torch.Generator, skill_dim: int = 0) -> None:
+    def __init__(
+        self,
+        feature_dim: int,
+        config: ValueConfig,
+        generator: torch.Generator,
+        skill_dim: int = 0,
+        *,
+        remembers: bool = True,
+    ) -> None:
         super().__init__()
         self.mlp = MLP(feature_dim + skill_dim, config.units, config.layers, 1, generator)
         self.rate = config.slow
         self.slow = copy.deepcopy(self.mlp).requires_grad_(False) if config.slow else None
         self.largest_reward: Tensor | None
-        self.register_buffer("largest_reward", torch.zeros(()) if config.clip_targets else None)
+        self.register_buffer("largest_reward", torch.zeros(()) if config.clip_targets and remembers else None)
 
     def weights(self) -> MLPWeights:
         """The live parameters."""

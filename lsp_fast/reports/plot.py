@@ -244,7 +244,9 @@ def _final_reference(task: str, method: str, rows: Sequence[Row], ours: float, r
     if not len(xs):
         return Final(task, name, len(rows), None, None, None)
     at = max(int(np.searchsorted(xs, ours, side="right")) - 1, 0)
-    return Final(task, name, len(rows), float(xs[at]), float(ys[at]), None, reached=_first(xs, ys, reach))
+    return Final(
+        task, name, len(rows), float(xs[at]), float(ys[at]), None, reached=_first(xs[: at + 1], ys[: at + 1], reach)
+    )
 
 
 NO_MATTER = {

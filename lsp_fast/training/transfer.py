@@ -118,8 +118,8 @@ def take_over(config: Config, agent: Agent, replay: Replay) -> None:
                      if k not in ours or k not in theirs or ours[k].shape != theirs[k].shape]:  # fmt: skip
             raise ConfigError(
                 f"the source's networks are not this run's ({min(other)}): what decides them, such as skill.length "
-                "of 10 states or less, skill.mi, skill.beta_kind, predictor.normalise, value.skill, value.slow or "
-                "model.norm, must be as it was there"
+                "of 10 states or less, skill.mi, skill.beta_kind, predictor.normalise, value.skill, value.slow, "
+                "value.clip_targets or model.norm, must be as it was there"
             )
         agent.modules.load_state_dict(theirs)
     if t.relabel:

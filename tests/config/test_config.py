@@ -148,7 +148,7 @@ ALGORITHM_DEPARTURES = {
     "hiro_mi": {"hiro.goals": "skills"} | HIRO,
 }  # fmt: skip
 # What a preset may set and these do not know.
-NO_IMAGINATION = {"skill.beta_kind": "fixed", "predictor.normalise": False}
+NO_IMAGINATION = {"skill.beta_kind": "fixed", "predictor.normalise": False, "value.clip_targets": False}
 NOT_FOR = {
     "planet": {"planner.rollouts": "sampled", "planner.std_min": 0.0, "value.clip_targets": False},
     "hiro": NO_IMAGINATION,

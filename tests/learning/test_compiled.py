@@ -60,7 +60,13 @@ def test_every_row_learns_alike_when_traced(algorithm, traced):
         {"skill__mi": "compose"},
         {"value__skill": True, "predictor__inputs": "per_step"},
         {"backend": "cpp"},
-        {"value__slow": 0.1, "value__replay": 0.3, "planner__value": "task", "model__kl_balance": 0.8},
+        {
+            "value__slow": 0.1,
+            "value__replay": 0.3,
+            "value__clip_targets": True,
+            "planner__value": "task",
+            "model__kl_balance": 0.8,
+        },
     ],
 )
 def test_options_learn_alike_when_traced(overrides, traced):

@@ -13,7 +13,7 @@ from agents.test_update import batches, build
 from lsp_fast.backends import REFERENCE
 from lsp_fast.config import make_config
 from lsp_fast.errors import ConfigError
-from lsp_fast.learning.value_loss import replayed_value_loss, value_loss
+from lsp_fast.learning.value_loss import largest_reward, replayed_value_loss, value_limit, value_loss
 from lsp_fast.models.world_model import SequenceBatch
 from lsp_fast.ops.types import Dense, MLPWeights
 
@@ -109,11 +109,11 @@ def test_the_largest_reward_is_remembered_and_bounds_both_heads(options):
         metrics = agent.update(batch)
         plain.update(batch)
         seen = max(seen, metrics["behavior/reward_abs_max"].item())
-        assert seen <= agent.value.largest_reward.item() < 2 * seen + 1
+        assert seen <= agent.value.largest_reward.item()
     # Nothing was beyond the limit, so that nothing is learned otherwise.
     learned = agent.modules.state_dict()
     assert all(torch.equal(learned[name], x) for name, x in plain.modules.state_dict().items())
-    assert set(learned) - set(plain.modules.state_dict()) == {f"{name}.largest_reward" for name in heads}
+    assert set(learned) - set(plain.modules.state_dict()) == {"value.largest_reward"}
     for name, head in heads.items():
         with torch.no_grad():
             head.mlp.out.bias.fill_(1e6)
@@ -122,6 +122,28 @@ def test_the_largest_reward_is_remembered_and_bounds_both_heads(options):
         limit = bound.value.largest_reward.item() / (1 - agent.config.behavior.gamma)
         # 1e6 is to learn the limit, not 0.99 of itself or so; the mean weight of a state is 0.95 or so.
         assert loss == pytest.approx(0.5 * (1e6 - limit) ** 2, rel=0.1)
+
+
+def test_the_largest_is_of_all_that_was_paid_with_the_intrinsic_reward_or_without():
+    before, task, both = torch.tensor(2.0), torch.tensor([[0.5, -3.0]]), torch.tensor([[1.0, -1.0]])
+    assert largest_reward(None, task, both) is None
+    assert [largest_reward(before, *x).item() for x in ((task, both), (both, task), (both, both))] == [3, 3, 2]
+    assert value_limit(torch.tensor(3.0), 0.9).item() == pytest.approx(30)
+
+
+def test_updates_cut_the_replays_targets_off_at_the_largest_reward_there_or_imagined():
+    agent = build("no_mi", value__replay=1.0, value__clip_targets=True, value__slow=0.5)
+    with torch.no_grad():
+        agent.value.slow.out.bias.fill_(1e6)
+    batch = next(batches(agent.config))
+    loud = batch._replace(reward=torch.zeros_like(batch.reward).index_fill_(1, torch.tensor([0]), 100.0))
+    for given in (batch, loud):
+        found = copy.deepcopy(agent).update(given)
+        largest = max(given.reward.abs().max().item(), found["behavior/reward_abs_max"].item())
+        # Every target is the limit, but of an episode's last state; what the value says is little beside it.
+        counted = (~given.is_first[:, 1:]).float().mean().item()
+        want = counted * 0.5 * (largest / (1 - agent.config.behavior.gamma)) ** 2
+        assert found["behavior/replayed_value_loss"].item() == pytest.approx(want, rel=0.05)
 
 
 def test_the_replays_targets_are_cut_off_too():

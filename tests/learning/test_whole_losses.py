@@ -145,8 +145,9 @@ VARIANTS = {
     "loud skills": {"skill__input_scale": 3.0},
     "normalised": {"predictor__normalise": True, "skill__length": 4},
     "a slow value": {"value__slow": 0.5, "value__layers": 3},
-    "clipped targets": {"value__clip_targets": True, "behavior__gamma": 0.5},
-    "clipped targets of a slow value": {"value__clip_targets": True, "behavior__gamma": 0.5, "value__slow": 0.5},
+    "clipped targets": {"value__clip_targets": True, "behavior__gamma": 0.8},
+    "clipped targets of a slow value": {"value__clip_targets": True, "behavior__gamma": 0.8, "value__slow": 0.5},
+    "clipped by what was before": {"value__clip_targets": True, "behavior__gamma": 0.8, "largest": 7.0},
     "a weight that is measured": {"skill__beta_kind": "gradient", "beta": 0.37},
 }
 
@@ -169,6 +170,8 @@ def losses_of(agent, states, backend, noise=Noise, dtype=torch.float32, beta=Non
 def gradients_of(agent, found):
     each = {"actor": found.actor, "value": found.value, "predictor": found.predictor}
     result = {**found.metrics, "feature": found.feature}
+    if found.largest_reward is not None:
+        result["largest_reward"] = found.largest_reward
     for name, loss in each.items():
         if loss is None:
             continue
@@ -189,6 +192,7 @@ EACH += [(variant, isa) for isa in cpp.instruction_sets()[1:] for variant in ("l
 def test_behaviours_losses_are_float64s(variant, isa, states):
     overrides = dict(VARIANTS[variant])
     options, beta = overrides.pop("options", {}), overrides.pop("beta", None)
+    largest = overrides.pop("largest", 0)
     if "paid" in options:
         options["paid"] = min(options["paid"], states)
     agent = shaken(build(backend="cpp", **ODD, **overrides))
@@ -200,7 +204,8 @@ def test_behaviours_losses_are_float64s(variant, isa, states):
     if agent.config.value.clip_targets:
         with torch.no_grad():
             for head in filter(None, (agent.value.mlp, agent.value.slow)):
-                head.out.weight.mul_(50)
+                head.out.weight.mul_(200)
+            agent.value.largest_reward.fill_(largest)
     called = []
 
     def counted(*given):
@@ -290,9 +295,8 @@ def test_whole_and_composed_updates_learn_alike(variant):
             assert abs(got[name] - value) <= 2e-4 * max(abs(value), 1e-2), name
     # Updates that measure the weight of r^i are composed.
     assert len(called) == (2 if whole.balance is not None else 4) and None not in called
-    ours, theirs = whole.modules.state_dict(), composed.modules.state_dict()
-    for name in (name for name in ours if "feature_" in name):
-        torch.testing.assert_close(ours[name], theirs[name], rtol=2e-4, atol=2e-5)
+    for (name, ours), (_, theirs) in zip(whole.modules.named_buffers(), composed.modules.named_buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=2e-5, msg=name)
 
 
 def test_a_gradient_is_there_once_scaled_and_not_twice():

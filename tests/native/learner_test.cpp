@@ -225,6 +225,7 @@ Run behavior(ImaginePass::Sizes n, int64_t hidden, bool informed) {
   model.seen = {0, 2};
   model.shares.assign(size(segments * 3), 0.3f);
   model.gamma = 0.9f;
+  model.endless = 10.0;
   model.lam = 0.8f;
   model.entropy = 0.1f;
   model.predictor_noise = 0.3f;

@@ -179,7 +179,8 @@ QUESTIONS: dict[str, list[Measure]] = {
             "the **value alarm**: largest value, largest reward; the progress bar warns once",
             "value below reward / (1 − γ)",
             "above it, and growing: it cannot be earned",
-            "`--value.clip-targets`, or lower the learning rates. A few such rows at the start are harmless",
+            "`--value.clip-targets` where it is off (the `cpu` preset has it on), else lower the learning rates. The "
+            "row's reward may be less than the largest so far. A few such rows at the start are harmless",
             shown="over reward / (1 − γ)",
             number=_earned,
             band=lambda _: Band(1.0, 1.0, higher=False),

@@ -36,6 +36,7 @@ NUMBERS = {
     "behavior/intrinsic_grad_norm": "|g_i|",
     "world_model/grad_norm": "model |g|",
     "behavior/value_abs_max": "largest V",
+    "train/return": "exploring",
 }
 """Columns of metrics.jsonl, and what a line calls them."""
 

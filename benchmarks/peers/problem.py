@@ -24,7 +24,6 @@ PLAIN = {
     "predictor__normalise": False,
     "value__slow": 0.0,
     "value__clip_targets": False,
-    "model__reward_scale": 1.0,
 }
 """The paper's method, at any preset's sizes: what the `cpu` preset adds to it the peers do not know."""
 

@@ -76,7 +76,8 @@ py::tuple world_model(const py::object& observations_object, const py::object& a
 void bind_world_model(py::module_& module) {
   module.def("world_model", &world_model, py::arg("observations"), py::arg("actions"), py::arg("is_first"),
              py::arg("rewards"), py::arg("noise"), py::arg("weights"), py::arg("free_nats"), py::arg("low"),
-             py::arg("high"), py::arg("prior_share"), py::arg("posterior_share"), py::arg("reward_scale"), py::arg("with_gradients"), py::arg("threads"), py::arg("isa") = "auto",
+             py::arg("high"), py::arg("prior_share"), py::arg("posterior_share"), py::arg("reward_scale"),
+             py::arg("with_gradients"), py::arg("threads"), py::arg("isa") = "auto",
              "[L,B,O], [L,B,A], [L,B] bool, [L,B], [L,B,S], weights, free nats, bounds of the log variance, shares of kl's gradient, weight of -log p(r) -> stoch, "
              "deter [L,B,...], means of kl, -log p(o), -log p(r) and |r - r'|, [dweight, dbias, ...] of encoder, inp, "
              "gru's input, gru's state, hidden, out, the posterior's hidden, out, decoder and reward head");

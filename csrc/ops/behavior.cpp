@@ -157,7 +157,8 @@ void behavior(const LearnerKernels& kernels, const Behavior& model, const Behavi
   Densities{kernels, rows, A, threads}.entropy(results.mean, results.stddev, inputs.rollout.action_noise, results.entropy,
                                                d_mean, d_stddev);
 
-  // Losses, and their slopes at what they are made of. The value learns from no more than can be earned. A state counts by the discounts before it.
+  // Losses, and their slopes at what they are made of. A state counts by the discounts before it, and the value learns
+  // from no more than the largest reward at every step would bring.
   float *d_target = room(counted), *d_value = room(rows);
   const double share = 1.0 / static_cast<double>(counted);
   double objective = 0.0, errors = 0.0;

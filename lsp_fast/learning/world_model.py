@@ -38,8 +38,8 @@ def balanced_kl(posterior: Normal, prior: Normal, balance: float, backend: Backe
 def world_model_loss(
     model: WorldModel, batch: SequenceBatch, noise: Tensor, backend: Backend = REFERENCE
 ) -> WorldModelLoss:
-    """max(mean KL, free nats) - mean log p(o) - c mean log p(r), sums over dimensions, means over batch and time, and
-    c `model.reward_scale`.
+    """max(mean KL, free nats) - mean log p(o) - reward_scale mean log p(r), of sums over dimensions and means over
+    batch and time.
 
     Args:
         batch: [B, L, ...].

@@ -58,7 +58,8 @@ def screened(folder: Path) -> dict[str, Any]:
         "evaluations": {row["env_steps"]: row["eval/return"] for row in rows if "eval/return" in row},
         "means": means,
         "rows": len(gains) or len(last),
-        "changed": {name: new for name, (_, new) in changed.items()},
+        # A source by its name: where it lies is the machine's affair.
+        "changed": {name: Path(new).name if name == "transfer.source" else new for name, (_, new) in changed.items()},
     }
 
 

@@ -27,3 +27,10 @@ def test_means_are_of_the_last_half_and_evaluations_of_all(tmp_path):
     assert found["means"]["planner/gain_error"] == pytest.approx(1.0)  # sqrt(2) / sqrt(2)
     assert found["evaluations"] == {100: 1.0, 1000: 2.0}
     assert found["changed"]["skill.random_share"] == 0.5
+
+
+def test_a_source_is_named_without_where_it_lies(tmp_path):
+    config = make_config("smoke", task="quadruped_reach", transfer__source="/a/place/walk-lsp-0")
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"env_steps": 100, "eval/return": 1.0}) + "\n")
+    assert screened(tmp_path)["changed"]["transfer.source"] == "walk-lsp-0"
